@@ -1,0 +1,32 @@
+# Thin on purpose: what happens stands in .ci/, which needs no make.
+PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint e2e bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 8
+
+demo: ## a node, pods and clients in namespaces of their own: roll-outs under load, no failed connection (root)
+	@.ci/setup --root demo
+	@$(PYTHON) -m e2e.demo
+
+test: ## unit, contract and end-to-end tests; says what ran and what could not
+	@.ci/setup
+	@$(PYTHON) -m pytest tests e2e
+
+e2e: ## only the end-to-end tests, in network namespaces (root)
+	@.ci/setup --root e2e
+	@$(PYTHON) -m pytest e2e
+
+lint: ## style, types, layers, and what may not stand in the tree
+	@.ci/setup
+	@.ci/lint
+
+bench: ## measure, and print ratios against named references (root)
+	@.ci/setup --root bench
+	@$(PYTHON) -m bench
+
+clean: ## remove what the other targets made, but for bench/results
+	@rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -prune -exec rm -rf {} +

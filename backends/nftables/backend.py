@@ -1,0 +1,129 @@
+"""The nftables data plane: the protocol of proxy/backend.py wired to layout, plan and kernel. Shell."""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Final
+
+from backends.kernel.nft import Nft
+from backends.nftables import kernel
+from backends.nftables import plan as planning
+from backends.nftables.belief import Observed
+from backends.nftables.layout import Layout, NftSettings
+from backends.nftables.model import NftPlan, Transaction
+from backends.nftables.probe import probe
+from backends.nftables.verify import verify
+from proxy.backend import Applied, Drift
+from proxy.config.settings import Settings
+from proxy.desired import DesiredPort
+from proxy.model import FAMILIES, IPV4, PortKey
+
+INLINE_OBJECTS: Final = 2000
+"""Larger transactions are sent from a thread: they would hold the event loop for more than some milliseconds."""
+
+
+class NftablesBackend:
+    """Programs our own nftables tables, one in each family, in-process over netlink."""
+
+    name = "nftables"
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._nft = Nft()
+        self._background = Nft()
+        # A transaction in a thread and the second look of a verification must not mix.
+        self._lock = asyncio.Lock()
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "NftablesBackend":
+        has_ipv6 = Path("/proc/net/if_inet6").exists()
+        return cls(
+            Layout(
+                NftSettings(
+                    families=FAMILIES if has_ipv6 else (IPV4,),
+                    masquerade_mark=settings.masquerade_mark,
+                    masquerade_all=settings.masquerade_all,
+                    cluster_cidrs=settings.cluster_cidrs,
+                )
+            )
+        )
+
+    async def probe(self) -> None:
+        probe(self._nft, self.layout)
+
+    async def observe(self) -> Observed:
+        async with self._lock:
+            tables, generation = await asyncio.to_thread(
+                kernel.read_tables, self._nft, self.layout.families
+            )
+        is_rebuild_due = any(
+            planning.needs_rebuild(facts, self.layout.sets(family))
+            for family, facts in tables.items()
+        )
+        return Observed(tables, generation, is_rebuild_due=is_rebuild_due)
+
+    def plan(
+        self,
+        desired: Mapping[PortKey, DesiredPort],
+        observed: Observed,
+        changed: Collection[PortKey],
+    ) -> NftPlan:
+        return planning.plan(desired, observed, changed, self.layout)
+
+    def prune(self, desired: Mapping[PortKey, DesiredPort], observed: Observed) -> NftPlan:
+        return planning.prune(observed, self.layout)
+
+    async def apply(self, plan: NftPlan, observed: Observed) -> Applied:
+        operations = 0
+        async with self._lock:
+            for number, transaction in enumerate(plan.transactions):
+                size = transaction.size
+                try:
+                    if size <= INLINE_OBJECTS:
+                        kernel.commit(self._nft, transaction)
+                    else:
+                        await asyncio.to_thread(kernel.commit, self._nft, transaction)
+                except kernel.RefusedElements as refused:
+                    owners = refused.owners or _owners(transaction)
+                    self._read_back(transaction, owners, observed)
+                    return Applied(
+                        operations=operations,
+                        transactions=number + 1,
+                        failed=dict.fromkeys(owners, str(refused)),
+                    )
+                operations += size
+                observed.fold(transaction)
+                if number == 0:
+                    observed.occupy(plan)
+            if not plan.transactions:
+                observed.occupy(plan)
+        return Applied(operations=operations, transactions=len(plan.transactions))
+
+    def _read_back(
+        self, transaction: Transaction, owners: Collection[PortKey], observed: Observed
+    ) -> None:
+        """Correct belief about the elements of some ServicePorts from the kernel (L4)."""
+        for batch in (*transaction.deletes, *transaction.adds):
+            keys = {e.key for e in batch.elements if e.owner in owners}
+            if keys:
+                actual = kernel.read_elements(self._nft, batch.family, batch.set, keys)
+                observed.correct(batch.family, batch.set, keys, actual)
+
+    async def verify(self, observed: Observed) -> list[Drift]:
+        return await verify(self._nft, self._background, self._lock, observed)
+
+    def has_foreign_change(self, observed: Observed) -> bool:
+        return self._nft.generation() != observed.generation
+
+    async def cleanup(self) -> int:
+        async with self._lock:
+            return kernel.delete_tables(self._nft)
+
+    def close(self) -> None:
+        self._nft.close()
+        self._background.close()
+
+
+def _owners(transaction: Transaction) -> set[PortKey]:
+    batches = (*transaction.deletes, *transaction.adds)
+    return {e.owner for batch in batches for e in batch.elements if e.owner is not None}

@@ -1,0 +1,103 @@
+"""What we believe is in the kernel: facts about our tables, and which ServicePort occupies what. Pure.
+
+Belief is changed in three ways only: a transaction the kernel confirmed is folded in, single elements are
+corrected by what was read back, or everything is read anew and a new belief begins.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from backends.nftables.model import (
+    ChainFacts,
+    Data,
+    NftPlan,
+    Rendered,
+    SetFacts,
+    Transaction,
+)
+from proxy.model import Family, PortKey
+
+
+class TableFacts:
+    """Belief about one table."""
+
+    def __init__(self) -> None:
+        self.is_present = False
+        self.chains: dict[str, ChainFacts] = {}
+        self.sets: dict[str, SetFacts] = {}
+        self.elements: dict[str, dict[bytes, Data]] = {}
+
+
+class Observed:
+    """Belief about everything we own, and which ServicePort occupies what.
+
+    `references` counts how many ServicePorts need an element that several may share.
+    `generation` is the ruleset generation our belief stands for, `commits` how many of them were ours.
+    `is_rebuild_due`: a table has sets of another shape and must be made anew as a whole.
+    """
+
+    def __init__(
+        self,
+        tables: dict[Family, TableFacts],
+        generation: int = 0,
+        *,
+        is_rebuild_due: bool = False,
+    ) -> None:
+        self.tables: Final = tables
+        self.generation = generation
+        self.commits = 0
+        self.is_rebuild_due = is_rebuild_due
+        self.rendered: dict[PortKey, Rendered] = {}
+        self.references: dict[tuple[Family, str, bytes], int] = {}
+
+    def fold(self, transaction: Transaction) -> None:
+        """Take in a transaction that the kernel has confirmed."""
+        for family in transaction.rebuild:
+            self.tables[family] = TableFacts()
+            self.is_rebuild_due = False
+        for family in transaction.tables:
+            self.tables[family].is_present = True
+        for family, spec in transaction.sets:
+            self.tables[family].sets[spec.name] = spec.facts
+            self.tables[family].elements[spec.name] = {}
+        for family, chain in transaction.chains:
+            self.tables[family].chains[chain.name] = chain.facts
+        for batch in transaction.deletes:
+            elements = self.tables[batch.family].elements[batch.set]
+            for element in batch.elements:
+                del elements[element.key]
+        for batch in transaction.adds:
+            elements = self.tables[batch.family].elements[batch.set]
+            elements.update([(element.key, element.data) for element in batch.elements])
+        for family, name in transaction.gone_chains:
+            del self.tables[family].chains[name]
+        for family, name in transaction.gone_sets:
+            del self.tables[family].sets[name]
+            self.tables[family].elements.pop(name, None)
+        self.generation += 1
+        self.commits += 1
+
+    def occupy(self, plan: NftPlan) -> None:
+        """Note what ServicePorts occupy now that a plan has taken effect."""
+        for key, rendered in plan.rendered.items():
+            if rendered is None:
+                self.rendered.pop(key, None)
+            else:
+                self.rendered[key] = rendered
+        for reference, change in plan.references.items():
+            left = self.references.get(reference, 0) + change
+            if left:
+                self.references[reference] = left
+            else:
+                self.references.pop(reference, None)
+
+    def correct(
+        self, family: Family, set_name: str, keys: Collection[bytes], actual: Mapping[bytes, Data]
+    ) -> None:
+        """Replace what is believed of some elements by what was read; those missing in `actual` do not exist."""
+        elements = self.tables[family].elements.setdefault(set_name, {})
+        for key in keys:
+            if key in actual:
+                elements[key] = actual[key]
+            else:
+                elements.pop(key, None)

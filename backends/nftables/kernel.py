@@ -1,0 +1,111 @@
+"""The kernel's side of our tables: commits transactions, reads facts back, and translates its errors. Shell."""
+
+import errno
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from backends.kernel import nft_messages
+from backends.kernel.nft import Nft, Refused
+from backends.nftables import messages
+from backends.nftables.belief import TableFacts
+from backends.nftables.model import TABLE, ChainFacts, Data, SetFacts, Transaction
+from proxy.errors import KernelError
+from proxy.model import Family, PortKey
+from proxy.netlink.socket import DumpInterrupted
+
+_READ_ATTEMPTS: Final = 20
+
+
+class RefusedElements(KernelError):  # noqa: N818 - reads as a fact in `except`
+    """The kernel refused a transaction because of elements; nothing of it was done.
+
+    `owners` are the ServicePorts whose elements it named; empty when it did not say which.
+    """
+
+    def __init__(self, refused: Refused, owners: frozenset[PortKey]) -> None:
+        super().__init__(refused.request, refused.errno, refused.message)
+        self.owners = owners
+
+
+def commit(nft: Nft, transaction: Transaction) -> None:
+    """Carry out a transaction: all of it, or nothing.
+
+    Raises RefusedElements when elements of ServicePorts are to blame, and KernelError for everything else:
+    then what we believe of the tables themselves may be wrong, or the outcome is unknown.
+    """
+    packed = messages.pack(transaction)
+    try:
+        nft.commit(packed.requests)
+    except Refused as refused:
+        owners: set[PortKey] = set()
+        for refusal in refused.refusals:
+            if refusal.index is None or not packed.elements[refusal.index]:
+                raise
+            blamed = packed.element_at(refusal.index, refusal.offset)
+            if blamed is None and refusal.offset is not None:
+                raise  # the kernel points at something else than an element: the set or table is gone
+            if blamed is None or blamed.owner is None:
+                raise RefusedElements(refused, frozenset()) from refused
+            owners.add(blamed.owner)
+        raise RefusedElements(refused, frozenset(owners)) from refused
+
+
+def read_tables(nft: Nft, families: Iterable[Family]) -> tuple[dict[Family, TableFacts], int]:
+    """Read everything in our tables, as of one generation of the ruleset.
+
+    Raises KernelError when it cannot be read, or is changed so often that no reading comes to its end.
+    """
+    for _ in range(_READ_ATTEMPTS):
+        generation = nft.generation()
+        try:
+            tables = {family: read_table(nft, family) for family in families}
+        except DumpInterrupted:
+            continue
+        if nft.generation() == generation:
+            return tables, generation
+    raise KernelError("read our nftables tables", errno.EAGAIN, "the ruleset changes all the time")
+
+
+def read_table(nft: Nft, family: Family) -> TableFacts:
+    """Read one of our tables. Raises DumpInterrupted when the ruleset changes meanwhile."""
+    facts = read_structure(nft, family)
+    for name in facts.sets:
+        facts.elements[name] = {
+            key: messages.parse_data(data)
+            for block in nft.list_elements(messages.NUMBERS[family], TABLE, name)
+            for key, data in block
+        }
+    return facts
+
+
+def read_structure(nft: Nft, family: Family) -> TableFacts:
+    """Read one of our tables without the elements. Raises DumpInterrupted."""
+    facts, number = TableFacts(), messages.NUMBERS[family]
+    if nft.find_table(number, TABLE) is None:
+        return facts
+    facts.is_present = True
+    comments: dict[str, list[str]] = {}
+    for rule in nft.list_rules(number, TABLE):
+        comments.setdefault(rule.chain, []).append(rule.comment)
+    for chain in nft.list_chains(number, TABLE):
+        facts.chains[chain.name] = ChainFacts(chain.base, tuple(comments.get(chain.name, ())))
+    for found in nft.list_sets(number, TABLE):
+        facts.sets[found.name] = SetFacts(
+            found.flags, found.key_type, found.key_length, found.data_type, found.data_length
+        )
+    return facts
+
+
+def read_elements(
+    nft: Nft, family: Family, set_name: str, keys: Collection[bytes]
+) -> dict[bytes, Data]:
+    """Read single elements; those that do not exist are left out."""
+    found = nft.find_elements(messages.NUMBERS[family], TABLE, set_name, list(keys))
+    return {key: messages.parse_data(data) for key, data in found.items()}
+
+
+def delete_tables(nft: Nft) -> int:
+    """Remove our tables with everything in them; return how many there were."""
+    found = [number for number in messages.NUMBERS.values() if nft.find_table(number, TABLE)]
+    nft.commit([nft_messages.del_table(number, TABLE) for number in found])
+    return len(found)

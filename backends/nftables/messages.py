@@ -1,0 +1,136 @@
+"""A transaction as netlink messages, and back: which element the kernel meant when it refused one. Pure."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from backends.kernel import nft_elements, nft_messages
+from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6, VerdictCode
+from backends.kernel.nft_userdata import set_userdata
+from backends.nftables.model import (
+    TABLE,
+    Batch,
+    ChainSpec,
+    Data,
+    Element,
+    SetSpec,
+    Transaction,
+)
+from proxy.model import Family
+from proxy.netlink.codec import Request
+
+NUMBERS: Final[dict[Family, int]] = {"IPv4": NFPROTO_IPV4, "IPv6": NFPROTO_IPV6}
+ELEMENTS_PER_MESSAGE: Final = 500
+"""So many of our largest elements fit the 16-bit length of an attribute."""
+COMMENT: Final = "Kubernetes services, kept by sliceproxy; changes made here are undone"
+
+
+_VERDICTS: Final = {
+    "jump": VerdictCode.JUMP,
+    "goto": VerdictCode.GOTO,
+    "drop": VerdictCode.DROP,
+}
+_WORDS: Final[dict[int, str]] = {code: word for word, code in _VERDICTS.items()}
+_Verb = Callable[[int, str, str, Sequence[bytes]], list[Request]]
+
+
+class Messages(NamedTuple):
+    """The messages of a transaction; `elements` holds for each the elements in it, in order (often none)."""
+
+    requests: list[Request]
+    elements: list[tuple[Element, ...]]
+
+    def element_at(self, index: int, offset: int | None) -> Element | None:
+        """Return the element the kernel blames, by message and offset; None if it blames something else."""
+        elements = self.elements[index]
+        position = (
+            nft_elements.element_at(self.requests[index], offset) if offset is not None else None
+        )
+        if position is None:
+            return elements[0] if len(elements) == 1 else None
+        return elements[position]
+
+
+def pack(transaction: Transaction, table: str = TABLE) -> Messages:
+    """Pack a transaction in the order in which the kernel can work it off."""
+    fixed = [nft_messages.del_table(NUMBERS[family], table) for family in transaction.rebuild]
+    fixed += [
+        nft_messages.new_table(NUMBERS[family], table, COMMENT) for family in transaction.tables
+    ]
+    fixed += [pack_set(family, spec, table) for family, spec in transaction.sets]
+    for family, chain in transaction.chains:
+        fixed += pack_chain(family, chain, table)
+    messages = Messages(fixed, [()] * len(fixed))
+    for batch in transaction.deletes:
+        keys = [nft_elements.pack_key_element(e.key) for e in batch.elements]
+        _extend(messages, nft_elements.del_elements, table, batch, keys)
+    for batch in transaction.adds:
+        packed = [pack_element(e.key, e.data) for e in batch.elements]
+        _extend(messages, nft_elements.new_elements, table, batch, packed)
+    last = [
+        nft_messages.del_chain(NUMBERS[family], table, name)
+        for family, name in transaction.gone_chains
+    ]
+    last += [
+        nft_messages.del_set(NUMBERS[family], table, name)
+        for family, name in transaction.gone_sets
+    ]
+    messages.requests.extend(last)
+    messages.elements.extend([()] * len(last))
+    return messages
+
+
+def pack_set(family: Family, spec: SetSpec, table: str) -> Request:
+    """Pack a set or map, with what the stock tool needs to print its keys."""
+    facts = spec.facts
+    return nft_messages.new_set(
+        NUMBERS[family],
+        table,
+        spec.name,
+        key_type=facts.key_type,
+        key_length=facts.key_length,
+        data_type=facts.data_type,
+        data_length=facts.data_length,
+        flags=facts.flags,
+        userdata=set_userdata(spec.key, spec.data),
+    )
+
+
+def pack_chain(family: Family, chain: ChainSpec, table: str) -> list[Request]:
+    """Write a chain with all its rules, whether or not there is one already."""
+    number = NUMBERS[family]
+    return [
+        nft_messages.new_chain(number, table, chain.name, chain.base),
+        nft_messages.flush_chain(number, table, chain.name),
+        *[
+            nft_messages.new_rule(number, table, chain.name, rule.expressions, rule.comment)
+            for rule in chain.rules
+        ],
+    ]
+
+
+def pack_element(key: bytes, data: Data) -> bytes:
+    """Pack an element with its data."""
+    if isinstance(data, bytes):
+        return nft_elements.pack_data_element(key, data)
+    if data is None:
+        return nft_elements.pack_key_element(key)
+    word, _, chain = data.partition(" ")
+    return nft_elements.pack_element(nft_elements.Element(key, (_VERDICTS[word], chain)))
+
+
+def parse_data(data: nft_elements.Data) -> Data:
+    """Read what the kernel says an element maps to."""
+    if not isinstance(data, tuple):
+        return data
+    code, chain = data
+    word = _WORDS.get(code, f"verdict {code}")
+    return f"{word} {chain}" if chain else word
+
+
+def _extend(
+    messages: Messages, verb: _Verb, table: str, batch: Batch, packed: list[bytes]
+) -> None:
+    for start in range(0, len(packed), ELEMENTS_PER_MESSAGE):
+        end = start + ELEMENTS_PER_MESSAGE
+        messages.requests.extend(verb(NUMBERS[batch.family], table, batch.set, packed[start:end]))
+        messages.elements.append(batch.elements[start:end])

@@ -1,0 +1,279 @@
+"""From belief and desire to transactions. Pure.
+
+A plan first works out the value each concerned element should have, then compares it with belief: whatever
+differs becomes an operation, whatever does not costs nothing. Moving a frontend from one service to another
+in one plan is therefore the same as changing it.
+
+What keeps every live frontend answered (see proxy.backend, L5):
+
+- Endpoints keep their slots. New ones fill holes, then extend the pool; when a pool shrinks, its last
+  endpoints move into the holes. So one replaced endpoint is one changed slot.
+- The verdict names a capacity, a power of two, not a count: it changes only when a pool crosses one. That
+  matters because the kernel looks at every verdict of a map again when one changes.
+- Everything is one transaction. A packet in flight that finds a slot empty draws another one (see `layout`).
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from backends.nftables.belief import Observed, TableFacts
+from backends.nftables.layout import Layout, capacity_for, is_picking, picking_chain
+from backends.nftables.model import (
+    ENDPOINTS,
+    REFUSED,
+    SERVICES,
+    Batch,
+    ChainSpec,
+    Data,
+    Element,
+    NftPlan,
+    Rendered,
+    SetSpec,
+    SharedMember,
+    Target,
+    Transaction,
+)
+from backends.nftables.render import RenderedFrontend, render_frontends, render_shared, slot_key
+from proxy.desired import DesiredPort
+from proxy.model import Family, PortKey
+
+
+def plan(
+    desired: Mapping[PortKey, DesiredPort],
+    observed: Observed,
+    changed: Collection[PortKey],
+    tables: Layout,
+) -> NftPlan:
+    """Return what brings the ServicePorts in `changed` from belief to desire."""
+    draft = _Draft(observed, tables)
+    rendered: dict[PortKey, Rendered | None] = {}
+    wanted: list[tuple[PortKey, tuple[RenderedFrontend, ...]]] = []
+    for key in changed:
+        old = observed.rendered.get(key)
+        port = desired.get(key)
+        frontends = render_frontends(port) if port is not None else ()
+        shared = render_shared(port) if port is not None else frozenset()
+        draft.share(key, old.shared if old else frozenset(), shared)
+        if old:
+            draft.withdraw(key, old.targets, frontends)
+        if port is not None:
+            wanted.append((key, frontends))
+            rendered[key] = Rendered(targets=tuple([f.target for f in frontends]), shared=shared)
+        elif old:
+            rendered[key] = None
+    for key, frontends in wanted:
+        for frontend in frontends:
+            draft.put(key, frontend)
+    return NftPlan(draft.transactions(), rendered, draft.reference_changes)
+
+
+def prune(observed: Observed, tables: Layout) -> NftPlan:
+    """Return what removes everything in our tables that no ServicePort occupies. A full walk."""
+    draft = _Draft(observed, tables)
+    occupied: dict[Family, dict[str, set[bytes]]] = {family: {} for family in tables.families}
+    for key, rendered in observed.rendered.items():
+        in_family = occupied[key.family]
+        for target in rendered.targets:
+            for set_name in (SERVICES, REFUSED):
+                in_family.setdefault(set_name, set()).add(target.services_key)
+            in_family.setdefault(ENDPOINTS[target.protocol], set()).update(slot_keys(target))
+        for set_name, member in rendered.shared:
+            in_family.setdefault(set_name, set()).add(member)
+    gone_chains: list[tuple[Family, str]] = []
+    gone_sets: list[tuple[Family, str]] = []
+    for family, facts in observed.tables.items():
+        known_sets = {spec.name for spec in tables.sets(family)}
+        for set_name, elements in facts.elements.items():
+            if set_name in known_sets:
+                needed = occupied[family].get(set_name, set())
+                draft.values(family, set_name).update(
+                    dict.fromkeys(elements.keys() - needed, (_ABSENT, None))
+                )
+        gone_sets += [(family, name) for name in facts.sets.keys() - known_sets]
+        gone_chains += [
+            (family, name) for name in facts.chains if not tables.is_known_chain(family, name)
+        ]
+    transactions = draft.transactions()
+    if gone_chains or gone_sets:
+        last = Transaction(gone_chains=tuple(gone_chains), gone_sets=tuple(gone_sets))
+        transactions = (*transactions, last)
+    return NftPlan(transactions, {}, {})
+
+
+class _Absent:
+    """The value of an element that should not exist; None is the data of a plain set's member."""
+
+
+_ABSENT: Final = _Absent()
+_Values = dict[bytes, tuple[Data | _Absent, PortKey | None]]
+
+
+class _Draft:
+    """The values elements should have, collected before they are compared with belief."""
+
+    def __init__(self, observed: Observed, layout: Layout) -> None:
+        self._observed = observed
+        self._layout = layout
+        self._sets: dict[tuple[Family, str], _Values] = {}
+        self._chains: dict[tuple[Family, str], None] = {}
+        self.reference_changes: dict[tuple[Family, str, bytes], int] = {}
+
+    def values(self, family: Family, set_name: str) -> _Values:
+        """Return the wanted values of one set, to be added to."""
+        return self._sets.setdefault((family, set_name), {})
+
+    def share(
+        self, owner: PortKey, old: frozenset[SharedMember], new: frozenset[SharedMember]
+    ) -> None:
+        """Count a ServicePort's references to shared members; the last one to leave removes a member."""
+        for change, members in ((1, new - old), (-1, old - new)):
+            for set_name, member in members:
+                reference = (owner.family, set_name, member)
+                total = self.reference_changes.get(reference, 0) + change
+                self.reference_changes[reference] = total
+                left = self._observed.references.get(reference, 0) + total
+                self.values(owner.family, set_name)[member] = (
+                    None if left > 0 else _ABSENT,
+                    owner,
+                )
+        for set_name, member in new & old:
+            self.values(owner.family, set_name).setdefault(member, (None, owner))
+
+    def withdraw(
+        self, owner: PortKey, targets: Iterable[Target], kept: Sequence[RenderedFrontend]
+    ) -> None:
+        """Remove frontends a ServicePort no longer has, unless another one puts them again."""
+        keep = {frontend.target.services_key for frontend in kept}
+        for target in targets:
+            if target.services_key not in keep:
+                gone = (_ABSENT, owner)
+                self.values(owner.family, SERVICES)[target.services_key] = gone
+                self.values(owner.family, REFUSED)[target.services_key] = gone
+                self.values(owner.family, ENDPOINTS[target.protocol]).update(
+                    dict.fromkeys(slot_keys(target), gone)
+                )
+
+    def put(self, owner: PortKey, frontend: RenderedFrontend) -> None:
+        """Ask for a frontend: its verdict and its slots, leaving in place the slots that can stay."""
+        family, target = owner.family, frontend.target
+        set_name = ENDPOINTS[target.protocol]
+        facts = self._observed.tables[family].elements
+        old = list(_consecutive(facts.get(set_name, {}), target.slots_prefix))
+        slots = self.values(family, set_name)
+        for number, data in enumerate(assign_slots(old, frontend.pool)):
+            slots[slot_key(target.slots_prefix, number)] = (data, owner)
+        for number in range(target.slots, len(old)):
+            slots[slot_key(target.slots_prefix, number)] = (_ABSENT, owner)
+        refused = None if frontend.is_refused else _ABSENT
+        self.values(family, REFUSED)[target.services_key] = (refused, owner)
+        chain = picking_chain(target.protocol, capacity_for(target.slots))
+        if not target.slots:  # an empty pool keeps the verdict it had: it will be filled again
+            believed = facts.get(SERVICES, {}).get(target.services_key)
+            if isinstance(believed, str) and is_picking(
+                believed.removeprefix("goto "), target.protocol
+            ):
+                chain = believed.removeprefix("goto ")
+        self.values(family, SERVICES)[target.services_key] = (f"goto {chain}", owner)
+        self._chains[family, chain] = None
+
+    def transactions(self) -> tuple[Transaction, ...]:
+        """Compare what is wanted with what is believed."""
+        rebuild, tables, sets, chains = self._skeleton()
+        for family, name in self._chains:
+            spec = self._layout.chain(family, name)
+            if family in rebuild or self._observed.tables[family].chains.get(name) != spec.facts:
+                chains.append((family, spec))
+        deletes: list[Batch] = []
+        adds: list[Batch] = []
+        for (family, set_name), values in self._sets.items():
+            believed = self._observed.tables[family].elements.get(set_name, {})
+            gone, new = _differences(values, {} if family in rebuild else believed)
+            if gone:
+                deletes.append(Batch(family, set_name, tuple(gone)))
+            if new:
+                adds.append(Batch(family, set_name, tuple(new)))
+        only = Transaction(
+            rebuild=rebuild,
+            tables=tables,
+            sets=tuple(sets),
+            chains=tuple(chains),
+            deletes=tuple(deletes),
+            adds=tuple(adds),
+        )
+        return (only,) if only.size else ()
+
+    def _skeleton(
+        self,
+    ) -> tuple[
+        tuple[Family, ...],
+        tuple[Family, ...],
+        list[tuple[Family, SetSpec]],
+        list[tuple[Family, ChainSpec]],
+    ]:
+        """Return what the fixed part of our tables lacks: tables to rebuild, tables, sets and chains."""
+        rebuild: list[Family] = []
+        tables: list[Family] = []
+        sets: list[tuple[Family, SetSpec]] = []
+        chains: list[tuple[Family, ChainSpec]] = []
+        for family in self._layout.families:
+            facts = self._observed.tables[family]
+            if needs_rebuild(facts, self._layout.sets(family)):
+                rebuild.append(family)
+                facts = TableFacts()
+            if not facts.is_present:
+                tables.append(family)
+            sets += [(family, s) for s in self._layout.sets(family) if s.name not in facts.sets]
+            chains += [
+                (family, spec)
+                for spec in self._layout.skeleton(family)
+                if facts.chains.get(spec.name) != spec.facts
+            ]
+        return tuple(rebuild), tuple(tables), sets, chains
+
+
+def needs_rebuild(facts: TableFacts, specs: Iterable[SetSpec]) -> bool:
+    """Tell whether a set of ours exists in another shape: then its table is made anew as a whole."""
+    return any(facts.sets.get(spec.name, spec.facts) != spec.facts for spec in specs)
+
+
+def _differences(
+    values: _Values, believed: Mapping[bytes, Data]
+) -> tuple[list[Element], list[Element]]:
+    """Return elements to delete, as believed, and to add. A changed element is in both."""
+    gone: list[Element] = []
+    new: list[Element] = []
+    for key, (data, owner) in values.items():
+        old = believed.get(key, _ABSENT)
+        if old is data or old == data:
+            continue
+        if not isinstance(old, _Absent):
+            gone.append(Element(key, old, owner))
+        if not isinstance(data, _Absent):
+            new.append(Element(key, data, owner))
+    return gone, new
+
+
+def assign_slots(old: Sequence[bytes], pool: Sequence[bytes]) -> list[bytes]:
+    """Distribute a pool over its slots so that whatever can stay in its slot stays.
+
+    `old` are the slots as they are, `pool` the distinct endpoints wanted; returns one for each slot.
+    """
+    missing = dict.fromkeys(pool)
+    slots: list[bytes | None] = [None] * len(pool)
+    for number, data in enumerate(old[: len(pool)]):
+        if data in missing:
+            slots[number] = data
+            del missing[data]
+    newcomers = iter(missing)
+    return [next(newcomers) if data is None else data for data in slots]
+
+
+def slot_keys(target: Target) -> Iterator[bytes]:
+    return (slot_key(target.slots_prefix, number) for number in range(target.slots))
+
+
+def _consecutive(elements: Mapping[bytes, Data], prefix: bytes) -> Iterator[bytes]:
+    number = 0
+    while isinstance(data := elements.get(slot_key(prefix, number)), bytes):
+        yield data
+        number += 1

@@ -1,0 +1,58 @@
+"""Whether this kernel can do what our rules need, tried for real in a throw-away table. Shell.
+
+The table is dormant: its chains are created like ours but not hooked in, so no packet sees them.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from backends.kernel import nft_elements, nft_messages
+from backends.kernel.nft import Nft
+from backends.nftables import messages
+from backends.nftables.layout import Layout, picking_chain
+from backends.nftables.model import SERVICES, ChainSpec
+from proxy.errors import KernelError, Unsupported
+from proxy.model import PROTOCOLS, Family
+from proxy.netlink.codec import Request
+
+PROBE_TABLE: Final = "sliceproxy-probe"
+
+
+def probe(nft: Nft, layout: Layout) -> None:
+    """Create one of everything, then remove it. Raises Unsupported naming the first thing the kernel refuses."""
+    for family in layout.families:
+        number = messages.NUMBERS[family]
+        try:
+            for what, requests in _steps(layout, family):
+                try:
+                    nft.commit(requests)
+                except KernelError as error:
+                    raise Unsupported(f"{family} {what}", error.message) from error
+        finally:
+            if nft.find_table(number, PROBE_TABLE) is not None:
+                nft.commit([nft_messages.del_table(number, PROBE_TABLE)])
+
+
+def _steps(layout: Layout, family: Family) -> Iterator[tuple[str, list[Request]]]:
+    number = messages.NUMBERS[family]
+    yield "nftables tables", [nft_messages.new_table(number, PROBE_TABLE, is_dormant=True)]
+    for spec in layout.sets(family):
+        yield f"set {spec.name}", [messages.pack_set(family, spec, PROBE_TABLE)]
+    for chain in layout.skeleton(family):
+        yield from _chain_steps(family, chain)
+    for protocol in PROTOCOLS:
+        name = picking_chain(protocol, 4)
+        yield from _chain_steps(family, layout.chain(family, name))
+    key = bytes(layout.sets(family)[0].facts.key_length)
+    element = messages.pack_element(key, f"goto {name}")
+    yield (
+        "element that leads to a chain",
+        nft_elements.new_elements(number, PROBE_TABLE, SERVICES, [element]),
+    )
+
+
+def _chain_steps(family: Family, chain: ChainSpec) -> Iterator[tuple[str, list[Request]]]:
+    make, flush, *rules = messages.pack_chain(family, chain, PROBE_TABLE)
+    yield f"chain {chain.name}", [make, flush]
+    for rule, request in zip(chain.rules, rules, strict=True):
+        yield f"rule of chain {chain.name}: {rule.comment}", [request]

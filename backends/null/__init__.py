@@ -1,0 +1,1 @@
+"""A backend that remembers and changes nothing: for trying a configuration, and the smallest example of a backend."""

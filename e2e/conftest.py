@@ -1,0 +1,64 @@
+"""Every test here runs in network namespaces of its own and leaves the host as it was."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e import topology
+from e2e.capabilities import CAPABILITIES, missing, required
+from e2e.host_state import differences, host_state
+from tests import suite_report
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Report by suite, and refuse settings that would silently require nothing."""
+    suite_report.register(config)
+    try:
+        required(os.environ)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs network namespaces, without saying so."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.netns)
+            item.add_marker(pytest.mark.requires("namespaces"), append=False)
+            for name in _needs(item):
+                if name not in CAPABILITIES:
+                    raise pytest.UsageError(
+                        f"{item.nodeid} requires {name}, which nobody can probe"
+                    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, or fail where it must not be missing, what this machine cannot run; before any fixture is made."""
+    for name in _needs(item):
+        if reason := missing(name):
+            if name in required(os.environ):
+                pytest.fail(f"{name} is required here, but {reason}", pytrace=False)
+            suite_report.skip_for_capability(item, reason)
+
+
+def _needs(item: pytest.Item) -> list[str]:
+    return [name for mark in item.iter_markers("requires") for name in mark.args]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _host_stays_as_it_was() -> Iterator[None]:
+    before = host_state()
+    yield
+    changes = differences(before, host_state())
+    assert not changes, "the tests changed the host:\n" + "\n".join(changes)
+
+
+@pytest.fixture
+def world() -> Iterator[topology.World]:
+    """A node with six pods and a client outside, freshly made."""
+    with topology.world() as made:
+        yield made

@@ -1,0 +1,183 @@
+"""The composition root: builds everything from settings, runs it in one task group, and takes it down. Shell.
+
+The only module that imports backends. A task that dies takes the process down; SIGTERM and SIGINT end it in
+order. Either way the rules stay in the kernel: a proxy that restarts must not be noticed.
+"""
+
+import asyncio
+import contextlib
+import gc
+import ipaddress
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+import backends
+from proxy.backend import Backend
+from proxy.cache import Cache
+from proxy.config.settings import Settings
+from proxy.desired import DesiredState
+from proxy.errors import ConfigError, Unsupported
+from proxy.model import NodeInfo
+from proxy.reconciler import Reconciler
+from proxy.schedule import Schedule
+from proxy.sources.events import Event, Source
+
+DEBUG_AT_LATEST_S: Final = 2.0
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> int:
+    """Run until told to stop and return the exit code."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings))
+    return 0
+
+
+def cleanup(settings: Settings) -> list[str]:
+    """Remove what any backend has put into the kernel; return a line for each."""
+    with asyncio.Runner() as runner:
+        return runner.run(_cleanup(settings))
+
+
+async def _cleanup(settings: Settings) -> list[str]:
+    lines = []
+    for name in backends.FACTORIES:
+        backend = backends.create(name, settings)
+        try:
+            count = await backend.cleanup()
+        finally:
+            backend.close()
+        if count:
+            lines.append(f"{name}: removed {count} objects")
+    return lines or ["nothing of ours was found"]
+
+
+async def _run(settings: Settings) -> None:
+    backend = await choose_backend(settings)
+    try:
+        await serve(settings, backend, source_of(settings))
+    finally:
+        backend.close()
+
+
+async def choose_backend(settings: Settings) -> Backend[Any, Any]:
+    """Return the first backend that can do everything needed here. Raises Unsupported, naming what is missing."""
+    refusals: list[str] = []
+    for name in (settings.mode,) if settings.mode else backends.AUTOMATIC:
+        backend = backends.create(name, settings)
+        try:
+            await backend.probe()
+        except Unsupported as error:
+            backend.close()
+            refusals.append(f"{name}: {error}")
+        else:
+            log.info("mode %s", name)
+            return backend
+    raise Unsupported("; ".join(refusals))
+
+
+def source_of(settings: Settings) -> Source:
+    """Return where objects come from. Raises ConfigError where nothing was said."""
+    if settings.manifests is not None:
+        from proxy.sources.manifests_watch import ManifestsSource  # noqa: PLC0415 - only the source in use
+
+        return ManifestsSource(Path(settings.manifests), settings.node_name)
+    if settings.watch_events is not None:
+        from proxy.sources.stream import StreamSource  # noqa: PLC0415
+
+        return StreamSource(settings.watch_events, settings.node_name)
+    raise ConfigError(
+        "no source of objects: give --manifests PATH or --watch-events PATH"
+        " (this version does not read from an API server yet)"
+    )
+
+
+async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) -> None:
+    """Run everything until SIGTERM or SIGINT."""
+    reconciler = build(settings, backend)
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def deliver(events: Sequence[Event], received_s: float) -> None:
+        reconciler.cache.apply(events, received_s)
+        reconciler.wake()
+
+    async with asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(source.run(deliver), name="source"),
+            tasks.create_task(reconciler.run(), name="reconciler"),
+            tasks.create_task(_freeze_when_synced(reconciler), name="freeze"),
+            tasks.create_task(_serve_debug(settings, reconciler, backend.name), name="debug"),
+        ]
+        await stop.wait()
+        log.info("stopping; the rules stay")
+        for task in running:
+            task.cancel()
+
+
+def build(settings: Settings, backend: Backend[Any, Any]) -> Reconciler:
+    """Wire cache, desired state and backend together."""
+    schedule = Schedule(
+        now_s=time.monotonic(),
+        min_interval_s=settings.min_sync_period_s,
+        verify_period_s=settings.verify_period_s,
+        poll_period_s=settings.generation_poll_period_s,
+    )
+    cache = Cache(NodeInfo(name=settings.node_name))
+    return Reconciler(cache, DesiredState(), backend, schedule)
+
+
+async def _freeze_when_synced(reconciler: Reconciler) -> None:
+    """Take what was loaded at start out of the garbage collector's sight: it lives as long as the process."""
+    gc.disable()
+    try:
+        await reconciler.is_synced.wait()
+    finally:
+        gc.enable()
+    gc.collect()
+    gc.freeze()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host can reach an address."""
+    return ipaddress.ip_address(host).is_loopback
+
+
+async def _serve_debug(settings: Settings, reconciler: Reconciler, mode: str) -> None:
+    """Serve the debug endpoint, trying again while its address is taken."""
+    if settings.metrics_bind is None:
+        return
+    host, port = settings.metrics_bind
+    if not (settings.debug_allow_non_loopback or is_loopback(host)):
+        log.info(
+            "no debug pages on %s: it is no loopback address and debug.allowNonLoopback is not set",
+            host,
+        )
+        return
+    # The HTTP library takes a while to load; services come first.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DEBUG_AT_LATEST_S):
+            await reconciler.is_synced.wait()
+    from proxy.server import debug  # noqa: PLC0415
+
+    app = debug.application(reconciler, mode)
+    async with contextlib.AsyncExitStack() as stack:
+        while True:
+            try:
+                runner = await debug.serve(app, host, port)
+            except OSError as error:
+                log.error("cannot serve on %s port %d, trying again: %s", host, port, error)
+                await asyncio.sleep(debug.BIND_RETRY_S)
+            else:
+                stack.push_async_callback(runner.cleanup)
+                break
+        await asyncio.Event().wait()

@@ -1,0 +1,128 @@
+"""What a backend is: the protocol every data plane implements, and the laws it keeps. Pure.
+
+A backend turns the desired state into kernel objects (or sockets) of one kind. It is told nothing but
+`DesiredState`, and `proxy` knows nothing of any particular backend. The laws are tested once for every
+backend, on its fake and on the real kernel (tests/contract).
+
+L1 convergence   After apply, what the plan touched, read back, equals what the plan leads to, and planning
+                 again is empty. Compared is what we configure, not what the kernel adds (handles, counters).
+L2 any start     From whatever a crash, an older version or an administrator left, one round of plans over all
+                 keys, ended by prune, reaches the same result. Adopt on start; never flush.
+L3 ownership     Objects without our mark are never touched.
+L4 honesty       Belief changes only after the kernel confirmed. After an error or an unknown outcome the
+                 affected objects are read back.
+L5 make before   There is no instant at which a live frontend has no rule: endpoints come before the frontend
+   break         and go after it. What shrinks is made smaller first and its tail removed in a later step.
+L6 proportion    One changed endpoint costs O(1) kernel operations and work proportional to its own service.
+                 An empty plan makes no system call.
+L7 exit          cleanup leaves the node as it was before. Stopping the daemon leaves the rules in place.
+L8 isolation     What the kernel refuses costs only the ServicePort it belongs to; everything else is applied.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Protocol, TypeVar
+
+from proxy.desired import DesiredPort
+from proxy.model import PortKey, Value
+
+
+class Applied(Value, frozen=True, kw_only=True):
+    """What became of a plan. `failed` names the ServicePorts that were left out, and why.
+
+    `operations` counts the objects written; `transactions` the system calls that wrote them.
+    """
+
+    operations: int = 0
+    transactions: int = 0
+    failed: Mapping[PortKey, str] = {}
+
+
+class Drift(Value, frozen=True, kw_only=True):
+    """A difference between belief and the kernel: whose object it is, and what was found.
+
+    `key` is None for an object no ServicePort owns (a chain all share, or something foreign in our table).
+    """
+
+    key: PortKey | None
+    what: str
+
+
+class Plan(Protocol):
+    """Ordered operations. False when there is nothing to do."""
+
+    def __bool__(self) -> bool: ...
+
+    def describe(self) -> list[str]:
+        """Return one line for each operation, with the ServicePort it is for."""
+        ...
+
+
+class Observed(Protocol):
+    """A backend's own belief about what it owns in the kernel."""
+
+    @property
+    def is_rebuild_due(self) -> bool:
+        """Whether what is there must be replaced as a whole, so that one plan has to name all keys."""
+        ...
+
+
+ObservedT = TypeVar("ObservedT", bound=Observed)
+PlanT = TypeVar("PlanT", bound=Plan)
+
+
+class Backend(Protocol[ObservedT, PlanT]):
+    """One kind of data plane."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def probe(self) -> None:
+        """Try every primitive needed, for real and out of the way. Raises Unsupported naming what is missing."""
+        ...
+
+    async def observe(self) -> ObservedT:
+        """Read back everything we own. Cost is proportional to it: at start and for verification only."""
+        ...
+
+    def plan(
+        self,
+        desired: Mapping[PortKey, DesiredPort],
+        observed: ObservedT,
+        changed: Collection[PortKey],
+    ) -> PlanT:
+        """Return what leads from `observed` to `desired` for the keys in `changed`. Pure."""
+        ...
+
+    def prune(self, desired: Mapping[PortKey, DesiredPort], observed: ObservedT) -> PlanT:
+        """Return what removes everything of ours that `desired` does not ask for. Pure, and a full walk.
+
+        Only after all keys have been planned once on this `observed`.
+        """
+        ...
+
+    async def apply(self, plan: PlanT, observed: ObservedT) -> Applied:
+        """Carry a plan out and fold into `observed` what the kernel confirmed.
+
+        Raises KernelError when nothing more can be tried (the kernel is out of reach); `observed` is then
+        no longer to be trusted and must be observed anew.
+        """
+        ...
+
+    async def verify(self, observed: ObservedT) -> list[Drift]:
+        """Compare belief with the kernel in the background and correct the belief.
+
+        Every difference is confirmed by a second read. Returned keys are to be planned again.
+        """
+        ...
+
+    def has_foreign_change(self, observed: ObservedT) -> bool:
+        """Tell cheaply whether somebody else may have changed the kernel's state since belief was formed."""
+        ...
+
+    async def cleanup(self) -> int:
+        """Remove all we own and return the number of objects removed; fine if there is nothing."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the process holds (sockets). Leaves the data plane as it is."""
+        ...

@@ -1,0 +1,216 @@
+"""What the cluster looks like from here: services, and their EndpointSlices merged per service. Pure.
+
+Takes events from a source and keeps the latest state together with the names of what changed since the
+consumer last asked. No deltas are queued: a change that is followed by its opposite, or seen twice, costs
+one look at the latest state. Slices are indexed by their own identity, so one whose service label changes
+moves from service to service in one step.
+
+What an event costs depends on the slices of its own service only. A change of the own Node's zone is the
+one event that concerns every service.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from proxy.model import (
+    Cause,
+    Endpoint,
+    EndpointSlice,
+    Family,
+    NodeInfo,
+    Rejected,
+    Service,
+    ServiceName,
+    SlicePort,
+    Value,
+)
+from proxy.sources.events import Delete, Event, Problems, Synced, Upsert
+
+KINDS = ("Service", "EndpointSlice", "Node")
+
+
+class Change(Value, frozen=True, kw_only=True):
+    """Why a service must be looked at again, and when the first reason was received (monotonic seconds)."""
+
+    cause: Cause
+    received_s: float
+
+
+class Merged(Value, frozen=True, kw_only=True):
+    """The endpoints of one service port over all slices, sorted bytewise by address.
+
+    `shadowed` are duplicates that lost: the same address and port stated by another slice.
+    """
+
+    endpoints: tuple[Endpoint, ...]
+    shadowed: tuple[Endpoint, ...] = ()
+
+
+class Cache:
+    """The latest state of all objects a proxy needs, and the set of services that changed."""
+
+    def __init__(self, node: NodeInfo) -> None:
+        self.node = node
+        self.services: dict[ServiceName, Service] = {}
+        self.problems: dict[str, tuple[Rejected, ...]] = {}
+        self.revision = 0
+        self._slices: dict[tuple[str, str], EndpointSlice] = {}
+        self._slices_of: dict[ServiceName, dict[str, EndpointSlice]] = {}
+        self._unlisted = set(KINDS)
+        self._changes: dict[ServiceName, Change] = {}
+
+    @property
+    def unlisted(self) -> frozenset[str]:
+        """Kinds whose initial list is not complete. Nothing may reach the kernel before this is empty."""
+        return frozenset(self._unlisted)
+
+    @property
+    def has_changes(self) -> bool:
+        return bool(self._changes)
+
+    def take_changes(self) -> dict[ServiceName, Change]:
+        """Return what changed since the last call, oldest first, and forget it."""
+        changes, self._changes = self._changes, {}
+        return changes
+
+    def slices(self, name: ServiceName) -> list[EndpointSlice]:
+        """Return the slices of a service in bytewise name order, the order in which they are merged."""
+        of_service = self._slices_of.get(name, {})
+        return [of_service[slice_name] for slice_name in sorted(of_service)]
+
+    def endpoints(self, name: ServiceName) -> Mapping[tuple[Family, SlicePort], Merged]:
+        """Merge the slices of a service."""
+        return merge(self.slices(name))
+
+    def apply(self, events: Iterable[Event], received_s: float) -> None:
+        """Take events in. `received_s` is when they were read from their source (monotonic seconds)."""
+        for event in events:
+            match event:
+                case Upsert(object=new):
+                    self._put(new, received_s)
+                case Delete():
+                    self._remove(event, received_s)
+                case Synced(kind=kind):
+                    self._unlisted.discard(kind)
+                case Problems(object=subject, rejected=rejected):
+                    if rejected:
+                        self.problems[subject] = rejected
+                    else:
+                        self.problems.pop(subject, None)
+
+    def _put(self, new: Service | EndpointSlice | NodeInfo, received_s: float) -> None:
+        match new:
+            case EndpointSlice():
+                self._put_slice(new, received_s)
+            case Service():
+                self._put_service(new, received_s)
+            case NodeInfo():
+                self._put_node(new, received_s)
+
+    def _remove(self, event: Delete, received_s: float) -> None:
+        """Forget an object. A deleted Node keeps its last known state, as in kube-proxy."""
+        if event.kind == "EndpointSlice":
+            self._remove_slice(event.namespace, event.name, received_s)
+        elif event.kind == "Service":
+            name = ServiceName(event.namespace, event.name)
+            gone = self.services.pop(name, None)
+            if gone is not None and gone.ports:
+                self._mark(name, "Service", event.name, "", received_s)
+
+    def _put_service(self, service: Service, received_s: float) -> None:
+        old = self.services.get(service.name)
+        self.services[service.name] = service
+        is_same = old is not None and old.ports == service.ports and old.created == service.created
+        if not is_same and (service.ports or (old is not None and old.ports)):
+            self._mark(
+                service.name, "Service", service.name.name, service.resource_version, received_s
+            )
+
+    def _put_slice(self, new: EndpointSlice, received_s: float) -> None:
+        identity = (new.namespace, new.name)
+        old = self._slices.get(identity)
+        self._slices[identity] = new
+        if old is not None and old.service is not None and old.service != new.service:
+            self._detach(old)
+            self._mark(old.service, "EndpointSlice", new.name, new.resource_version, received_s)
+        if new.service is None:
+            return
+        self._slices_of.setdefault(new.service, {})[new.name] = new
+        is_same = (
+            old is not None
+            and old.service == new.service
+            and old.family == new.family
+            and old.ports == new.ports
+        )
+        if not is_same:
+            self._mark(new.service, "EndpointSlice", new.name, new.resource_version, received_s)
+
+    def _remove_slice(self, namespace: str, name: str, received_s: float) -> None:
+        gone = self._slices.pop((namespace, name), None)
+        if gone is not None and gone.service is not None:
+            self._detach(gone)
+            self._mark(gone.service, "EndpointSlice", name, "", received_s)
+
+    def _detach(self, endpoint_slice: EndpointSlice) -> None:
+        if endpoint_slice.service is None:
+            return
+        of_service = self._slices_of[endpoint_slice.service]
+        del of_service[endpoint_slice.name]
+        if not of_service:
+            del self._slices_of[endpoint_slice.service]
+
+    def _put_node(self, node: NodeInfo, received_s: float) -> None:
+        old, self.node = self.node, node
+        if old.zone == node.zone:
+            return
+        cause = Cause(
+            kind="Node", namespace="", name=node.name, resource_version=node.resource_version
+        )
+        self.revision += 1
+        for name, service in self.services.items():
+            if service.ports:
+                self._changes.setdefault(name, Change(cause=cause, received_s=received_s))
+
+    def _mark(
+        self, service: ServiceName, kind: str, name: str, version: str, received_s: float
+    ) -> None:
+        self.revision += 1
+        first = self._changes.get(service)
+        self._changes[service] = Change(
+            cause=Cause(
+                kind=kind, namespace=service.namespace, name=name, resource_version=version
+            ),
+            received_s=received_s if first is None else first.received_s,
+        )
+
+
+def merge(slices: Iterable[EndpointSlice]) -> Mapping[tuple[Family, SlicePort], Merged]:
+    """Merge slices of one service, given in bytewise name order.
+
+    One address and port stated twice for a service port is one endpoint. A statement that is not
+    terminating replaces an earlier one wholesale, a terminating one only fills a gap: a pod IP that is
+    used again must not inherit the conditions of its former owner.
+    """
+    found: dict[tuple[Family, SlicePort], dict[str, Endpoint]] = {}
+    shadowed: dict[tuple[Family, SlicePort], list[Endpoint]] = {}
+    for endpoint_slice in slices:
+        for slice_port, endpoints in endpoint_slice.ports:
+            key = (endpoint_slice.family, slice_port)
+            by_address = found.setdefault(key, {})
+            for endpoint in endpoints:
+                earlier = by_address.get(endpoint.address)
+                if earlier is None:
+                    by_address[endpoint.address] = endpoint
+                    continue
+                winner, loser = (
+                    (earlier, endpoint) if endpoint.terminating else (endpoint, earlier)
+                )
+                by_address[endpoint.address] = winner
+                shadowed.setdefault(key, []).append(loser)
+    return {
+        key: Merged(
+            endpoints=tuple([by_address[address] for address in sorted(by_address)]),
+            shadowed=tuple(shadowed.get(key, ())),
+        )
+        for key, by_address in found.items()
+        if by_address
+    }

@@ -1,0 +1,213 @@
+"""What this node's data plane should be: for each ServicePort and family, frontends and pools. Pure.
+
+Stands between the cache and the backends and is the only thing backends are told; nothing in it is
+particular to one of them. `DesiredState` owns a mutable index but hands out frozen values.
+
+Addresses are claimed: where two services ask for the same address, port and protocol, the older one
+gets it (creationTimestamp, then namespace and name), and the next in line takes over in the step in
+which the owner goes. Claims are an index, so a change looks only at the addresses it names.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from msgspec import structs
+
+from proxy import selection
+from proxy.cache import Merged
+from proxy.model import (
+    Endpoint,
+    Family,
+    NodeInfo,
+    PortKey,
+    Protocol,
+    Service,
+    ServiceName,
+    ServicePort,
+    SlicePort,
+    Value,
+)
+
+FrontendKind = Literal["ClusterIP", "NodePort", "ExternalIP", "LoadBalancer"]
+
+
+class Frontend(NamedTuple):
+    """Where clients connect. A node port has no address: the node's addresses are the backend's concern."""
+
+    kind: FrontendKind
+    address: str | None
+    port: int
+
+
+class DesiredPort(Value, frozen=True, kw_only=True):
+    """How one ServicePort is to be served in one family.
+
+    `cluster` and `local` are the pools of the two traffic policies, None where no frontend uses them.
+    An empty pool means: refuse connections if nothing `is_any_usable` in the whole cluster, otherwise
+    drop them. `reachable` is the union of both. `lost` are frontends that another service owns.
+    """
+
+    key: PortKey
+    frontends: tuple[Frontend, ...]
+    cluster: tuple[Endpoint, ...] | None
+    local: tuple[Endpoint, ...] | None
+    reachable: tuple[Endpoint, ...]
+    is_any_usable: bool
+    internal_local: bool = False
+    external_local: bool = False
+    source_ranges: tuple[str, ...] = ()
+    affinity_timeout_s: int | None = None
+    lost: tuple[Frontend, ...] = ()
+
+    @property
+    def internal(self) -> tuple[Endpoint, ...]:
+        """The pool behind the cluster IP."""
+        return (self.local if self.internal_local else self.cluster) or ()
+
+
+class _Claim(NamedTuple):
+    """A claim to an address. Of several, the smallest owns it."""
+
+    created: str
+    key: PortKey
+
+
+class _Asked(NamedTuple):
+    """What a ServicePort asked for when it was last described."""
+
+    created: str
+    port: ServicePort
+
+
+_Address = tuple[Family, Protocol, str | None, int]
+
+
+def frontends_of(port: ServicePort) -> tuple[Frontend, ...]:
+    """Return every frontend a ServicePort asks for, in the order ClusterIP, NodePort, external, VIP."""
+    frontends = [Frontend("ClusterIP", port.cluster_ip, port.port)]
+    if port.node_port:
+        frontends.append(Frontend("NodePort", None, port.node_port))
+    frontends += [Frontend("ExternalIP", ip, port.port) for ip in port.external_ips]
+    frontends += [Frontend("LoadBalancer", ip, port.port) for ip in port.load_balancer_vips]
+    return tuple(frontends)
+
+
+def endpoints_of(
+    port: ServicePort, merged: Mapping[tuple[Family, SlicePort], Merged]
+) -> tuple[Endpoint, ...]:
+    """Return the merged endpoints of a ServicePort: matched by family, port name and protocol."""
+    name = port.key.name
+    found = merged.get((port.key.family, SlicePort(name.port, name.protocol)))
+    return found.endpoints if found else ()
+
+
+class DesiredState:
+    """The desired data plane of this node, kept up to date one service at a time."""
+
+    def __init__(self) -> None:
+        self.ports: dict[PortKey, DesiredPort] = {}
+        self._keys_of: dict[ServiceName, tuple[PortKey, ...]] = {}
+        self._asked: dict[PortKey, _Asked] = {}
+        self._claims: dict[_Address, tuple[_Claim, ...]] = {}
+
+    def keys_of(self, name: ServiceName) -> tuple[PortKey, ...]:
+        """Return the keys of a service's ports in both families."""
+        return self._keys_of.get(name, ())
+
+    def update(
+        self,
+        name: ServiceName,
+        service: Service | None,
+        merged: Mapping[tuple[Family, SlicePort], Merged],
+        node: NodeInfo,
+    ) -> set[PortKey]:
+        """Describe one service anew and return the keys, also of other services, that changed by it."""
+        asked = {p.key: _Asked(service.created, p) for p in service.ports} if service else {}
+        heirs = self._reclaim(name, asked)
+        changed: set[PortKey] = set()
+        for key in self._keys_of.pop(name, ()):
+            if key not in asked:
+                del self.ports[key]
+                changed.add(key)
+        if asked:
+            self._keys_of[name] = tuple(asked)
+        for _, port in asked.values():
+            self._put(self._describe(port, endpoints_of(port, merged), node), changed)
+        for key in heirs:
+            owned, lost = self._divide(self._asked[key].port)
+            self._put(structs.replace(self.ports[key], frontends=owned, lost=lost), changed)
+        return changed
+
+    def _put(self, new: DesiredPort, changed: set[PortKey]) -> None:
+        if self.ports.get(new.key) != new:
+            self.ports[new.key] = new
+            changed.add(new.key)
+
+    def _describe(
+        self, port: ServicePort, endpoints: tuple[Endpoint, ...], node: NodeInfo
+    ) -> DesiredPort:
+        chosen = selection.select(endpoints, port, node)
+        owned, lost = self._divide(port)
+        return DesiredPort(
+            key=port.key,
+            frontends=owned,
+            cluster=chosen.cluster,
+            local=chosen.local,
+            reachable=chosen.reachable,
+            is_any_usable=chosen.is_any_usable,
+            internal_local=port.internal_local,
+            external_local=port.external_local,
+            source_ranges=port.source_ranges,
+            affinity_timeout_s=port.affinity_timeout_s,
+            lost=lost,
+        )
+
+    def _divide(self, port: ServicePort) -> tuple[tuple[Frontend, ...], tuple[Frontend, ...]]:
+        """Divide a port's frontends into those it owns and those an older service owns."""
+        owned: list[Frontend] = []
+        lost: list[Frontend] = []
+        for frontend in frontends_of(port):
+            owner = self._claims[_address(port.key, frontend)][0].key
+            (owned if owner == port.key else lost).append(frontend)
+        return tuple(owned), tuple(lost)
+
+    def _reclaim(self, name: ServiceName, asked: Mapping[PortKey, _Asked]) -> set[PortKey]:
+        """Replace a service's claims. Return keys of other services that won or lost an address."""
+        withdrawn = [
+            (key, self._asked[key])
+            for key in self._keys_of.get(name, ())
+            if self._asked[key] != asked.get(key)
+        ]
+        staked = [(key, new) for key, new in asked.items() if self._asked.get(key) != new]
+        before: dict[_Address, PortKey | None] = {}
+        for key, old in withdrawn:
+            del self._asked[key]
+            for address in _addresses(old.port):
+                claims = self._claims[address]
+                before.setdefault(address, claims[0].key)
+                left = tuple([claim for claim in claims if claim.key != key])
+                if left:
+                    self._claims[address] = left
+                else:
+                    del self._claims[address]
+        for key, new in staked:
+            self._asked[key] = new
+            for address in _addresses(new.port):
+                claims = self._claims.get(address, ())
+                before.setdefault(address, claims[0].key if claims else None)
+                self._claims[address] = tuple(sorted((*claims, _Claim(new.created, key))))
+        heirs: set[PortKey] = set()
+        for address, earlier in before.items():
+            later = self._claims[address][0].key if address in self._claims else None
+            if earlier != later:
+                heirs.update(key for key in (earlier, later) if key is not None)
+        return {key for key in heirs if key not in asked and key in self._asked}
+
+
+def _address(key: PortKey, frontend: Frontend) -> _Address:
+    return (key.family, key.name.protocol, frontend.address, frontend.port)
+
+
+def _addresses(port: ServicePort) -> set[_Address]:
+    """Return what a port claims; an external IP may repeat the cluster IP and counts once."""
+    return {_address(port.key, frontend) for frontend in frontends_of(port)}

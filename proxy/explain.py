@@ -1,0 +1,283 @@
+"""Why traffic goes where it goes: selection as a document, for programs (JSON) and for people (text). Pure.
+
+A view over the cache, run through the same selection the daemon programs from. Offline (`sliceproxy explain
+--manifests`) and online it is the same code; nothing here is decided anew.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from proxy import selection
+from proxy.cache import Cache, Merged
+from proxy.desired import FrontendKind, endpoints_of, frontends_of
+from proxy.model import Endpoint, Family, NodeInfo, Protocol, Service, ServicePort, SlicePort
+from proxy.selection import Choice, Reason, Selection, Topology, TopologyReason
+
+Style = Literal["bold", "dim", "green", "yellow", "red"]
+Paint = Callable[[str, Style], str]
+
+
+class _Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of what is printed as JSON: field names in the style of the Kubernetes API."""
+
+
+class FrontendDocument(_Document, frozen=True, kw_only=True):
+    """Where clients connect; a node port has no address."""
+
+    kind: FrontendKind
+    address: str | None
+    port: int
+
+
+class AffinityDocument(_Document, frozen=True, kw_only=True):
+    """ClientIP session affinity."""
+
+    timeout_seconds: int
+
+
+class EndpointDocument(_Document, frozen=True, kw_only=True):
+    """One endpoint after the merge, and what was decided about it."""
+
+    address: str
+    slice: str
+    ready: bool
+    serving: bool
+    terminating: bool
+    is_local: bool
+    node_name: str | None
+    zone: str | None
+    cluster: Choice
+    local: Choice
+
+
+class Explanation(_Document, frozen=True, kw_only=True):
+    """Everything about one ServicePort in one family on one node.
+
+    `cluster` and `local` are null where no traffic policy of the service uses that list.
+    """
+
+    service_port: str
+    protocol: Protocol
+    family: Family
+    node: str
+    zone: str
+    cluster: tuple[str, ...] | None
+    local: tuple[str, ...] | None
+    reachable: tuple[str, ...]
+    any_usable: bool
+    topology: Topology
+    endpoints: tuple[EndpointDocument, ...]
+    frontends: tuple[FrontendDocument, ...]
+    session_affinity: AffinityDocument | None
+    health_check_node_port: int
+    source_ranges: tuple[str, ...]
+
+
+class Explained(msgspec.Struct, frozen=True, kw_only=True):
+    """A ServicePort with the values behind its explanation; the text form says more than the JSON."""
+
+    port: ServicePort
+    node: NodeInfo
+    selection: Selection
+    shadowed: tuple[Endpoint, ...]
+
+    def document(self) -> Explanation:
+        """Return the JSON form."""
+        port, chosen = self.port, self.selection
+        timeout_s = port.affinity_timeout_s
+        return Explanation(
+            service_port=str(port.key.name),
+            protocol=port.key.name.protocol,
+            family=port.key.family,
+            node=self.node.name,
+            zone=self.node.zone,
+            cluster=_addresses(chosen.cluster),
+            local=_addresses(chosen.local),
+            reachable=_addresses(chosen.reachable) or (),
+            any_usable=chosen.is_any_usable,
+            topology=chosen.topology,
+            endpoints=tuple(
+                EndpointDocument(
+                    address=e.address,
+                    slice=e.slice,
+                    ready=e.ready,
+                    serving=e.serving,
+                    terminating=e.terminating,
+                    is_local=e.is_local,
+                    node_name=e.node_name,
+                    zone=e.zone,
+                    cluster=verdict.cluster,
+                    local=verdict.local,
+                )
+                for e, verdict in zip(chosen.endpoints, chosen.verdicts, strict=True)
+            ),
+            frontends=tuple(
+                FrontendDocument(kind=f.kind, address=f.address, port=f.port)
+                for f in frontends_of(port)
+            ),
+            session_affinity=None
+            if timeout_s is None
+            else AffinityDocument(timeout_seconds=timeout_s),
+            health_check_node_port=port.health_check_node_port,
+            source_ranges=port.source_ranges,
+        )
+
+
+def explain(cache: Cache, services: Iterable[Service]) -> list[Explained]:
+    """Explain services, in bytewise order of namespace and name, port by port."""
+    explained: list[Explained] = []
+    for service in sorted(services, key=lambda service: service.name):
+        merged = cache.endpoints(service.name)
+        for port in service.ports:
+            name = port.key.name
+            found = merged.get(
+                (port.key.family, SlicePort(name.port, name.protocol)), Merged(endpoints=())
+            )
+            explained.append(
+                Explained(
+                    port=port,
+                    node=cache.node,
+                    selection=selection.select(endpoints_of(port, merged), port, cache.node),
+                    shadowed=found.shadowed,
+                )
+            )
+    return explained
+
+
+def _addresses(endpoints: tuple[Endpoint, ...] | None) -> tuple[str, ...] | None:
+    return None if endpoints is None else tuple(e.address for e in endpoints)
+
+
+_REASONS: Final[dict[Reason, str]] = {
+    "ready": "ready",
+    "terminating-fallback": "terminating, but no endpoint is ready",
+    "policy-unused": "-",
+    "not-local": "on another node",
+    "other-node": "hinted for other nodes",
+    "other-zone": "hinted for other zones",
+    "not-ready": "not ready",
+    "terminating": "terminating",
+    "not-serving": "terminating, no longer serving",
+}
+_TOPOLOGY: Final[dict[TopologyReason, str]] = {
+    "applied": "",
+    "policy-unused": "",
+    "no-hints": "",
+    "no-ready-endpoint": "",
+    "endpoint-without-hint": "hints are ignored: at least one ready endpoint has none",
+    "node-without-zone": "hints are ignored: this node has no zone label",
+    "no-endpoint-for-zone": "hints are ignored: no ready endpoint is hinted for this zone",
+    "no-endpoint-for-node": "hints are ignored: no ready endpoint is hinted for this node",
+}
+
+
+def render_text(explained: Sequence[Explained], paint: Paint) -> str:
+    """Render for people. `paint` colours a piece of text, or returns it as it is."""
+    return "\n\n".join(_render(one, paint) for one in explained) + ("\n" if explained else "")
+
+
+def plain(text: str, _style: Style) -> str:
+    """Paint nothing."""
+    return text
+
+
+def ansi(text: str, style: Style) -> str:
+    """Paint with terminal escape sequences."""
+    codes: dict[Style, int] = {"bold": 1, "dim": 2, "green": 32, "yellow": 33, "red": 31}
+    return f"\x1b[{codes[style]}m{text}\x1b[0m"
+
+
+def _render(one: Explained, paint: Paint) -> str:
+    port, chosen, node = one.port, one.selection, one.node
+    where = f"node {node.name}" + (f", zone {node.zone}" if node.zone else ", zone unknown")
+    lines = [
+        f"{paint(str(port.key.name), 'bold')}  {port.key.name.protocol} {port.key.family}  on {where}"
+    ]
+    lines += _frontend_lines(port)
+    lines.append(
+        f"  cluster list  {_list_line(chosen.cluster, chosen, paint)}{_topology_words(chosen)}"
+    )
+    lines.append(f"  local list    {_list_line(chosen.local, chosen, paint)}")
+    lines += _endpoint_lines(chosen, paint)
+    lines += [
+        paint(
+            f"  {e.address} is also stated by slice {e.slice}, which lost to the one above", "dim"
+        )
+        for e in one.shadowed
+    ]
+    return "\n".join(lines)
+
+
+def _frontend_lines(port: ServicePort) -> list[str]:
+    lines = []
+    for frontend in frontends_of(port):
+        address = frontend.address or "every node address"
+        host = f"[{address}]" if ":" in address else address
+        policy = port.internal_local if frontend.kind == "ClusterIP" else port.external_local
+        lines.append(
+            f"  {frontend.kind:<12}  {host}:{frontend.port}  policy {'Local' if policy else 'Cluster'}"
+        )
+    if port.source_ranges:
+        lines.append(
+            f"  sources       only {', '.join(port.source_ranges)} (load balancer addresses)"
+        )
+    if port.affinity_timeout_s is not None:
+        lines.append(f"  affinity      by client address, {port.affinity_timeout_s} s")
+    if port.health_check_node_port:
+        lines.append(f"  health check  node port {port.health_check_node_port}")
+    return lines
+
+
+def _list_line(chosen: tuple[Endpoint, ...] | None, outcome: Selection, paint: Paint) -> str:
+    if chosen is None:
+        return paint("not used by this service", "dim")
+    if chosen:
+        total = len(outcome.endpoints)
+        return paint(f"{len(chosen)} of {total} endpoint{'s' if total != 1 else ''}", "green")
+    if outcome.is_any_usable:
+        return paint("empty: connections are dropped (endpoints exist on other nodes)", "red")
+    return paint("empty: connections are refused (no usable endpoint anywhere)", "red")
+
+
+def _topology_words(chosen: Selection) -> str:
+    if chosen.topology:
+        return f", narrowed by hints ({chosen.topology})"
+    words = _TOPOLOGY[chosen.topology_reason]
+    return f"; {words}" if words else ""
+
+
+def _endpoint_lines(chosen: Selection, paint: Paint) -> list[str]:
+    rows = [("ENDPOINT", "CLUSTER LIST", "LOCAL LIST", "NODE", "ZONE", "SLICE")]
+    styles: list[Style] = ["dim"]
+    for e, verdict in zip(chosen.endpoints, chosen.verdicts, strict=True):
+        is_selected = verdict.cluster.selected or verdict.local.selected
+        styles.append("green" if is_selected else "yellow")
+        rows.append(
+            (
+                e.address,
+                _choice_words(verdict.cluster),
+                _choice_words(verdict.local),
+                (e.node_name or "-") + (" (this)" if e.is_local else ""),
+                e.zone or "-",
+                e.slice,
+            )
+        )
+    if len(rows) == 1:
+        return ["  no endpoints"]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  "
+        + paint(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(),
+            style,
+        )
+        for row, style in zip(rows, styles, strict=True)
+    ]
+
+
+def _choice_words(choice: Choice) -> str:
+    if choice.reason == "policy-unused":
+        return _REASONS[choice.reason]
+    return ("+ " if choice.selected else "- ") + _REASONS[choice.reason]

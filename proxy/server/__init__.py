@@ -1,0 +1,1 @@
+"""The local HTTP endpoints: read-only views of what the daemon knows."""

@@ -1,0 +1,144 @@
+"""IP addresses and CIDRs as the API states them: read leniently, printed canonically.
+
+Pure. Objects written years ago hold `010.000.000.001` or `1.2.3.4/28` and still have to work, because the API
+server accepts them from old storage. Kubernetes therefore reads leading zeros as decimal, allows host bits in
+a CIDR and takes an IPv4-mapped IPv6 address for the IPv4 address inside it; so does this module (the standard
+`ipaddress` module refuses the first two and prints the third as IPv6). What comes out is the one canonical
+text of a value: dotted decimal without leading zeros, or RFC 5952.
+
+White space is never part of an address; fields in which the API tolerates padding are stripped by the caller.
+"""
+
+import re
+import struct
+from typing import Final, NamedTuple
+
+from proxy.model import IPV4, IPV6, Family
+
+_OCTET: Final = {str(value): value for value in range(256)}
+# Any number of leading zeros is legal; the bound only keeps int() from reading novels.
+_DOTTED: Final = re.compile(r"[0-9]{1,32}(?:\.[0-9]{1,32}){3}").fullmatch
+_HEXADECIMAL: Final = re.compile(r"[0-9A-Fa-f:]{2,256}").fullmatch
+_PREFIX_LENGTH: Final = re.compile(r"[0-9]{1,32}").fullmatch
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+_GROUPS: Final = struct.Struct(">8H")
+_ZERO_RUNS: Final = tuple(":".join("0" * length) for length in range(8, 1, -1))
+
+
+class Address(NamedTuple):
+    """An IP address. `packed` is in network byte order, 4 or 16 bytes."""
+
+    text: str
+    packed: bytes
+    family: Family
+
+
+class Cidr(NamedTuple):
+    """An address range. `text` has its host bits cleared; a zero `prefix_length` means every address of the family."""
+
+    text: str
+    family: Family
+    prefix_length: int
+
+
+def parse_ip(text: str) -> Address | None:
+    """Return the address that `text` means, or None if it is none."""
+    packed = _pack(text)
+    return None if packed is None else _address(packed)
+
+
+def pack_canonical_ipv4(text: str) -> bytes | None:
+    """Return the four bytes of an IPv4 address in its usual spelling; None says nothing about any other text.
+
+    Nearly every address of a cluster passes here at start, and four dictionary look-ups are what it needs.
+    """
+    try:
+        a, b, c, d = text.split(".")
+        return bytes((_OCTET[a], _OCTET[b], _OCTET[c], _OCTET[d]))
+    except (ValueError, KeyError):
+        return None
+
+
+def parse_cidr(text: str) -> Cidr | None:
+    """Return the range that `text` means, or None if it is none: an address without `/length` is no range."""
+    host, slash, length_text = text.partition("/")
+    if not slash or not _PREFIX_LENGTH(length_text):
+        return None
+    packed = _pack(host)
+    length = int(length_text)
+    if packed is None or length > 8 * len(packed):
+        return None
+    network = _mask(packed, length)
+    address = _address(network)
+    if address.family is IPV4 and len(network) == 16:
+        length -= 96
+    return Cidr(f"{address.text}/{length}", address.family, length)
+
+
+def join_host_port(ip: str, port: int) -> str:
+    """Return `ip:port`, with IPv6 in brackets."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def _address(packed: bytes) -> Address:
+    if len(packed) == 16 and not packed.startswith(_MAPPED):
+        return Address(_format_ipv6(packed), packed, IPV6)
+    packed = packed[-4:]
+    return Address("{}.{}.{}.{}".format(*packed), packed, IPV4)
+
+
+def _mask(packed: bytes, length: int) -> bytes:
+    host_bits = 8 * len(packed) - length
+    return (int.from_bytes(packed) >> host_bits << host_bits).to_bytes(len(packed))
+
+
+def _pack(text: str) -> bytes | None:
+    return _pack_ipv6(text) if ":" in text else _pack_ipv4(text)
+
+
+def _pack_ipv4(text: str) -> bytes | None:
+    if not _DOTTED(text):
+        return None
+    try:
+        return bytes(map(int, text.split(".")))
+    except ValueError:
+        return None
+
+
+def _pack_ipv6(text: str) -> bytes | None:
+    if "." in text:
+        text, _, dotted = text.rpartition(":")
+        packed = _pack_ipv4(dotted)
+        if packed is None:
+            return None
+        text = f"{text}:{packed[:2].hex()}:{packed[2:].hex()}"
+    if not _HEXADECIMAL(text):
+        return None
+    left, elision, right = text.partition("::")
+    groups = left.split(":") if left else []
+    if elision:
+        tail = right.split(":") if right else []
+        missing = 8 - len(groups) - len(tail)
+        if missing < 1:
+            return None
+        groups += ["0"] * missing + tail
+    try:
+        return _GROUPS.pack(*[int(group, 16) for group in groups])
+    except (
+        ValueError,
+        struct.error,
+    ):  # an empty group; too many groups, too few, or one above ffff
+        return None
+
+
+def _format_ipv6(packed: bytes) -> str:
+    """Format as RFC 5952 says: lower case, and `::` for the first of the longest runs of two or more zero groups."""
+    text = "{:x}:{:x}:{:x}:{:x}:{:x}:{:x}:{:x}:{:x}".format(*_GROUPS.unpack(packed))
+    if "0:0" not in text:
+        return text
+    bounded = f":{text}:"
+    for run in _ZERO_RUNS:
+        head, found, tail = bounded.partition(f":{run}:")
+        if found:
+            return f"{head[1:]}::{tail[:-1]}"
+    return text

@@ -1,0 +1,52 @@
+"""Each mode is named only where it may be, and reads its own sections."""
+
+import pytest
+
+from proxy.config import modes
+from proxy.config.kubeproxy import IPVS, IPTables, KubeProxyConfiguration, NFTables
+
+CONFIG = KubeProxyConfiguration(
+    iptables=IPTables(masquerade_bit=1),
+    ipvs=IPVS(scheduler="sh"),
+    nftables=NFTables(masquerade_bit=2),
+)
+
+
+@pytest.mark.parametrize("is_from_file", [True, False])
+@pytest.mark.parametrize("mode", ["", "nftables", "ipvs", "iptables"])
+def test_modes_of_kube_proxy_are_allowed_everywhere(mode: str, is_from_file: bool) -> None:
+    assert modes.problem(mode, is_from_file=is_from_file) == ""
+
+
+@pytest.mark.parametrize("mode", ["userspace", "null"])
+def test_our_own_modes_are_allowed_as_a_flag_only(mode: str) -> None:
+    assert modes.problem(mode, is_from_file=False) == ""
+    assert f"kube-proxy does not know {mode}" in modes.problem(mode, is_from_file=True)
+    assert "--sliceproxy-config" in modes.problem(mode, is_from_file=True)
+
+
+@pytest.mark.parametrize("is_from_file", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "problem"),
+    [("kernelspace", "for Windows"), ("NFTables", "must be nftables, ipvs, iptables or empty")],
+)
+def test_other_modes_are_refused(mode: str, problem: str, is_from_file: bool) -> None:
+    assert problem in modes.problem(mode, is_from_file=is_from_file)
+
+
+@pytest.mark.parametrize(
+    ("mode", "periods", "masquerade"),
+    [
+        ("iptables", ("iptables", CONFIG.iptables), CONFIG.iptables),
+        ("ipvs", ("ipvs", CONFIG.ipvs), CONFIG.iptables),
+        ("nftables", ("nftables", CONFIG.nftables), CONFIG.nftables),
+        ("", ("nftables", CONFIG.nftables), CONFIG.nftables),
+        ("userspace", ("nftables", CONFIG.nftables), CONFIG.nftables),
+        ("null", ("nftables", CONFIG.nftables), CONFIG.nftables),
+    ],
+)
+def test_a_mode_reads_its_sections(
+    mode: str, periods: tuple[str, object], masquerade: object
+) -> None:
+    assert modes.periods(CONFIG, mode) == periods
+    assert modes.masquerade(CONFIG, mode) == masquerade

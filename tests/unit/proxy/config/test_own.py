@@ -1,0 +1,119 @@
+"""SliceProxyConfiguration is read strictly, and stronger than kube-proxy's file."""
+
+import pytest
+
+from proxy.config import kubeproxy, own
+from proxy.errors import ConfigError
+from tests.unit.proxy.config.loading import CONFIG, OWN, OWN_HEADER, PODS, from_own, run
+
+
+def test_without_the_file_the_defaults_hold() -> None:
+    settings, _ = run()
+
+    assert (settings.fallback, settings.verify_period_s, settings.generation_poll_period_s) == (
+        "",
+        60.0,
+        1.0,
+    )
+    assert settings.debug_allow_non_loopback is False
+    assert settings.sliceproxy_config_file == ""
+
+
+def test_every_field_of_the_file_arrives() -> None:
+    body = "mode: userspace\nfallback: userspace\nverifyPeriod: 5m\ngenerationPollPeriod: 200ms\ndebug: {allowNonLoopback: true}\n"
+
+    settings, warnings = from_own(body)
+
+    assert warnings == ()
+    assert (settings.mode, settings.fallback) == ("userspace", "userspace")
+    assert (settings.verify_period_s, settings.generation_poll_period_s) == (300.0, 0.2)
+    assert settings.debug_allow_non_loopback is True
+    assert (settings.config_file, settings.sliceproxy_config_file) == (CONFIG, OWN)
+
+
+def test_every_field_is_documented() -> None:
+    leaves = kubeproxy.leaves(own.SliceProxyConfiguration)
+
+    assert sorted(own.FIELDS) == sorted(set(leaves) - {"apiVersion", "kind"})
+    settings, _ = run()
+    assert all(hasattr(settings, setting) for setting, _ in own.FIELDS.values())
+
+
+def test_an_empty_mode_leaves_that_of_kube_proxys_file() -> None:
+    settings, warnings = from_own('mode: ""\n', PODS + "mode: ipvs\n")
+
+    assert (settings.mode, warnings) == ("ipvs", ())
+
+
+def test_a_mode_here_is_stronger_and_says_so() -> None:
+    settings, warnings = from_own("mode: nftables\n", PODS + "mode: ipvs\n")
+
+    assert settings.mode == "nftables"
+    assert warnings == (f"{OWN}: mode: nftables is used, not ipvs of {CONFIG}: mode",)
+    assert settings.node_port_addresses == ("primary",)
+
+
+def test_the_same_mode_twice_needs_no_words() -> None:
+    assert from_own("mode: ipvs\n", PODS + "mode: ipvs\n")[1] == ()
+
+
+def test_a_mode_here_is_stronger_than_the_flag() -> None:
+    argv = ("--proxy-mode=null", "--cluster-cidr=10.0.0.0/8", "--sliceproxy-config", OWN)
+
+    settings, warnings = run(*argv, files={OWN: OWN_HEADER + "mode: userspace\n"})
+
+    assert settings.mode == "userspace"
+    assert warnings == (f"{OWN}: mode: userspace is used, not null of --proxy-mode",)
+
+
+def test_the_null_backend_needs_quotes() -> None:
+    assert from_own('mode: "null"\n')[0].mode == "null"
+    with pytest.raises(
+        ConfigError, match=f'{OWN}: mode: null without quotes is YAML for "not set"'
+    ):
+        from_own("mode: null\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("modus: x\n", "modus: unknown field"),
+        ("debug: {allow: true}\n", "debug.allow: unknown field"),
+        ("mode: ipvs\nmode: ipvs\n", "line 4: mode stands twice"),
+        (
+            "mode: kernelspace\n",
+            "mode: must be nftables, ipvs, iptables, userspace, null or empty, got 'kernelspace'",
+        ),
+        ("fallback: iptables\n", "fallback: must be userspace or empty, got 'iptables'"),
+        ("verifyPeriod: 0s\n", "verifyPeriod: must be longer than 0"),
+        ("verifyPeriod: -1s\n", "verifyPeriod: must be longer than 0"),
+        ("verifyPeriod: 60\n", "verifyPeriod: must be a duration"),
+        ("generationPollPeriod: 0s\n", "generationPollPeriod: must be longer than 0"),
+        ("debug: {allowNonLoopback: yess}\n", "debug.allowNonLoopback: expected bool, got str"),
+        ("---\nmode: ipvs\n", "holds 2 documents"),
+    ],
+)
+def test_what_is_not_understood_is_refused(body: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_own(body)
+
+    assert str(caught.value).startswith(f"{OWN}: {problem}")
+
+
+def test_every_mistake_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_own("mode: x\nfallback: x\nverifyPeriod: 0s\ngenerationPollPeriod: 0s\n")
+
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_another_kind_is_refused() -> None:
+    with pytest.raises(
+        ConfigError,
+        match=f"{OWN}: kind: must be SliceProxyConfiguration, got 'KubeProxyConfiguration'",
+    ):
+        run(
+            "--sliceproxy-config",
+            OWN,
+            files={OWN: "apiVersion: sliceproxy/v1alpha1\nkind: KubeProxyConfiguration\n"},
+        )
