@@ -27,6 +27,7 @@ from proxy.model import NodeInfo
 from proxy.reconciler import Reconciler
 from proxy.schedule import Schedule
 from proxy.sources.events import Event, Source
+from proxy.verifier import Verifier
 
 DEBUG_AT_LATEST_S: Final = 2.0
 
@@ -38,6 +39,17 @@ def run(settings: Settings) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings))
     return 0
+
+
+def init(settings: Settings) -> int:
+    """Check what needs rights, then return, so that the proxy itself can run with fewer."""
+    with asyncio.Runner() as runner:
+        runner.run(_init(settings))
+    return 0
+
+
+async def _init(settings: Settings) -> None:
+    (await choose_backend(settings)).close()
 
 
 def cleanup(settings: Settings) -> list[str]:
@@ -86,9 +98,9 @@ async def choose_backend(settings: Settings) -> Backend[Any, Any]:
 def source_of(settings: Settings) -> Source:
     """Return where objects come from. Raises ConfigError where nothing was said."""
     if settings.manifests is not None:
-        from proxy.sources.manifests_watch import ManifestsSource  # noqa: PLC0415 - only the source in use
+        from proxy.sources.manifests_watch import ManifestSource  # noqa: PLC0415 - only the source in use
 
-        return ManifestsSource(Path(settings.manifests), settings.node_name)
+        return ManifestSource(Path(settings.manifests), settings.node_name)
     if settings.watch_events is not None:
         from proxy.sources.stream import StreamSource  # noqa: PLC0415
 
@@ -115,6 +127,7 @@ async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) 
         running = [
             tasks.create_task(source.run(deliver), name="source"),
             tasks.create_task(reconciler.run(), name="reconciler"),
+            tasks.create_task(Verifier(reconciler).run(), name="verifier"),
             tasks.create_task(_freeze_when_synced(reconciler), name="freeze"),
             tasks.create_task(_serve_debug(settings, reconciler, backend.name), name="debug"),
         ]

@@ -23,13 +23,11 @@ from proxy.model import (
     SlicePort,
     Value,
 )
-from proxy.sources.events import Delete, Event, Problems, Synced, Upsert
-
-KINDS = ("Service", "EndpointSlice", "Node")
+from proxy.sources.events import KINDS, Delete, Event, ObjectKind, Problems, Synced, Upsert
 
 
 class Change(Value, frozen=True, kw_only=True):
-    """Why a service must be looked at again, and when the first reason was received (monotonic seconds)."""
+    """Why a service must be looked at again: the latest reason, and when the first was received (monotonic seconds)."""
 
     cause: Cause
     received_s: float
@@ -55,11 +53,11 @@ class Cache:
         self.revision = 0
         self._slices: dict[tuple[str, str], EndpointSlice] = {}
         self._slices_of: dict[ServiceName, dict[str, EndpointSlice]] = {}
-        self._unlisted = set(KINDS)
+        self._unlisted: set[ObjectKind] = set(KINDS)
         self._changes: dict[ServiceName, Change] = {}
 
     @property
-    def unlisted(self) -> frozenset[str]:
+    def unlisted(self) -> frozenset[ObjectKind]:
         """Kinds whose initial list is not complete. Nothing may reach the kernel before this is empty."""
         return frozenset(self._unlisted)
 
@@ -114,24 +112,24 @@ class Cache:
             name = ServiceName(event.namespace, event.name)
             gone = self.services.pop(name, None)
             if gone is not None and gone.ports:
-                self._mark(name, "Service", event.name, "", received_s)
+                self._mark(name, _cause("Service", event.namespace, event.name), received_s)
 
     def _put_service(self, service: Service, received_s: float) -> None:
         old = self.services.get(service.name)
         self.services[service.name] = service
         is_same = old is not None and old.ports == service.ports and old.created == service.created
         if not is_same and (service.ports or (old is not None and old.ports)):
-            self._mark(
-                service.name, "Service", service.name.name, service.resource_version, received_s
-            )
+            cause = _cause("Service", *service.name, service.resource_version)
+            self._mark(service.name, cause, received_s)
 
     def _put_slice(self, new: EndpointSlice, received_s: float) -> None:
         identity = (new.namespace, new.name)
         old = self._slices.get(identity)
         self._slices[identity] = new
+        cause = _cause("EndpointSlice", new.namespace, new.name, new.resource_version)
         if old is not None and old.service is not None and old.service != new.service:
             self._detach(old)
-            self._mark(old.service, "EndpointSlice", new.name, new.resource_version, received_s)
+            self._mark(old.service, cause, received_s)
         if new.service is None:
             return
         self._slices_of.setdefault(new.service, {})[new.name] = new
@@ -142,13 +140,13 @@ class Cache:
             and old.ports == new.ports
         )
         if not is_same:
-            self._mark(new.service, "EndpointSlice", new.name, new.resource_version, received_s)
+            self._mark(new.service, cause, received_s)
 
     def _remove_slice(self, namespace: str, name: str, received_s: float) -> None:
         gone = self._slices.pop((namespace, name), None)
         if gone is not None and gone.service is not None:
             self._detach(gone)
-            self._mark(gone.service, "EndpointSlice", name, "", received_s)
+            self._mark(gone.service, _cause("EndpointSlice", namespace, name), received_s)
 
     def _detach(self, endpoint_slice: EndpointSlice) -> None:
         if endpoint_slice.service is None:
@@ -162,25 +160,21 @@ class Cache:
         old, self.node = self.node, node
         if old.zone == node.zone:
             return
-        cause = Cause(
-            kind="Node", namespace="", name=node.name, resource_version=node.resource_version
-        )
-        self.revision += 1
+        cause = _cause("Node", "", node.name, node.resource_version)
         for name, service in self.services.items():
             if service.ports:
-                self._changes.setdefault(name, Change(cause=cause, received_s=received_s))
+                self._mark(name, cause, received_s)
 
-    def _mark(
-        self, service: ServiceName, kind: str, name: str, version: str, received_s: float
-    ) -> None:
+    def _mark(self, service: ServiceName, cause: Cause, received_s: float) -> None:
         self.revision += 1
         first = self._changes.get(service)
         self._changes[service] = Change(
-            cause=Cause(
-                kind=kind, namespace=service.namespace, name=name, resource_version=version
-            ),
-            received_s=received_s if first is None else first.received_s,
+            cause=cause, received_s=received_s if first is None else first.received_s
         )
+
+
+def _cause(kind: ObjectKind, namespace: str, name: str, resource_version: str = "") -> Cause:
+    return Cause(kind=kind, namespace=namespace, name=name, resource_version=resource_version)
 
 
 def merge(slices: Iterable[EndpointSlice]) -> Mapping[tuple[Family, SlicePort], Merged]:

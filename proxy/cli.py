@@ -11,11 +11,13 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proxy import __version__
 from proxy.errors import ConfigError, ProxyError
 
-_COMMANDS = ("run", "explain", "cleanup", "version")
+if TYPE_CHECKING:
+    from proxy.config.settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,14 +32,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return int(args.command(args))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        print(
+            f"sliceproxy: {error.strerror}: {error.filename}"
+            if error.filename
+            else f"sliceproxy: {error}",
+            file=sys.stderr,
+        )
+        return 1
     except ConfigError as error:
         print(f"sliceproxy: {error}", file=sys.stderr)
         return 2
     except ProxyError as error:
         print(f"sliceproxy: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         return 130
@@ -137,26 +147,51 @@ def _is_colourful() -> bool:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from proxy import app, config  # noqa: PLC0415
+    from proxy.config import load  # noqa: PLC0415
 
-    settings, warnings = config.load(args, hostname=socket.gethostname(), read_file=_read_file)
+    if path := getattr(args, "write_config_to", None):
+        text, warnings = load.write_config(args, read_file=_read_file)
+        for warning in warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        Path(path).write_text(text)
+        print(f"wrote {path}")
+        return 0
+    settings, warnings = load.load(args, hostname=socket.gethostname(), read_file=_read_file)
+    _log_to_stderr(settings)
+    for warning in warnings:
+        logging.getLogger("proxy.config").warning("%s", warning)
+    if getattr(args, "cleanup", False):
+        return _clean(settings)
+
+    from proxy import app  # noqa: PLC0415
+
+    if getattr(args, "init_only", False):
+        return app.init(settings)
+    return app.run(settings)
+
+
+def _log_to_stderr(settings: "Settings") -> None:
     logging.basicConfig(
         level=logging.DEBUG if settings.verbosity >= 4 else logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    for warning in warnings:
-        logging.getLogger("proxy.config").warning("%s", warning)
-    return app.run(settings)
 
 
 def _read_file(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-def _cleanup(_args: argparse.Namespace) -> int:
+def _cleanup(args: argparse.Namespace) -> int:
+    from proxy.config import load  # noqa: PLC0415
+
+    settings, _ = load.load(args, hostname=socket.gethostname(), read_file=_read_file)
+    return _clean(settings)
+
+
+def _clean(settings: "Settings") -> int:
     from proxy import app  # noqa: PLC0415
 
-    for line in app.cleanup():
+    for line in app.cleanup(settings):
         print(line)
     return 0

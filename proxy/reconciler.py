@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
-from proxy.backend import Applied, Backend
+from proxy.backend import Applied, Backend, Drift
 from proxy.cache import Cache, Change
 from proxy.desired import DesiredPort, DesiredState
 from proxy.errors import KernelError
@@ -55,10 +55,11 @@ class Reconciler:
         self.last_error = ""
         self.operations = 0
         self.transactions = 0
-        self.repairs = 0
         self._backoff = Backoff(first_s=1.0, last_s=60.0)
-        self._observed: Any = None
+        self.observed: Any = None
+        self._is_belief_stale = True
         self._wake = asyncio.Event()
+        self._undescribed: dict[ServiceName, Change] = {}
         self._dirty: dict[PortKey, Change] = {}
         self._is_full_due = True
 
@@ -71,15 +72,8 @@ class Reconciler:
         await self._barrier()
         while True:
             await self._wait()
-            now_s = time.monotonic()
-            if self._is_round_due(now_s):
+            if self._is_round_due(time.monotonic()):
                 await self._round()
-            elif now_s >= self.schedule.verify_due_s():
-                await self._verify()
-            elif now_s >= self.schedule.poll_due_s():
-                self.schedule.polled(now_s)
-                if self._sees_foreign_change(now_s):
-                    await self._verify()
 
     async def _barrier(self) -> None:
         deadline_s = time.monotonic() + NODE_WAIT_S
@@ -93,10 +87,25 @@ class Reconciler:
                 return
             self._wake.clear()
             timeout_s = max(left_s, 0.0) if self.cache.unlisted == {"Node"} else None
-            await _wait_for(self._wake, timeout_s)
+            await wait_for(self._wake, timeout_s)
+
+    def repair(self, drifts: Iterable[Drift]) -> None:
+        """Have what somebody else changed planned again, or everything if no ServicePort owns it."""
+        now_s = time.monotonic()
+        for drift in drifts:
+            if drift.key is None:
+                self._is_belief_stale = True
+            else:
+                self._dirty.setdefault(drift.key, _again("repair", now_s))
+        self.wake()
 
     def _has_work(self) -> bool:
-        return self.cache.has_changes or bool(self._dirty) or self._is_full_due
+        return (
+            self.cache.has_changes
+            or bool(self._undescribed)
+            or bool(self._dirty)
+            or self._is_belief_stale
+        )
 
     def _is_round_due(self, now_s: float) -> bool:
         due_s = self.schedule.round_due_s(has_changes=self._has_work())
@@ -107,22 +116,21 @@ class Reconciler:
     async def _wait(self) -> None:
         """Sleep until something is due or the cache has news."""
         self._wake.clear()
-        dues = [self.schedule.verify_due_s(), self.schedule.poll_due_s()]
-        dues += [q.retry_s for q in self.quarantine.values()]
+        dues = [q.retry_s for q in self.quarantine.values()]
         round_due_s = self.schedule.round_due_s(has_changes=self._has_work())
         if round_due_s is not None:
             dues.append(round_due_s)
-        timeout_s = min(dues) - time.monotonic()
-        if timeout_s > 0:
-            await _wait_for(self._wake, timeout_s)
+        timeout_s = min(dues) - time.monotonic() if dues else None
+        if timeout_s is None or timeout_s > 0:
+            await wait_for(self._wake, timeout_s)
 
     async def _round(self) -> None:
         """Bring everything that changed to the kernel. A failure costs this round, not the process."""
         failed = False
         try:
-            if self._observed is None:
-                self._observed = await self.backend.observe()
-                self._is_full_due = True
+            if self._is_belief_stale:
+                self.observed = await self.backend.observe()
+                self._is_belief_stale, self._is_full_due = False, True
             await self._take_changes()
             if self._is_full_due:
                 await self._full()
@@ -131,11 +139,10 @@ class Reconciler:
                 for key in [k for k, q in self.quarantine.items() if now_s >= q.retry_s]:
                     self._dirty.setdefault(key, _again("retry", now_s))
                 await self._program(list(self._dirty))
-            if not self.schedule.failures:
-                self.last_error = ""
+            self.last_error = ""
         except Exception as error:
             failed = True
-            self._observed = None
+            self._is_belief_stale = True
             self.last_error = str(error) or type(error).__name__
             log.error(
                 "reconcile failed: %s",
@@ -147,7 +154,10 @@ class Reconciler:
     async def _take_changes(self) -> None:
         """Describe what changed in the cache, yielding often enough for others to run."""
         started_s = time.perf_counter()
-        for name, change in self.cache.take_changes().items():
+        self._undescribed.update(self.cache.take_changes())
+        while self._undescribed:
+            name = next(iter(self._undescribed))
+            change = self._undescribed.pop(name)
             for key in self._describe(name):
                 self._dirty.setdefault(key, change)
             if time.perf_counter() - started_s > SLICE_S:
@@ -166,9 +176,9 @@ class Reconciler:
             self._dirty.setdefault(key, _again("adoption", started_s))
         keys = sorted(self._dirty, key=lambda key: _urgency(key, self.desired.ports.get(key)))
         await self._program(keys)
-        plan = self.backend.prune(self.desired.ports, self._observed)
+        plan = self.backend.prune(self.desired.ports, self.observed)
         if plan:
-            self._count(await self.backend.apply(plan, self._observed))
+            self._count(await self.backend.apply(plan, self.observed))
         self._is_full_due = False
         if not self.is_synced.is_set():
             self.is_synced.set()
@@ -188,7 +198,7 @@ class Reconciler:
         """Divide keys by the endpoints they stand for. A table made anew takes them all at once."""
         chunk: list[PortKey] = []
         weight = 0
-        is_whole = self._observed.is_rebuild_due
+        is_whole = self.observed.is_rebuild_due
         for key in keys:
             port = self.desired.ports.get(key)
             chunk.append(key)
@@ -201,9 +211,9 @@ class Reconciler:
 
     async def _program_chunk(self, chunk: list[PortKey], *, is_retry: bool = False) -> None:
         """Program some keys at once. What the kernel refuses is tried once more alone, then set aside."""
-        plan = self.backend.plan(self.desired.ports, self._observed, chunk)
+        plan = self.backend.plan(self.desired.ports, self.observed, chunk)
         planned_s = time.monotonic()
-        applied = await self.backend.apply(plan, self._observed) if plan else Applied()
+        applied = await self.backend.apply(plan, self.observed)
         self._count(applied)
         refused = [key for key in chunk if key in applied.failed]
         if not refused:
@@ -215,7 +225,8 @@ class Reconciler:
             await self._program_chunk(chunk[:middle])
             await self._program_chunk(chunk[middle:])
         else:
-            await self._program_chunk([key for key in chunk if key not in applied.failed])
+            if rest := [key for key in chunk if key not in applied.failed]:
+                await self._program_chunk(rest)
             for key in refused:
                 await self._program_chunk([key], is_retry=True)
 
@@ -248,42 +259,6 @@ class Reconciler:
         self.operations += applied.operations
         self.transactions += applied.transactions
 
-    def _sees_foreign_change(self, now_s: float) -> bool:
-        if self._observed is None or self.schedule.is_contended(now_s):
-            return False
-        return self.backend.has_foreign_change(self._observed)
-
-    async def _verify(self) -> None:
-        """Compare belief with the kernel and repair what differs, naming it."""
-        if self._observed is None:
-            self.schedule.verified(time.monotonic(), repaired=False)
-            return
-        try:
-            drifts = await self.backend.verify(self._observed)
-        except KernelError as error:
-            log.error("verification failed: %s", error)
-            self._observed = None
-            self._is_full_due = True
-            drifts = []
-        now_s = time.monotonic()
-        self.schedule.verified(now_s, repaired=bool(drifts))
-        if not drifts:
-            return
-        self.repairs += 1
-        for drift in drifts[:20]:
-            log.warning("changed from outside, repairing: %s", drift.what)
-        if len(drifts) > 20:
-            log.warning("changed from outside, repairing %d more objects", len(drifts) - 20)
-        if self.schedule.is_contended(now_s):
-            log.error(
-                "contended: somebody keeps changing our objects; repairing only once a period"
-            )
-        for drift in drifts:
-            if drift.key is None:
-                self._is_full_due = True
-            else:
-                self._dirty.setdefault(drift.key, _again("repair", now_s))
-
 
 def _again(why: str, now_s: float) -> Change:
     return Change(cause=Cause(kind=why, namespace="", name=""), received_s=now_s)
@@ -300,7 +275,7 @@ def _urgency(key: PortKey, port: DesiredPort | None) -> int:
     return 2 if any(endpoint.is_local for endpoint in port.reachable) else 3
 
 
-async def _wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
+async def wait_for(event: asyncio.Event, timeout_s: float | None) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()

@@ -58,32 +58,13 @@ class NetlinkSocket:
     """A socket of one netlink protocol, with sequence numbers of its own."""
 
     def __init__(self, protocol: int) -> None:
-        # PEP 446: not inherited by programs this one starts
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
-        try:
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
-            # Without this a refusal repeats the request, up to 64 kB each; the offsets it names stay the same.
-            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-            self._enlarge(_SO_SNDBUFFORCE, socket.SO_SNDBUF, _SEND_BUFFER)
-            self._enlarge(_SO_RCVBUFFORCE, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-            # Connected to the kernel, it takes no datagram from other processes.
-            self._socket.connect((0, 0))
-        except OSError as error:
-            self._socket.close()
-            raise _kernel_error("open a netlink socket", error) from error
+        self._socket = _open(protocol)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self._buffer = bytearray(_DATAGRAM)
         self._view = memoryview(self._buffer)
         self._seq = 1
         self._open_dump: int | None = None
-
-    def _enlarge(self, force: int, plain: int, size: int) -> None:
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, force, size)
-        except PermissionError:
-            # Before 5.16 a user namespace could not force sizes; then large requests end in EMSGSIZE.
-            self._socket.setsockopt(socket.SOL_SOCKET, plain, size)
 
     def close(self) -> None:
         self._socket.close()
@@ -108,12 +89,11 @@ class NetlinkSocket:
         The list is empty exactly if all acknowledgements asked for came and nothing was refused. Raises
         KernelError when nothing could be sent, or when the outcome is unknown (replies were lost).
         """
-        first = self._send(requests)
-        awaited = {
-            first + i for i, request in enumerate(requests) if request.flags & codec.NLM_F_ACK
-        }
-        if not awaited:
+        asking = [i for i, request in enumerate(requests) if request.flags & codec.NLM_F_ACK]
+        if not asking:
             raise ValueError("no request asks for an acknowledgement")
+        first = self._send(requests)
+        awaited = {first + i for i in asking}
         failures: list[Ack] = []
         has_lost_replies = False
         while True:
@@ -288,3 +268,31 @@ class _RepliesLostError(Exception):
 
 def _kernel_error(request: str, error: OSError) -> KernelError:
     return KernelError(request, error.errno or 0, error.strerror or str(error))
+
+
+def _open(protocol: int) -> socket.socket:
+    """Return a socket connected to the kernel, so that it takes no datagram from other processes."""
+    try:
+        # not inherited by programs this one starts (PEP 446)
+        transport = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+    except OSError as error:
+        raise _kernel_error("open a netlink socket", error) from error
+    try:
+        transport.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        # Without this a refusal repeats the request, up to 64 kB each; the offsets it names stay the same.
+        transport.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        _enlarge(transport, _SO_SNDBUFFORCE, socket.SO_SNDBUF, _SEND_BUFFER)
+        _enlarge(transport, _SO_RCVBUFFORCE, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        transport.connect((0, 0))
+    except OSError as error:
+        transport.close()
+        raise _kernel_error("prepare a netlink socket", error) from error
+    return transport
+
+
+def _enlarge(transport: socket.socket, force: int, plain: int, size: int) -> None:
+    try:
+        transport.setsockopt(socket.SOL_SOCKET, force, size)
+    except PermissionError:
+        # Before 5.16 a user namespace could not force sizes; then large requests end in EMSGSIZE.
+        transport.setsockopt(socket.SOL_SOCKET, plain, size)

@@ -49,7 +49,6 @@ def state(reconciler: Reconciler, mode: str) -> dict[str, Any]:
         "kernel": {
             "operations": reconciler.operations,
             "transactions": reconciler.transactions,
-            "repairs": reconciler.repairs,
         },
         "changes": reconciler.journal.total,
     }
@@ -58,7 +57,9 @@ def state(reconciler: Reconciler, mode: str) -> dict[str, Any]:
 def degraded(reconciler: Reconciler, now_s: float) -> list[str]:
     """Name everything that is not as it should be."""
     found: list[str] = []
-    if reconciler.cache.unlisted:
+    if reconciler.is_synced.is_set() and not reconciler.cache.node.is_known:
+        found.append("the own Node is not known: neither its zone nor its addresses")
+    elif reconciler.cache.unlisted:
         found.append(f"waiting for {', '.join(sorted(reconciler.cache.unlisted))}")
     elif not reconciler.is_synced.is_set():
         found.append("not yet programmed")

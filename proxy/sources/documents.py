@@ -82,9 +82,11 @@ def _parse_yaml(data: bytes) -> Iterator[Document]:
         loader.yaml_implicit_resolvers = _RESOLVERS
         while loader.check_node():
             node = loader.get_node()
+            if node is None:
+                break
             line = node.start_mark.line + 1
             document = loader.construct_document(node)
-            if document is None:
+            if document is None:  # nothing but comments between two separators
                 continue
             is_list = isinstance(document, dict) and "items" in document
             for item, decoded in enumerate(decode.read_document(document), 1):

@@ -102,7 +102,7 @@ class Manifests:
         try:
             # What is given may be a pipe, as in `--manifests <(kubectl get …)`.
             is_given = file == str(self._path)
-            signature = _signature(os.stat(file)) if is_given else _regular_signature(file)
+            signature = _signature(Path(file).stat()) if is_given else _regular_signature(file)
             if signature is None:
                 self._signatures.pop(file, None)
                 return self._set.remove(file)
@@ -129,7 +129,7 @@ def is_manifest(name: str) -> bool:
 def _regular_signature(file: str) -> Signature | None:
     """Return the signature of a regular file, or None if there is none of this name."""
     try:
-        status = os.stat(file)
+        status = Path(file).stat()
     except FileNotFoundError:
         return None
     except OSError:

@@ -131,7 +131,7 @@ class ManifestSource:
         for warning in change.warnings:
             _LOG.warning("%s", warning)
         await _hand_over(change, received, deliver)
-        if any(Path(file).is_symlink() for file in files):
+        if not self._manifests.links.isdisjoint(files):
             self._renew_watch()
 
     async def _compare(self, deliver: Deliver) -> None:

@@ -8,6 +8,7 @@ place; never while it is being written. A name that vanished may be about to ret
 file whose mode changed may just have been created: such files are unsettled, and the caller waits a moment.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -16,7 +17,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from inotify_simple import Event, INotify, flags, parse_events
+# The library has no type hints; nothing of it leaves this module.
+from inotify_simple import Event, INotify, flags, parse_events  # type: ignore[import-untyped]
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class PathWatch:
         self._has_warned = False
 
     def fileno(self) -> int:
-        return self._inotify.fileno()
+        return int(self._inotify.fileno())
 
     def close(self) -> None:
         self._inotify.close()
@@ -74,10 +76,9 @@ class PathWatch:
         for directory in {os.path.dirname(os.path.realpath(link)) for link in links}:  # noqa: PTH120
             self._add_outside(Path(directory), _ELSEWHERE, None)
         for descriptor in old - {self._inside, *self._outside, -1}:
-            try:
+            # The kernel may have dropped it already, with the directory it was for.
+            with contextlib.suppress(OSError):
                 self._inotify.rm_watch(descriptor)
-            except OSError:
-                pass  # the kernel has dropped it already, with the directory it was for
 
     def take(self) -> Hints:
         """Return what happened since the last call, without waiting."""
@@ -124,7 +125,7 @@ class PathWatch:
         if not event.mask & (flags.CREATE | flags.MOVED_TO):
             return False
         directory = self._path if self._path.is_dir() else self._path.parent
-        return (directory / event.name).is_symlink()
+        return Path(directory, event.name).is_symlink()
 
     def _add_outside(self, directory: Path, mask: int, name: str | None) -> None:
         descriptor = self._add(directory, mask)
@@ -134,7 +135,7 @@ class PathWatch:
     def _add(self, directory: Path, mask: int) -> int:
         """Return a watch descriptor, the same for the same directory; -1 if it cannot be watched."""
         try:
-            return self._inotify.add_watch(directory, mask | flags.ONLYDIR)
+            return int(self._inotify.add_watch(directory, mask | flags.ONLYDIR))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR) and not self._has_warned:
                 self._has_warned = True

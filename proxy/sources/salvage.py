@@ -52,7 +52,7 @@ class Misfit(NamedTuple):
     reason: str
 
 
-def fit(value: Mapping[object, object], cls: type[T]) -> tuple[T | None, list[Misfit]]:
+def fit(value: object, cls: type[T]) -> tuple[T | None, list[Misfit]]:
     """Return as much of `value` as fits `cls`, or None if nothing usable is left, and what did not fit."""
     misfits: list[Misfit] = []
     result = _fit(value, inspect.type_info(cls), "", misfits)

@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from backends.kernel import nft_messages
 from backends.kernel.nft_messages import BaseChain, Chain, Rule, Set, Table
@@ -206,64 +207,64 @@ def test_a_rule_comes_back(
     assert found == Rule(family, table, chain, handle, comment, expressions)
 
 
-@given(
-    families,
-    names,
-    handles,
-    u32,
-    st.integers(1, 64),
-    st.none() | st.tuples(st.integers(0, 2**31), st.integers(1, 64)),
-    u32,
-    u32,
-    st.integers(0, 2**63),
-    st.lists(st.integers(1, 16), max_size=4),
-    st.binary(max_size=100),
+sets = st.builds(
+    Set,
+    family=families,
+    table=names,
+    name=names,
+    handle=handles,
+    key_type=u32,
+    key_length=st.integers(1, 64),
+    data_type=st.none(),
+    flags=u32.map(lambda flags: flags & ~(SetFlag.MAP | SetFlag.INTERVAL)),
+    size=u32,
+    timeout_ms=st.integers(0, 2**63),
+    userdata=st.binary(max_size=100),
 )
-def test_a_set_comes_back(
-    family: int,
-    name: str,
-    handle: int,
-    key_type: int,
-    key_length: int,
-    data: tuple[int, int] | None,
-    flags: int,
-    size: int,
-    timeout_ms: int,
-    field_lengths: list[int],
-    userdata: bytes,
-) -> None:
-    request = nft_messages.new_set(
-        family,
-        "t",
-        name,
-        key_type=key_type,
-        key_length=key_length,
-        data_type=data[0] if data else None,
-        data_length=data[1] if data else 0,
-        flags=flags,
-        size=size,
-        timeout_ms=timeout_ms,
-        field_lengths=tuple(field_lengths),
-        userdata=userdata,
-    )
-    has_fields = bool(flags & SetFlag.INTERVAL) and len(field_lengths) > 1
 
-    found = nft_messages.parse_set(with_handle(request, 16, handle))
-    assert found == Set(
-        family=family,
-        table="t",
-        name=name,
-        handle=handle,
-        key_type=key_type,
-        key_length=key_length,
-        data_type=data[0] if data else None,
-        data_length=data[1] if data else 0,
-        flags=flags | (SetFlag.MAP if data else 0) | (SetFlag.CONCAT if has_fields else 0),
-        size=size,
-        timeout_ms=timeout_ms,
-        field_lengths=tuple(field_lengths) if has_fields else (),
-        userdata=userdata,
+
+def make(wanted: Set) -> Request:
+    return nft_messages.new_set(
+        wanted.family,
+        wanted.table,
+        wanted.name,
+        key_type=wanted.key_type,
+        key_length=wanted.key_length,
+        data_type=wanted.data_type,
+        data_length=wanted.data_length,
+        flags=wanted.flags,
+        size=wanted.size,
+        timeout_ms=wanted.timeout_ms,
+        field_lengths=wanted.field_lengths,
+        userdata=wanted.userdata,
     )
+
+
+@given(sets)
+def test_a_set_comes_back(wanted: Set) -> None:
+    assert nft_messages.parse_set(with_handle(make(wanted), 16, wanted.handle)) == wanted
+
+
+@given(sets, st.integers(0, 2**31), st.integers(1, 64))
+def test_a_map_comes_back_marked_as_one(wanted: Set, data_type: int, data_length: int) -> None:
+    wanted = replace(wanted, data_type=data_type, data_length=data_length)
+
+    found = nft_messages.parse_set(with_handle(make(wanted), 16, wanted.handle))
+    assert found == replace(wanted, flags=wanted.flags | SetFlag.MAP)
+
+
+@given(sets, st.lists(st.integers(1, 16), min_size=1, max_size=4))
+def test_field_lengths_are_sent_for_intervals_of_several_fields_only(
+    wanted: Set, lengths: list[int]
+) -> None:
+    plain = replace(wanted, flags=wanted.flags & ~SetFlag.CONCAT, field_lengths=tuple(lengths))
+    ranges = replace(plain, flags=plain.flags | SetFlag.INTERVAL)
+    concatenated = replace(ranges, flags=ranges.flags | SetFlag.CONCAT)
+
+    found = [nft_messages.parse_set(with_handle(make(s), 16, s.handle)) for s in (plain, ranges)]
+
+    assert found[0] == replace(plain, field_lengths=())
+    assert found[1] == (concatenated if len(lengths) > 1 else replace(ranges, field_lengths=()))
 
 
 def test_the_length_the_kernel_gives_verdicts_is_that_of_our_declaration() -> None:

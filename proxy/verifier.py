@@ -1,0 +1,69 @@
+"""Looks for changes somebody else made to our objects, and has them repaired. Shell.
+
+Runs beside the reconciler and delays nothing: a cheap look at the kernel's generation counter every poll period,
+a full comparison when that shows a foreign change and once a verify period, each in the background. Whoever keeps
+undoing our repairs is reported as contention, and then only the periodic comparison repairs.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from proxy.backend import Drift
+from proxy.errors import KernelError
+from proxy.reconciler import Reconciler
+
+LISTED_DRIFTS: Final = 20
+
+log = logging.getLogger(__name__)
+
+
+class Verifier:
+    """Compares belief with the kernel from time to time."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self.repairs = 0
+        self._reconciler = reconciler
+        self._schedule = reconciler.schedule
+
+    async def run(self) -> None:
+        """Verify until cancelled."""
+        await self._reconciler.is_synced.wait()
+        self._schedule.verified(time.monotonic(), repaired=False)
+        while True:
+            due_s = min(self._schedule.verify_due_s(), self._schedule.poll_due_s())
+            await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            await self._look()
+
+    async def _look(self) -> None:
+        now_s = time.monotonic()
+        self._schedule.polled(now_s)
+        observed = self._reconciler.observed
+        if observed is None:
+            return  # about to be read anew
+        try:
+            if now_s >= self._schedule.verify_due_s() or (
+                not self._schedule.is_contended(now_s)
+                and self._reconciler.backend.has_foreign_change(observed)
+            ):
+                drifts = await self._reconciler.backend.verify(observed)
+                if self._reconciler.observed is observed:
+                    self._repair(drifts)
+                self._schedule.verified(time.monotonic(), repaired=bool(drifts))
+        except KernelError as error:
+            log.error("verification failed, reading everything anew: %s", error)
+            self._reconciler.repair([Drift(key=None, what=str(error))])
+
+    def _repair(self, drifts: list[Drift]) -> None:
+        if not drifts:
+            return
+        self.repairs += 1
+        for drift in drifts[:LISTED_DRIFTS]:
+            whose = f" of {drift.key}" if drift.key else ""
+            log.warning("changed from outside, repairing: %s%s", drift.what, whose)
+        if len(drifts) > LISTED_DRIFTS:
+            log.warning("and %d more", len(drifts) - LISTED_DRIFTS)
+        self._reconciler.repair(drifts)
+        if self._schedule.is_contended(time.monotonic()):
+            log.error("contended: somebody keeps changing our objects; repairing once a period")
