@@ -8,7 +8,7 @@ from pathlib import Path
 from e2e.namespace import RUN_ID, run
 
 # a run beside this one makes and removes namespaces of its own
-_OF_ANOTHER_RUN = re.compile(rf"sp-(?!{RUN_ID})[0-9a-f]{{6,}}-")
+_OF_ANOTHER_RUN = re.compile(rf"sp-(?!{RUN_ID})[0-9a-f]+")
 _COUNTERS = re.compile(r"\[\d+:\d+\]")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e import topology
+from e2e import client, topology
 from e2e.capabilities import CAPABILITIES, missing
 from e2e.client import Answer, Failure
 from e2e.host_state import differences, host_state
@@ -186,9 +186,9 @@ def test_a_verdict_of_the_node_is_heard_at_once_and_every_time(
     )
 
     # an answer that only a later SYN brings would come after a second
-    outcomes = world.client.ask_often(5, pod.addresses.of(family), 80, timeout_s=0.3)
+    outcomes = world.client.ask_often(10, pod.addresses.of(family), 80, timeout_s=0.1)
 
-    assert outcomes == [failure] * 5
+    assert outcomes == [failure] * 10
 
 
 def test_a_connection_that_ends_before_the_answer_is_told_from_a_refused_one(world: World) -> None:
@@ -215,6 +215,26 @@ def test_a_conversation_stays_with_its_server(world: World) -> None:
         (pod.name, world.client.addresses.v4)
     }
     assert len(answers) == 1
+
+
+@both_families
+@pytest.mark.requires("nftables")
+def test_an_icmp_error_does_not_end_a_conversation(world: World, family: Family) -> None:
+    pod = world.pods[0]
+    pod.serve("tcp:80")
+
+    with world.client.converse(pod.addresses.of(family), 80, timeout_s=0.2) as conversation:
+        conversation.ask()
+        world.node.namespace.run(
+            ["nft", "-f", "-"],
+            stdin="""table inet t { chain c { type filter hook forward priority 0;
+                tcp dport 80 reject with icmpx no-route
+            }\n}""",
+        )
+
+        # the segment is sent again and again, and might still arrive
+        with pytest.raises(TimeoutError):
+            conversation.ask()
 
 
 def test_a_question_can_come_from_a_second_address(world: World) -> None:
@@ -409,6 +429,21 @@ def test_a_change_to_links_or_rules_is_noticed() -> None:
     assert "+ links: left" in changes
     assert "+ links: right" in changes
     assert "+ nftables: table inet leftover {" in changes
+
+
+@pytest.mark.requires("nftables", "iptables")
+def test_packets_that_are_counted_are_no_change() -> None:
+    with Namespace("watched") as namespace, namespace.entered():
+        namespace.run(
+            ["nft", "add table ip t; add chain ip t c { type filter hook input priority 0; }"]
+        )
+        namespace.run(["nft", "add rule ip t c counter"])
+        namespace.run(["iptables", "-A", "INPUT", "-j", "ACCEPT"])
+        before = host_state()
+        client.ask("udp", "127.0.0.1", 9)
+
+        assert differences(before, host_state()) == []
+        assert "packets 0" not in namespace.run(["nft", "list", "table", "ip", "t"])
 
 
 @pytest.mark.requires("iptables")

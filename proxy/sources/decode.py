@@ -29,7 +29,7 @@ _LIST: Final = "List"
 
 
 class MalformedError(ValueError):
-    """The bytes are no JSON, or the document is no object. `position` is the offset of the fault in bytes, if known."""
+    """The bytes are no JSON, or the document is no object. `position` counts the bytes up to the fault, if known."""
 
     def __init__(self, reason: str, position: int | None = None) -> None:
         super().__init__(reason)
@@ -130,7 +130,9 @@ def read_document(document: object) -> Iterator[Decoded]:
     if not isinstance(kind, str) or not kind.endswith(_LIST):
         yield _read_one(document)
         return
-    items = document.get("items") or []
+    items = document.get("items")
+    if items is None:
+        return
     if not isinstance(items, list):
         raise MalformedError(f"{kind}: items must be a list")
     for item in items:

@@ -150,6 +150,24 @@ def test_a_test_whose_teardown_fails_counts_once_as_failed(example: pytest.Pytes
     assert last_line(result) == "0 passed, 1 failed, 0 skipped"
 
 
+def test_a_failure_stays_one_when_the_teardown_skips(example: pytest.Pytester) -> None:
+    result = run(
+        example,
+        test_example="""
+            import pytest
+
+            @pytest.fixture
+            def hesitant():
+                yield
+                pytest.skip("cannot clean up here")
+
+            def test_it(hesitant): assert False
+        """,
+    )
+
+    assert last_line(result) == "0 passed, 1 failed, 0 skipped"
+
+
 def test_a_module_that_cannot_be_imported_counts_as_failed(example: pytest.Pytester) -> None:
     result = run(example, test_example="import a_module_nobody_has\n")
 

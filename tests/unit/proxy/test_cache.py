@@ -109,8 +109,8 @@ def test_a_change_of_family_is_a_change() -> None:
             id="Service",
         ),
         pytest.param(
-            make_service(skipped="headless", resource_version="1"),
-            make_service(skipped="ExternalName", resource_version="2"),
+            make_service(skipped="headless"),
+            make_service(skipped="ExternalName", created="2025-01-01T00:00:00Z"),
             id="Service that is not proxied",
         ),
         pytest.param(
@@ -120,7 +120,9 @@ def test_a_change_of_family_is_a_change() -> None:
         ),
     ],
 )
-def test_what_changes_nothing_for_a_service_marks_nothing(before: Upsert, after: Upsert) -> None:
+def test_what_changes_nothing_for_a_service_marks_nothing(
+    before: Service | EndpointSlice | NodeInfo, after: Service | EndpointSlice | NodeInfo
+) -> None:
     cache = cache_of(Upsert(make_service("default/other")), Upsert(before))
     revision = cache.revision
 
@@ -244,6 +246,21 @@ def test_the_cause_names_the_object(event: Event, cause: str) -> None:
 
     change = cache.take_changes()[WEB]
     assert (str(change.cause), change.received_s) == (cause, 1.0)
+
+
+def test_the_revision_grows_with_every_change() -> None:
+    cache, revisions = Cache(make_node()), []
+    for event in (
+        Upsert(make_service()),
+        Upsert(make_slice("s-1", make_endpoint(A))),
+        Upsert(make_node(zone="z2")),
+        Delete("Service", "default", "web"),
+    ):
+        cache.apply([event], 0.0)
+        revisions.append(cache.revision)
+
+    assert revisions == sorted(set(revisions))
+    assert revisions[0] > 0
 
 
 def test_changes_are_taken_oldest_first() -> None:

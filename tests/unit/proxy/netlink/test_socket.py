@@ -1,6 +1,5 @@
 import errno
 import os
-import struct
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -9,49 +8,7 @@ from proxy.errors import KernelError
 from proxy.netlink import codec, socket
 from proxy.netlink.codec import Message, Request
 from proxy.netlink.socket import Ack, DumpInterrupted, NetlinkSocket
-
-Reply = bytes | OSError
-LOST = OSError(errno.ENOBUFS, "No buffer space available")
-ACK = codec.NLM_F_ACK
-CAPPED = codec.NLM_F_CAPPED
-TLVS = codec.NLM_F_ACK_TLVS
-
-
-class FakeKernel:
-    """Stands in for the operating system's socket: what is sent gets the replies that `answer` gives.
-
-    Like the kernel it has queued them when `send` returns.
-    """
-
-    def __init__(self) -> None:
-        self.sent: list[list[Message]] = []
-        self.queue: list[Reply] = []
-        self.answer: Callable[[list[Message]], list[Reply]] = lambda _: []
-        self.refusal: OSError | None = None
-        self._readable, self._never_written = os.pipe()
-
-    def fileno(self) -> int:
-        return self._readable
-
-    def send(self, datagram: bytes) -> int:
-        if self.refusal is not None:
-            raise self.refusal
-        self.sent.append(list(codec.iter_messages(datagram)))
-        self.queue += self.answer(self.sent[-1])
-        return len(datagram)
-
-    def recv_into(self, buffer: bytearray, size: int, flags: int) -> int:
-        if not self.queue:
-            raise BlockingIOError
-        reply = self.queue.pop(0)
-        if isinstance(reply, OSError):
-            raise reply
-        buffer[: len(reply)] = reply[: len(buffer)]
-        return len(reply)
-
-    def close(self) -> None:
-        os.close(self._readable)
-        os.close(self._never_written)
+from tests.fakes.netlink import LOST, FakeKernel, done, offset, piece, reply, text
 
 
 @pytest.fixture
@@ -68,21 +25,8 @@ def door(kernel: FakeKernel) -> NetlinkSocket:
     return NetlinkSocket(codec.NETLINK_GENERIC)
 
 
-def reply(seq: int, number: int = 0, *extended: bytes) -> bytes:
-    body = struct.pack("=i", -number) + codec.header(1, 0, seq, 0) + b"".join(extended)
-    return codec.message(codec.NLMSG_ERROR, CAPPED | (TLVS if extended else 0), seq, body)
-
-
-def text(words: str) -> bytes:
-    return codec.attr_string(1, words)
-
-
-def offset(number: int) -> bytes:
-    return codec.attr(2, struct.pack("=I", number))
-
-
 def requests(count: int) -> list[Request]:
-    return [Request(20 + n, ACK, bytes([n] * 4)) for n in range(count)]
+    return [Request(20 + n, codec.NLM_F_ACK, bytes([n] * 4)) for n in range(count)]
 
 
 # --- transact
@@ -99,7 +43,7 @@ def test_requests_are_sent_at_once_with_consecutive_numbers(
     assert [[m.kind for m in datagram] for datagram in kernel.sent] == [[20, 21, 22], [20]]
     numbers = [m.seq for datagram in kernel.sent for m in datagram]
     assert numbers == list(range(numbers[0], numbers[0] + 4))
-    assert all(m.flags == ACK | codec.NLM_F_REQUEST for m in kernel.sent[0])
+    assert all(m.flags == codec.NLM_F_ACK | codec.NLM_F_REQUEST for m in kernel.sent[0])
     assert bytes(kernel.sent[0][2].payload) == bytes([2] * 4)
 
 
@@ -216,9 +160,13 @@ def test_a_reply_that_does_not_fit_is_not_taken_for_whole(
         door.transact(requests(1))
 
 
-def test_requests_that_ask_for_no_acknowledgement_are_our_mistake(door: NetlinkSocket) -> None:
+def test_requests_that_ask_for_no_acknowledgement_are_our_mistake(
+    kernel: FakeKernel, door: NetlinkSocket
+) -> None:
     with pytest.raises(ValueError, match="acknowledgement"):
         door.transact([Request(20, 0, b"")])
+
+    assert kernel.sent == []
 
 
 def test_sequence_numbers_start_again_before_they_overflow(
@@ -269,14 +217,6 @@ def test_lost_answers_are_an_error_and_leave_nothing_behind(
 
 
 # --- dump
-
-
-def piece(seq: int, *contents: bytes, flags: int = 0) -> bytes:
-    return b"".join([codec.message(40, codec.NLM_F_MULTI | flags, seq, c) for c in contents])
-
-
-def done(seq: int, number: int = 0, flags: int = 0) -> bytes:
-    return codec.message(codec.NLMSG_DONE, flags, seq, struct.pack("=i", -number))
 
 
 DUMP = Request(30, 0, b"what")

@@ -1,0 +1,84 @@
+"""The operating system's end of a netlink socket, and the datagrams it sends.
+
+Doors to the kernel are tested on it for what no kernel does on demand: lost replies, silence, refusals of any kind.
+That they say what a kernel understands is tested in e2e/.
+"""
+
+import errno
+import os
+import struct
+from collections.abc import Callable
+
+from proxy.netlink import codec
+from proxy.netlink.codec import Message
+
+Reply = bytes | OSError
+LOST = OSError(errno.ENOBUFS, "No buffer space available")
+
+
+class FakeKernel:
+    """Stands in for the operating system's socket: what is sent gets the replies that `answer` gives.
+
+    Like the kernel it has queued them when `send` returns.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[list[Message]] = []
+        self.queue: list[Reply] = []
+        self.answer: Callable[[list[Message]], list[Reply]] = lambda _: []
+        self.refusal: OSError | None = None
+        self._readable, self._never_written = os.pipe()
+
+    def fileno(self) -> int:
+        return self._readable
+
+    def send(self, datagram: bytes) -> int:
+        if self.refusal is not None:
+            raise self.refusal
+        self.sent.append(list(codec.iter_messages(datagram)))
+        self.queue += self.answer(self.sent[-1])
+        return len(datagram)
+
+    def recv_into(self, buffer: bytearray, size: int, flags: int) -> int:
+        if not self.queue:
+            raise BlockingIOError
+        reply = self.queue.pop(0)
+        if isinstance(reply, OSError):
+            raise reply
+        buffer[: len(reply)] = reply[: len(buffer)]
+        return len(reply)
+
+    def close(self) -> None:
+        os.close(self._readable)
+        os.close(self._never_written)
+
+
+def reply(seq: int, number: int = 0, *extended: bytes) -> bytes:
+    """An acknowledgement, or with an error number a refusal, perhaps with extended attributes."""
+    body = struct.pack("=i", -number) + codec.header(1, 0, seq, 0) + b"".join(extended)
+    return codec.message(
+        codec.NLMSG_ERROR,
+        codec.NLM_F_CAPPED | (codec.NLM_F_ACK_TLVS if extended else 0),
+        seq,
+        body,
+    )
+
+
+def text(words: str) -> bytes:
+    """The attribute of a refusal that explains it."""
+    return codec.attr_string(1, words)
+
+
+def offset(number: int) -> bytes:
+    """The attribute of a refusal that says where."""
+    return codec.attr(2, struct.pack("=I", number))
+
+
+def piece(seq: int, *contents: bytes, flags: int = 0) -> bytes:
+    """A datagram of a dump."""
+    return b"".join([codec.message(40, codec.NLM_F_MULTI | flags, seq, c) for c in contents])
+
+
+def done(seq: int, number: int = 0, flags: int = 0) -> bytes:
+    """The message that ends a dump."""
+    return codec.message(codec.NLMSG_DONE, flags, seq, struct.pack("=i", -number))
