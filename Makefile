@@ -1,5 +1,7 @@
 # Thin on purpose: what happens stands in .ci/, which needs no make.
 PYTHON := .venv/bin/python
+# where Debian keeps ip and nft, and where a plain `su` does not look
+export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint e2e bench clean

@@ -161,23 +161,7 @@ def test_a_closed_port_refuses(world: World, family: Family, protocol: str) -> N
     assert closed_port is Failure.REFUSED
 
 
-@both_families
-@pytest.mark.requires("nftables")
-@pytest.mark.parametrize(
-    ("verdict", "failure"),
-    [
-        ("drop", Failure.TIMEOUT),
-        ("reject with icmpx port-unreachable", Failure.REFUSED),
-        ("reject with icmpx no-route", Failure.UNREACHABLE),
-        ("reject with tcp reset", Failure.REFUSED),
-    ],
-    ids=["drop", "port unreachable", "no route", "reset"],
-)
-def test_a_verdict_of_the_node_is_heard_at_once_and_every_time(
-    world: World, family: Family, verdict: str, failure: Failure
-) -> None:
-    pod = world.pods[0]
-    pod.serve("tcp:80")
+def filter_port_80(world: World, verdict: str) -> None:
     world.node.namespace.run(
         ["nft", "-f", "-"],
         stdin=f"""table inet t {{ chain c {{ type filter hook forward priority 0;
@@ -185,10 +169,39 @@ def test_a_verdict_of_the_node_is_heard_at_once_and_every_time(
         }}\n}}""",
     )
 
-    # an answer that only a later SYN brings would come after a second
-    outcomes = world.client.ask_often(10, pod.addresses.of(family), 80, timeout_s=0.1)
+
+@both_families
+@pytest.mark.requires("nftables")
+@pytest.mark.parametrize(
+    ("verdict", "failure"),
+    [
+        ("reject with icmpx port-unreachable", Failure.REFUSED),
+        ("reject with icmpx no-route", Failure.UNREACHABLE),
+        ("reject with tcp reset", Failure.REFUSED),
+    ],
+    ids=["port unreachable", "no route", "reset"],
+)
+def test_a_node_that_rejects_is_heard_at_once_and_every_time(
+    world: World, family: Family, verdict: str, failure: Failure
+) -> None:
+    pod = world.pods[0]
+    pod.serve("tcp:80")
+    filter_port_80(world, verdict)
+
+    # an answer that only the second SYN brings would come after a second
+    outcomes = world.client.ask_often(10, pod.addresses.of(family), 80, timeout_s=0.8)
 
     assert outcomes == [failure] * 10
+
+
+@both_families
+@pytest.mark.requires("nftables")
+def test_what_the_node_drops_is_not_heard_of(world: World, family: Family) -> None:
+    pod = world.pods[0]
+    pod.serve("tcp:80")
+    filter_port_80(world, "drop")
+
+    assert world.client.ask(pod.addresses.of(family), 80, timeout_s=0.2) is Failure.TIMEOUT
 
 
 def test_a_connection_that_ends_before_the_answer_is_told_from_a_refused_one(world: World) -> None:
@@ -223,16 +236,11 @@ def test_an_icmp_error_does_not_end_a_conversation(world: World, family: Family)
     pod = world.pods[0]
     pod.serve("tcp:80")
 
-    with world.client.converse(pod.addresses.of(family), 80, timeout_s=0.2) as conversation:
+    with world.client.converse(pod.addresses.of(family), 80, timeout_s=0.6) as conversation:
         conversation.ask()
-        world.node.namespace.run(
-            ["nft", "-f", "-"],
-            stdin="""table inet t { chain c { type filter hook forward priority 0;
-                tcp dport 80 reject with icmpx no-route
-            }\n}""",
-        )
+        filter_port_80(world, "reject with icmpx no-route")
 
-        # the segment is sent again and again, and might still arrive
+        # the segment is sent again, after 0.2 s at first, and might still arrive
         with pytest.raises(TimeoutError):
             conversation.ask()
 

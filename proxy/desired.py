@@ -44,7 +44,8 @@ class DesiredPort(Value, frozen=True, kw_only=True):
 
     `cluster` and `local` are the pools of the two traffic policies, None where no frontend uses them.
     An empty pool means: refuse connections if nothing `is_any_usable` in the whole cluster, otherwise
-    drop them. `reachable` is the union of both. `lost` are frontends that another service owns.
+    drop them. `reachable` is the union of both. `lost` are frontends that another service owns. No two
+    frontends, of this or any other port, have the same address, port and protocol.
     """
 
     key: PortKey
@@ -166,8 +167,8 @@ class DesiredState:
         """Divide a port's frontends into those it owns and those an older service owns."""
         owned: list[Frontend] = []
         lost: list[Frontend] = []
-        for frontend in frontends_of(port):
-            owner = self._claims[_address(port.key, frontend)][0].key
+        for address, frontend in _by_address(port).items():
+            owner = self._claims[address][0].key
             (owned if owner == port.key else lost).append(frontend)
         return tuple(owned), tuple(lost)
 
@@ -182,7 +183,7 @@ class DesiredState:
         before: dict[_Address, PortKey | None] = {}
         for key, old in withdrawn:
             del self._asked[key]
-            for address in _addresses(old.port):
+            for address in _by_address(old.port):
                 claims = self._claims[address]
                 before.setdefault(address, claims[0].key)
                 left = tuple([claim for claim in claims if claim.key != key])
@@ -192,7 +193,7 @@ class DesiredState:
                     del self._claims[address]
         for key, new in staked:
             self._asked[key] = new
-            for address in _addresses(new.port):
+            for address in _by_address(new.port):
                 claims = self._claims.get(address, ())
                 before.setdefault(address, claims[0].key if claims else None)
                 self._claims[address] = tuple(sorted((*claims, _Claim(new.created, key))))
@@ -204,10 +205,17 @@ class DesiredState:
         return {key for key in heirs if key not in asked and key in self._asked}
 
 
-def _address(key: PortKey, frontend: Frontend) -> _Address:
-    return (key.family, key.name.protocol, frontend.address, frontend.port)
+def _by_address(port: ServicePort) -> dict[_Address, Frontend]:
+    """Return what a port claims: each address once, even where the Service names it twice.
 
-
-def _addresses(port: ServicePort) -> set[_Address]:
-    """Return what a port claims; an external IP may repeat the cluster IP and counts once."""
-    return {_address(port.key, frontend) for frontend in frontends_of(port)}
+    The cluster IP comes before all others. Where an external IP repeats a load balancer's address, the latter
+    counts: traffic to it is subject to the source ranges.
+    """
+    family, protocol = port.key.family, port.key.name.protocol
+    claimed: dict[_Address, Frontend] = {}
+    for frontend in frontends_of(port):
+        address = (family, protocol, frontend.address, frontend.port)
+        earlier = claimed.get(address)
+        if earlier is None or (earlier.kind, frontend.kind) == ("ExternalIP", "LoadBalancer"):
+            claimed[address] = frontend
+    return claimed

@@ -161,7 +161,9 @@ class _Draft:
         old = list(_consecutive(facts.get(set_name, {}), target.slots_prefix))
         slots = self.values(family, set_name)
         for number, data in enumerate(assign_slots(old, frontend.pool)):
-            slots[slot_key(target.slots_prefix, number)] = (data, owner)
+            # Nothing is asked for what is there, unless another frontend of this plan has withdrawn it.
+            if number >= len(old) or old[number] != data or slots:
+                slots[slot_key(target.slots_prefix, number)] = (data, owner)
         for number in range(target.slots, len(old)):
             slots[slot_key(target.slots_prefix, number)] = (_ABSENT, owner)
         refused = None if frontend.is_refused else _ABSENT

@@ -6,7 +6,7 @@ them: a time stays text, and `10:20` is no number to base sixty.
 
 import re
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import yaml
 
@@ -14,8 +14,9 @@ from proxy.sources import decode
 
 _TAG: Final = "tag:yaml.org,2002:"
 _BOM: Final = b"\xef\xbb\xbf"
-_LOADER: Final = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-
+# Deeper than any manifest, and far from where the library's own recursion ends the process (about 10,000, libyaml
+# binding of PyYAML 6.0.3).
+_DEEPEST: Final = 500
 # YAML 1.1 as the library has it, without numbers to base sixty.
 _INT: Final = re.compile(
     r"(?:[-+]?0b[01_]+|[-+]?0x[0-9a-fA-F_]+|[-+]?0[0-7_]+|[-+]?(?:0|[1-9][0-9_]*))\Z"
@@ -24,8 +25,39 @@ _FLOAT: Final = re.compile(
     r"(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+][0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
 )
+_NUMBERS: Final = {f"{_TAG}int": _INT, f"{_TAG}float": _FLOAT}
+_DROPPED: Final = (f"{_TAG}timestamp", f"{_TAG}value")
 # What a tag that somebody wrote out (`!!int x`) makes the YAML library raise besides its own errors.
 _CONSTRUCTION_ERRORS: Final = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError)
+
+
+if TYPE_CHECKING or not yaml.__with_libyaml__:
+    from yaml import SafeLoader as _SafeLoader
+else:
+    from yaml import CSafeLoader as _SafeLoader
+
+
+class _Loader(_SafeLoader):
+    """The library's loader with our rules for plain scalars and a limit to nesting."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as the library declares it
+        first: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in rules if tag not in _DROPPED]
+        for first, rules in _SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._depth = 0
+
+    def descend_resolver(self, current_node: object, current_index: object) -> None:
+        """Called by the library before it composes a node; it has no use for it here."""
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise RecursionError
+
+    def ascend_resolver(self) -> None:
+        """Called by the library after it composed a node."""
+        self._depth -= 1
 
 
 class UnreadableError(ValueError):
@@ -75,12 +107,11 @@ def _parse_json(data: bytes) -> Iterator[Document]:
 
 
 def _parse_yaml(data: bytes) -> Iterator[Document]:
-    line = 1
+    line: int | None = None
     try:
-        loader = _LOADER(data)
-        # Looked up on the instance, so the library's own table stays as it is.
-        loader.yaml_implicit_resolvers = _RESOLVERS
+        loader = _Loader(data)
         while loader.check_node():
+            line = None
             node = loader.get_node()
             if node is None:
                 break
@@ -102,16 +133,3 @@ def _parse_yaml(data: bytes) -> Iterator[Document]:
         raise UnreadableError("nested too deeply", line) from error
     except _CONSTRUCTION_ERRORS as error:
         raise UnreadableError(f"{error}", line) from error
-
-
-def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """Return the library's table of what plain scalars mean, with our numbers, and without times and `=`."""
-    patterns = {f"{_TAG}int": _INT, f"{_TAG}float": _FLOAT}
-    dropped = (f"{_TAG}timestamp", f"{_TAG}value")
-    return {
-        first: [(tag, patterns.get(tag, pattern)) for tag, pattern in rules if tag not in dropped]
-        for first, rules in _LOADER.yaml_implicit_resolvers.items()
-    }
-
-
-_RESOLVERS: Final = _resolvers()

@@ -22,8 +22,8 @@ class ObjectKey(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        where = f"{self.namespace}/{self.name}" if self.namespace else self.name
-        return f"{self.kind} {where or '(unnamed)'}"
+        name = self.name or "(unnamed)"
+        return f"{self.kind} {self.namespace}/{name}" if self.namespace else f"{self.kind} {name}"
 
 
 class Reading(NamedTuple):

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings
 
 from proxy.cache import Cache
-from proxy.desired import DesiredState
 from proxy.model import (
     EndpointSlice,
     Family,
@@ -24,6 +23,7 @@ from tests.model_builders import (
     make_slice,
 )
 from tests.model_strategies import SERVICE_NAMES, History, final_states, histories
+from tests.worlds import world_after
 
 A, B = "10.1.0.1:80", "10.1.0.2:80"
 WEB, API = make_service_name("default/web"), make_service_name("default/api")
@@ -297,24 +297,14 @@ def test_problems_replace_each_other_until_they_are_taken_back() -> None:
     assert cache.problems == {}
 
 
-def reconciled(batches: History) -> tuple[Cache, DesiredState]:
-    """Return a cache and the desired state after hearing of all this, updated after each batch."""
-    cache, desired = Cache(NodeInfo(name="n1")), DesiredState()
-    for batch in batches:
-        cache.apply([news.event() for news in batch], 0.0)
-        for name in cache.take_changes():
-            desired.update(name, cache.services.get(name), cache.endpoints(name), cache.node)
-    return cache, desired
-
-
 @settings(max_examples=150, deadline=None)
 @given(histories())
 def test_only_the_final_objects_matter(batches: History) -> None:
-    cache, desired = reconciled(batches)
+    world = world_after(batches)
 
-    expected_cache, expected = reconciled([final_states(batches)])
-    assert cache.services == expected_cache.services
-    assert cache.node == expected_cache.node
+    expected = world_after([final_states(batches)])
+    assert world.cache.services == expected.cache.services
+    assert world.cache.node == expected.cache.node
     for name in SERVICE_NAMES:
-        assert cache.endpoints(name) == expected_cache.endpoints(name)
-    assert desired.ports == expected.ports
+        assert world.cache.endpoints(name) == expected.cache.endpoints(name)
+    assert world.desired.ports == expected.desired.ports

@@ -113,8 +113,8 @@ def test_hints_are_sets_and_an_empty_list_is_none() -> None:
     )[0][SlicePort("http", "TCP")]
 
     assert hinted.zone == "a"
-    assert hinted.zone_hints == {"a", "b"}
-    assert hinted.node_hints == {"node-1"}
+    assert hinted.zone_hints == frozenset({"a", "b"})
+    assert hinted.node_hints == frozenset({"node-1"})
     assert {empty.zone_hints, empty.node_hints} == {None}
     assert {null.zone_hints, null.node_hints} == {None}
     assert {bare.zone_hints, bare.node_hints} == {None}

@@ -1,0 +1,407 @@
+"""`make bench`: measure, print tables with ratios, and write everything as JSON to bench/results/."""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from bench import kubeproxy_layout
+from bench.reference import Reference
+from bench.table import figure, median, percentile, render
+from e2e.namespace import Namespace
+
+KINDS = ("replace", "add/remove", "0↔1", "crossing 8→9")
+ROUNDS = 3
+
+
+def main() -> int:
+    """Run the sections asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "--services", default="100,1000,10000", help="sizes to measure (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--endpoints",
+        type=int,
+        default=10,
+        help="endpoints of each service (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--changes",
+        type=int,
+        default=300,
+        help="changes of each kind and size (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--references",
+        type=int,
+        default=24,
+        help="changes through nft processes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="under a minute: 100 and 1,000 services, fewer changes",
+    )
+    parser.add_argument(
+        "--large", action="store_true", help="also 1,000 services with 1,000 endpoints each"
+    )
+    parser.add_argument(
+        "--json", type=Path, default=Path("bench/results/latest.json"), help="default: %(default)s"
+    )
+    args = parser.parse_args()
+    if os.geteuid() != 0:
+        print("bench needs root: it works in network namespaces of its own", file=sys.stderr)
+        return 1
+    sizes = [100, 1000] if args.quick else [int(size) for size in args.services.split(",")]
+    if args.quick:
+        args.changes, args.references = 90, 6
+    results: dict[str, Any] = {"endpoints": args.endpoints, "load": os.getloadavg()}
+    print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
+    starts, changes = [], []
+    for size in sizes:
+        start, kinds = measure_size(size, args)
+        starts.append(start)
+        changes += kinds
+    results["starts"], results["changes"] = starts, changes
+    print_starts(starts)
+    print_changes(changes)
+    results["wide"] = measure_wide(args)
+    results["sustained"] = measure_sustained(sizes[-1], args)
+    if args.large:
+        results["large"] = measure_large()
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(results, indent=1))
+    print(f"all figures: {args.json}")
+    return 0
+
+
+def say(text: str) -> None:
+    """Report progress, apart from the results."""
+    print(f"… {text}", file=sys.stderr, flush=True)
+
+
+class Node:
+    """A measured process in a namespace of its own, and the process that feeds it."""
+
+    def __init__(self, namespace: Namespace, directory: Path) -> None:
+        fifo = directory / f"{namespace.name}.fifo"
+        os.mkfifo(fifo)
+        argv = [
+            "ip",
+            "netns",
+            "exec",
+            namespace.name,
+            sys.executable,
+            "-m",
+            "bench.node",
+            str(fifo),
+        ]
+        self.started_s = time.monotonic()
+        self._node = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        source = [sys.executable, "-m", "bench.source", str(fifo)]
+        self._source = subprocess.Popen(
+            source, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def feed(self, **command: object) -> None:
+        """Have the source write; returns at once."""
+        _tell(self._source.stdin, command)
+
+    def ask(self, **command: object) -> dict[str, Any]:
+        """Ask the measured process and wait for its answer."""
+        _tell(self._node.stdin, command)
+        assert self._node.stdout is not None
+        line = self._node.stdout.readline()
+        if not line:
+            raise SystemExit("the measured process has died")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def stop(self) -> None:
+        """End both processes; the rules stay in the namespace."""
+        for process in (self._node, self._source):
+            process.kill()
+            process.wait()
+
+
+def _tell(pipe: IO[str] | None, command: dict[str, object]) -> None:
+    assert pipe is not None
+    pipe.write(json.dumps(command) + "\n")
+    pipe.flush()
+
+
+@contextlib.contextmanager
+def node() -> Iterator[tuple[Node, Namespace]]:
+    """Yield a measured process in a new namespace."""
+    with tempfile.TemporaryDirectory() as directory, Namespace("bench") as namespace:
+        measured = Node(namespace, Path(directory))
+        try:
+            yield measured, namespace
+        finally:
+            measured.stop()
+
+
+def measure_size(
+    services: int, args: argparse.Namespace
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Measure the cold start and each kind of change at one size, beside both references."""
+    say(f"{services} services × {args.endpoints} endpoints: loading ours")
+    with (
+        node() as (ours, _),
+        node() as (other, other_namespace),
+        Namespace("bench-ref") as reference,
+    ):
+        ours.feed(do="load", services=services, endpoints=args.endpoints)
+        start = ours.ask(do="sync") | {"services": services}
+        other.feed(do="load", services=services, endpoints=args.endpoints)
+        other.ask(do="sync")
+        other.stop()
+        on_ours = Reference(other_namespace.name, args.endpoints, is_ours=True)
+        on_theirs = Reference(reference.name, args.endpoints, is_ours=False)
+        say(f"{services} services: loading the reference layout in parts")
+        start["reference_s"] = (
+            sum(on_theirs.run(part) for part in kubeproxy_layout.load(services, args.endpoints))
+            / 1e3
+        )
+        measured = []
+        for kind in KINDS:
+            say(f"{services} services: {kind}")
+            measured.append(measure_kind(kind, services, args, ours, on_ours, on_theirs))
+        state = ours.ask(do="state")
+        if state["left_to_do"] or state["drifts"]:
+            raise SystemExit(f"kernel and desire differ after the changes: {state}")
+        return start, measured
+
+
+def measure_kind(
+    kind: str,
+    services: int,
+    args: argparse.Namespace,
+    ours: Node,
+    on_ours: Reference,
+    on_theirs: Reference,
+) -> dict[str, Any]:
+    """Measure one kind of change, ours and the references in turns, so that noise meets all alike."""
+    common = {"kind": kind, "services": services, "endpoints": args.endpoints, "pause_s": 0.004}
+    warm_up = 60
+    ours.feed(do="change", count=warm_up, **common)
+    ours.ask(do="changes", count=warm_up)
+    for reference in (on_ours, on_theirs):
+        reference.change(kind, 0)
+        reference.change(kind, 0)
+    latencies: list[float] = []
+    planned: list[float] = []
+    cpu_ms = 0.0
+    times: dict[str, list[float]] = {"a": [], "b": []}
+    overhead_ms = on_ours.overhead_ms()
+    for _ in range(ROUNDS):
+        count = args.changes // ROUNDS
+        ours.feed(do="change", count=count, **common)
+        answer = ours.ask(do="changes", count=count)
+        if answer["errors"]:
+            raise SystemExit(f"the kernel refused changes: {answer['errors'][:3]}")
+        latencies += answer["latencies_ms"]
+        planned += answer["planned_ms"]
+        cpu_ms += answer["cpu_ms"]
+        for number in range(args.references // ROUNDS):
+            times["a"].append(max(0.1, on_ours.change(kind, number % 4) - overhead_ms))
+            times["b"].append(max(0.1, on_theirs.change(kind, number % 4) - overhead_ms))
+    ours.feed(do="change", count=50, **(common | {"kind": "restore"}))
+    ours.ask(do="changes", count=50)
+    return {
+        "kind": kind,
+        "services": services,
+        "latencies_ms": latencies,
+        "p50_ms": median(latencies),
+        "p99_ms": percentile(latencies, 0.99),
+        "planned_ms": median(planned),
+        "cpu_ms": cpu_ms / len(latencies),
+        "nft_on_ours_ms": median(times["a"]),
+        "nft_on_reference_ms": median(times["b"]),
+    }
+
+
+def print_starts(starts: list[dict[str, Any]]) -> None:
+    rows = [
+        [
+            str(s["services"]),
+            figure(s["wall_s"]),
+            figure(s["user_s"] + s["sys_s"]),
+            figure(s["peak_mib"]),
+            figure(s["reference_s"]),
+            figure(s["reference_s"] / s["wall_s"]) + " ×",
+        ]
+        for s in starts
+    ]
+    header = ["services", "to all programmed s", "cpu s", "peak MiB", "(b) by nft s", "(b)/ours"]
+    print(render("Cold start, process start to all programmed, from a stream", header, rows))
+
+
+def print_changes(changes: list[dict[str, Any]]) -> None:
+    smallest = {c["kind"]: c["p50_ms"] for c in reversed(changes)}
+    rows = [
+        [
+            c["kind"],
+            str(c["services"]),
+            figure(c["p50_ms"]),
+            figure(c["p99_ms"]),
+            figure(c["cpu_ms"]),
+            figure(c["p50_ms"] / smallest[c["kind"]]) + " ×",
+            figure(c["nft_on_ours_ms"]),
+            figure(c["nft_on_ours_ms"] / c["p50_ms"]) + " ×",
+            figure(c["nft_on_reference_ms"]),
+            figure(c["nft_on_reference_ms"] / c["p50_ms"]) + " ×",
+        ]
+        for kind in KINDS
+        for c in changes
+        if c["kind"] == kind
+    ]
+    header = [
+        "one change",
+        "services",
+        "p50 ms",
+        "p99 ms",
+        "cpu ms",
+        "growth",
+        "(a) ms",
+        "(a)/ours",
+        "(b) ms",
+        "(b)/ours",
+    ]
+    print(
+        render(
+            "One change, from the read of the event to the kernel's acknowledgement", header, rows
+        )
+    )
+    print(
+        "  (a) the same change by an `nft -f -` process on our tables, (b) on kube-proxy's layout of the same"
+    )
+    print(
+        "  services; starting a process is taken off. Replace, add/remove and 0↔1 write map elements only, which"
+    )
+    print(
+        "  costs the same at any size. Crossing a power of two changes a verdict, and the kernel then looks at"
+    )
+    print("  every verdict of the map again: that is the growth in the last lines.\n")
+
+
+def measure_wide(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure one endpoint of a service with 1,000 endpoints in 10 slices."""
+    say("one service with 1,000 endpoints in 10 slices")
+    common = {"kind": "replace", "services": 20, "endpoints": 1000, "pause_s": 0.02, "width": 20}
+    with node() as (ours, _):
+        ours.feed(do="load", services=20, endpoints=1000)
+        ours.ask(do="sync")
+        ours.feed(do="change", count=40, **common)
+        ours.ask(do="changes", count=40)
+        count = 60 if args.quick else 200
+        ours.feed(do="change", count=count, **common)
+        answer = ours.ask(do="changes", count=count)
+    found = {
+        "p50_ms": median(answer["latencies_ms"]),
+        "p99_ms": percentile(answer["latencies_ms"], 0.99),
+        "cpu_ms": answer["cpu_ms"] / len(answer["latencies_ms"]),
+    }
+    row = [[figure(found["p50_ms"]), figure(found["p99_ms"]), figure(found["cpu_ms"])]]
+    print(
+        render(
+            "One endpoint of a service with 1,000 endpoints in 10 slices",
+            ["p50 ms", "p99 ms", "cpu ms"],
+            row,
+        )
+    )
+    return found
+
+
+def measure_sustained(services: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure 1,000 changes a second for 10 s, and what a background verification does meanwhile."""
+    say(f"1,000 changes a second at {services} services")
+    seconds = 3 if args.quick else 10
+    count = 1000 * seconds
+    common = {
+        "kind": "replace",
+        "services": services,
+        "endpoints": args.endpoints,
+        "pause_s": 0.001,
+    }
+    with node() as (ours, _):
+        ours.feed(do="load", services=services, endpoints=args.endpoints)
+        ours.ask(do="sync")
+        verified = ours.ask(do="verify")
+        ours.feed(do="change", count=count, **common, width=services)
+        started_s = time.monotonic()
+        answer = ours.ask(do="watched", count=count)
+        took_s = time.monotonic() - started_s
+        state = ours.ask(do="state")
+    latencies = answer["latencies_ms"]
+    found = {
+        "services": services,
+        "rate": count / took_s,
+        "p50_ms": median(latencies),
+        "p99_ms": percentile(latencies, 0.99),
+        "max_ms": max(latencies),
+        "cpu_share": answer["cpu_ms"] / 1e3 / took_s,
+        "longest_stall_ms": answer["longest_stall_ms"],
+        "verify_s": verified["wall_s"],
+        "verify_stall_ms": verified["longest_stall_ms"],
+        "converged": not state["left_to_do"] and not state["drifts"],
+    }
+    header = [
+        "services",
+        "changes/s",
+        "p50 ms",
+        "p99 ms",
+        "cpu share",
+        "longest stall ms",
+        "converged",
+    ]
+    row = [
+        str(services),
+        figure(found["rate"]),
+        figure(found["p50_ms"]),
+        figure(found["p99_ms"]),
+        figure(found["cpu_share"]),
+        figure(found["longest_stall_ms"]),
+        "yes" if found["converged"] else "NO",
+    ]
+    print(render(f"1,000 changes a second for {seconds} s", header, [row]))
+    print(
+        f"  a background verification of everything takes {figure(found['verify_s'])} s"
+        f" and holds the event loop for {figure(found['verify_stall_ms'])} ms at most\n"
+    )
+    return found
+
+
+def measure_large() -> dict[str, Any]:
+    """Load a million endpoints."""
+    say("1,000 services × 1,000 endpoints")
+    with node() as (ours, _):
+        ours.feed(do="load", services=1000, endpoints=1000)
+        start = ours.ask(do="sync")
+    row = [
+        [
+            figure(start["wall_s"]),
+            figure(start["user_s"] + start["sys_s"]),
+            figure(start["peak_mib"]),
+        ]
+    ]
+    print(
+        render(
+            "1,000 services × 1,000 endpoints", ["to all programmed s", "cpu s", "peak MiB"], row
+        )
+    )
+    return start
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The measured process: the daemon's own composition, fed through a pipe. `python -m bench.node FIFO` in a namespace.
+
+Commands come as JSON lines on standard input and one JSON line answers each on standard output:
+
+{"do": "sync"}                  wait until everything is programmed; say how long it took and what it cost
+{"do": "changes", "count": C}   wait until C more changes are acknowledged; return their latencies
+{"do": "watched", "count": C}   the same, and how long the event loop was held at most
+{"do": "verify"}                run a full background verification; say how long it took
+{"do": "state"}                 compare belief, desire and kernel
+
+Latencies come from the journal: from the return of the read that brought the event to the kernel's acknowledgement.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import resource
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from bench import workload
+from proxy import app
+from proxy.config import load
+from proxy.config.flags import add_flags
+from proxy.config.settings import Settings
+from proxy.journal import Journal
+from proxy.reconciler import Reconciler
+from proxy.sources.events import Event
+
+
+def main() -> None:
+    """Serve commands until standard input ends."""
+    uvloop.run(serve(sys.argv[1]))
+
+
+def settings(fifo: str) -> Settings:
+    """Return the settings of a node that reads watch events from a pipe."""
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    flags = ["--watch-events", fifo, "--hostname-override", workload.NODE]
+    args = parser.parse_args([*flags, "--cluster-cidr", workload.CLUSTER_CIDR])
+    return load.load(args, hostname="", read_file=_read)[0]
+
+
+def _read(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+async def serve(fifo: str) -> None:
+    started_s = time.monotonic()
+    configured = settings(fifo)
+    backend = await app.choose_backend(configured)
+    reconciler = app.build(configured, backend)
+    reconciler.journal = Journal(capacity=1 << 20)
+
+    def deliver(events: Sequence[Event], received_s: float) -> None:
+        reconciler.cache.apply(events, received_s)
+        reconciler.wake()
+
+    gc.disable()
+    node = Node(reconciler, started_s)
+    tasks = [
+        asyncio.create_task(app.source_of(configured).run(deliver)),
+        asyncio.create_task(reconciler.run()),
+    ]
+    commands = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
+    while line := await commands.readline():
+        print(json.dumps(await node.do(json.loads(line))), flush=True)
+    for task in tasks:
+        task.cancel()
+    backend.close()
+
+
+class Node:
+    """Answers commands about a running reconciler."""
+
+    def __init__(self, reconciler: Reconciler, started_s: float) -> None:
+        self._reconciler = reconciler
+        self._started_s = started_s
+        self._seen = 0
+
+    async def _watched(self, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+        """Do something and say how long the event loop was held at most meanwhile."""
+        longest_s = 0.0
+
+        async def watch() -> None:
+            nonlocal longest_s
+            while True:
+                before_s = time.monotonic()
+                await asyncio.sleep(0.001)
+                longest_s = max(longest_s, time.monotonic() - before_s - 0.001)
+
+        watcher = asyncio.create_task(watch())
+        answer = await work
+        watcher.cancel()
+        return answer | {"longest_stall_ms": longest_s * 1e3}
+
+    async def do(self, command: dict[str, Any]) -> dict[str, Any]:
+        match command["do"]:
+            case "sync":
+                return await self._sync()
+            case "changes":
+                return await self._changes(command["count"])
+            case "watched":
+                return await self._watched(self._changes(command["count"]))
+            case "verify":
+                return await self._watched(self._verify())
+            case _:
+                return await self._state()
+
+    async def _sync(self) -> dict[str, Any]:
+        await self._reconciler.is_synced.wait()
+        gc.enable()
+        gc.collect()
+        gc.freeze()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        self._seen = self._reconciler.journal.total
+        return {
+            "wall_s": time.monotonic() - self._started_s,
+            "user_s": usage.ru_utime,
+            "sys_s": usage.ru_stime,
+            "peak_mib": usage.ru_maxrss / 1024,
+            "ports": len(self._reconciler.desired.ports),
+            "operations": self._reconciler.operations,
+        }
+
+    async def _changes(self, count: int) -> dict[str, Any]:
+        cpu_s, transactions = time.process_time(), self._reconciler.transactions
+        goal, deadline_s = self._seen + count, time.monotonic() + 120
+        journal = self._reconciler.journal
+        while journal.total < goal and time.monotonic() < deadline_s:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        entries = list(self._reconciler.journal)[-(self._reconciler.journal.total - self._seen) :]
+        self._seen = self._reconciler.journal.total
+        return {
+            "latencies_ms": [(e.acknowledged_s - e.received_s) * 1e3 for e in entries],
+            "planned_ms": [(e.planned_s - e.received_s) * 1e3 for e in entries],
+            "errors": [e.error for e in entries if e.error],
+            "cpu_ms": (time.process_time() - cpu_s) * 1e3,
+            "transactions": self._reconciler.transactions - transactions,
+        }
+
+    async def _verify(self) -> dict[str, Any]:
+        started_s = time.monotonic()
+        drifts = await self._reconciler.backend.verify(self._reconciler.observed)
+        return {
+            "wall_s": time.monotonic() - started_s,
+            "drifts": [drift.what for drift in drifts],
+        }
+
+    async def _state(self) -> dict[str, Any]:
+        backend, reconciler = self._reconciler.backend, self._reconciler
+        fresh = await backend.observe()
+        plan = backend.plan(reconciler.desired.ports, fresh, list(reconciler.desired.ports))
+        drifts = await backend.verify(reconciler.observed)
+        return {"left_to_do": len(plan.describe()), "drifts": [drift.what for drift in drifts]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The other end of the pipe: a process that writes watch events when told to. `python -m bench.source PIPE`.
+
+Commands come as JSON lines on standard input; a line `done` on standard output follows when all is written:
+
+{"do": "load", "services": N, "endpoints": E}
+{"do": "change", "kind": "replace", "count": C, "pause_s": P, "services": N, "endpoints": E}
+"""
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+from bench import workload
+
+
+def main() -> None:
+    """Write events to the pipe named on the command line until standard input ends."""
+    pipe = os.open(sys.argv[1], os.O_WRONLY)
+    changer = Changer()
+    for line in sys.stdin:
+        command = json.loads(line)
+        if command["do"] == "load":
+            # One string first, so that making the objects is not what is measured.
+            write(pipe, b"".join(workload.initial(command["services"], command["endpoints"])))
+        else:
+            events = changer.events(command)
+            due_s = time.monotonic()
+            for data in events:
+                write(pipe, data)
+                due_s += command["pause_s"]
+                time.sleep(max(0.0, due_s - time.monotonic()))
+        print("done", flush=True)
+
+
+def write(pipe: int, data: bytes) -> None:
+    """Write all of it, however large."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(pipe, view) :]
+
+
+class Changer:
+    """Makes the events of changes, remembering what each service has become."""
+
+    def __init__(self) -> None:
+        self._endpoints: dict[int, list[int]] = {}
+        self._version = 100_000
+        self._new = 1 << 22  # endpoint numbers nothing else uses
+
+    def events(self, command: dict[str, Any]) -> list[bytes]:
+        """Return one event for each change, over the first services in turn."""
+        width = min(command["services"], command.get("width", 50))
+        return [
+            self._event(command["kind"], number % width, command["endpoints"])
+            for number in range(command["count"])
+        ]
+
+    def _event(self, kind: str, service: int, endpoints: int) -> bytes:
+        current = self._endpoints.setdefault(service, workload.endpoints_of(service, endpoints))
+        self._version += 1
+        self._new += 1
+        position = self._version % max(1, len(current))
+        match kind:
+            case "replace":
+                current[position] = self._new
+            case "add/remove":
+                # one more, one less, and so on; the service goes through both in turn
+                if len(current) > endpoints:
+                    del current[position]
+                else:
+                    current.append(self._new)
+            case "0↔1":
+                current[:] = [] if current else [self._new]
+            case "crossing 8→9":
+                if len(current) == 8:
+                    current.append(self._new)
+                else:
+                    del current[8:]
+            case _:  # restore
+                current[:] = workload.endpoints_of(service, endpoints)
+        index = position // workload.ENDPOINTS_PER_SLICE if current else 0
+        start = index * workload.ENDPOINTS_PER_SLICE
+        part = current[start : start + workload.ENDPOINTS_PER_SLICE]
+        obj = workload.endpoint_slice(service, index, part, self._version)
+        return workload.event("MODIFIED", obj)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""The fake of nf_tables against the kernel: the same transactions, the same refusals, the same content afterwards."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from backends.kernel import nft_messages
+from backends.kernel.nft import Nft, Refused
+from backends.kernel.nft_elements import Data
+from backends.kernel.nft_expressions import AnyExpression, parse_expressions
+from backends.kernel.nft_messages import BaseChain
+from backends.kernel.nft_numbers import NFPROTO_IPV4
+from e2e.namespace import Namespace
+from proxy.netlink.codec import Request
+from tests.fakes.nft import NftKernel
+from tests.nft_strategies import TABLES, transactions
+
+pytestmark = pytest.mark.requires("nftables")
+
+NUMBER = NFPROTO_IPV4
+Chain = tuple[BaseChain | None, list[tuple[str, tuple[AnyExpression, ...]]]]
+Outcome = list[tuple[int | None, int, int | None]]
+"""The messages refused: which, why, and at which byte."""
+
+
+class Content(NamedTuple):
+    """A table as it can be read back."""
+
+    flags: int
+    chains: dict[str, Chain]
+    sets: dict[str, tuple[object, ...]]
+    elements: dict[str, dict[bytes, Data]]
+
+
+@pytest.fixture(scope="module")
+def nft() -> Iterator[Nft]:
+    with Namespace("fake") as namespace:
+        with namespace.entered():
+            door = Nft()
+        with door:
+            yield door
+
+
+def carry_out(nft: Nft, messages: list[Request]) -> Outcome:
+    try:
+        nft.commit(messages)
+    except Refused as refused:
+        return [(each.index, each.errno, each.offset) for each in refused.refusals]
+    return []
+
+
+def content(nft: Nft) -> dict[str, Content]:
+    """Everything in the tables of the strategies."""
+    found: dict[str, Content] = {}
+    for name in TABLES:
+        table = nft.find_table(NUMBER, name)
+        if table is None:
+            continue
+        rules = nft.list_rules(NUMBER, name)
+        sets = nft.list_sets(NUMBER, name)
+        found[name] = Content(
+            table.flags,
+            {
+                chain.name: (
+                    chain.base,
+                    [
+                        (rule.comment, parse_expressions(rule.expressions))
+                        for rule in rules
+                        if rule.chain == chain.name
+                    ],
+                )
+                for chain in nft.list_chains(NUMBER, name)
+            },
+            {s.name: (s.key_type, s.key_length, s.data_type, s.flags, s.size) for s in sets},
+            {
+                s.name: {
+                    key: data
+                    for part in nft.list_elements(NUMBER, name, s.name)
+                    for key, data in part
+                }
+                for s in sets
+            },
+        )
+    return found
+
+
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(transactions())
+def test_the_fake_refuses_and_keeps_what_the_kernel_does(
+    nft: Nft, batches: list[list[Request]]
+) -> None:
+    fake = NftKernel()
+    with fake.entered():
+        imitation = Nft()
+    left = [name for name in TABLES if nft.find_table(NUMBER, name)]
+    nft.commit([nft_messages.del_table(NUMBER, name) for name in left])
+    with imitation:
+        for messages in batches:
+            generations = nft.generation(), imitation.generation()
+
+            assert carry_out(imitation, messages) == carry_out(nft, messages)
+            assert content(imitation) == content(nft)
+
+            steps = nft.generation() - generations[0], imitation.generation() - generations[1]
+            assert steps[0] == steps[1]

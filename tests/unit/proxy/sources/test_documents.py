@@ -1,0 +1,192 @@
+"""Manifest files hold YAML or JSON, and everything in them has a place."""
+
+import json
+
+import pytest
+import yaml
+
+from proxy.sources import wire
+from proxy.sources.documents import Document, UnreadableError, parse
+from tests.builders import make_list, make_service, make_slice
+
+
+def _parse(text: str | bytes, *, is_json: bool = False) -> list[Document]:
+    data = text.encode() if isinstance(text, str) else text
+    return list(parse(data, is_json=is_json))
+
+
+def _names(documents: list[Document]) -> list[str]:
+    return [document.decoded.name for document in documents]
+
+
+def test_a_file_may_hold_many_documents_and_each_has_its_line() -> None:
+    text = (
+        "# web\n---\n"
+        + yaml.safe_dump(make_service("a"))
+        + "---\n---\n"
+        + yaml.safe_dump(make_slice("b"))
+    )
+
+    documents = _parse(text)
+
+    assert _names(documents) == ["a", "b"]
+    lines = text.splitlines()
+    assert [lines[document.line - 1] for document in documents] == [
+        "apiVersion: v1",
+        "addressType: IPv4",
+    ]
+    assert [document.item for document in documents] == [None, None]
+
+
+def test_items_of_a_list_are_counted() -> None:
+    text = "# all\n" + yaml.safe_dump(make_list([make_service("a"), make_service("b")]))
+
+    documents = _parse(text)
+
+    assert [(document.decoded.name, document.line, document.item) for document in documents] == [
+        ("a", 2, 1),
+        ("b", 2, 2),
+    ]
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+def test_json_is_read_whatever_the_file_is_called(is_json: bool) -> None:
+    text = "\n" + json.dumps(make_list([make_service("a"), make_slice("b")]), indent=1)
+
+    documents = _parse(text, is_json=is_json)
+
+    assert _names(documents) == ["a", "b"]
+    assert all(document.decoded.object is not None for document in documents)
+
+
+def test_yaml_in_braces_is_no_json_but_is_read() -> None:
+    text = "{apiVersion: v1, kind: Service, metadata: {name: a}}\n---\n" + yaml.safe_dump(
+        make_service("b")
+    )
+
+    assert _names(_parse(text)) == ["a", "b"]
+
+
+def test_yaml_and_json_of_one_object_mean_the_same() -> None:
+    document = make_slice()
+
+    [from_yaml] = _parse(yaml.safe_dump(document))
+    [from_json] = _parse(json.dumps(document), is_json=True)
+
+    assert from_yaml.decoded == from_json.decoded
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n---\n# nothing\n", "\ufeff"])
+def test_a_file_may_hold_nothing(text: str) -> None:
+    assert _parse(text) == []
+
+
+def test_a_byte_order_mark_is_no_content() -> None:
+    assert _names(_parse("\ufeff" + yaml.safe_dump(make_service("a")))) == ["a"]
+    assert _names(_parse("\ufeff" + json.dumps(make_service("a")), is_json=True)) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "scalar",
+    [
+        "2026-01-01T00:00:00Z",
+        "2026-01-01",
+        "10:20",
+        "1:2:3:4:5:6:7:8",
+        "190:20:30.15",
+        "=",
+        "fd00::1",
+    ],
+)
+def test_scalars_that_kubectl_reads_as_text_stay_text(scalar: str) -> None:
+    [document] = _parse(f"kind: Service\nmetadata: {{name: a, uid: {scalar}}}\n")
+
+    assert isinstance(document.decoded.object, wire.Service)
+    assert document.decoded.object.metadata is not None
+    assert document.decoded.object.metadata.uid == scalar
+    assert document.decoded.rejected == ()
+
+
+@pytest.mark.parametrize(
+    ("scalar", "number"),
+    [
+        ("80", 80),
+        ("+80", 80),
+        ("0x50", 80),
+        ("0120", 80),
+        ("0b1010000", 80),
+        ("8_0", 80),
+        ("0", 0),
+    ],
+)
+def test_numbers_are_read_as_yaml_has_them(scalar: str, number: int) -> None:
+    [document] = _parse(f"kind: Service\nspec: {{ports: [{{port: {scalar}}}]}}\n")
+
+    assert isinstance(document.decoded.object, wire.Service)
+    assert document.decoded.object.spec is not None
+    assert document.decoded.object.spec.ports == [wire.ServicePort(port=number)]
+
+
+def test_the_yaml_library_keeps_its_own_rules() -> None:
+    _parse("a: 2026-01-01\n".replace("a", "kind"))
+
+    assert not isinstance(yaml.safe_load("2026-01-01"), str)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("kind: Service\nmetadata: [\n", 3),
+        ("kind: Service\n---\nkind: Service\n\tname: x\n", 4),
+        ("kind: Service\n---\n- 1\n", 3),
+        ("kind: Service\n---\ntext\n", 3),
+        ("kind: Service\n---\nkind: !!int x\n", 3),
+        ("kind: Service\n---\nkind: !!timestamp x\n", 3),
+        ("kind: Service\n---\nkind: !!python/object:os.system x\n", 3),
+        ("kind: Service\n---\nkind: *nobody\n", 3),
+        ("kind: Service\n---\n{[]: 1}\n", 3),
+        ("kind: Service\nport: " + "9" * 5000 + "\n", 1),
+        ("kind: Service\n---\nx: " + "[" * 100_000 + "]" * 100_000, None),
+        ("kind: Service\n---\n" + "- " * 100_000, None),
+    ],
+)
+def test_a_fault_in_yaml_is_told_with_its_line(text: str, line: int | None) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        _parse(text)
+
+    assert caught.value.line == line
+    assert str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_sensible_nesting_is_no_fault() -> None:
+    assert _names(_parse("kind: Service\nmetadata: {name: a}\nx: " + "[" * 400 + "]" * 400)) == [
+        "a"
+    ]
+
+
+def test_depth_is_counted_from_the_document_not_from_the_file() -> None:
+    document = "kind: Service\nmetadata: {name: a}\nx: " + "[" * 400 + "]" * 400 + "\n"
+
+    assert _names(_parse(f"{document}---\n{document}")) == ["a", "a"]
+
+
+def test_bytes_that_are_no_text_are_a_fault() -> None:
+    with pytest.raises(UnreadableError):
+        _parse(b"kind: \xff\xfe\n")
+    with pytest.raises(UnreadableError):
+        _parse(b'{"kind": "\xff"}', is_json=True)
+    with pytest.raises(UnreadableError):
+        _parse("kind: a\x00b\n")
+
+
+def test_a_fault_in_json_is_told_with_its_line() -> None:
+    with pytest.raises(UnreadableError) as caught:
+        _parse('{\n "kind": "Service",\n "metadata": nil\n}', is_json=True)
+
+    assert caught.value.line == 3
+
+
+def test_a_json_file_is_not_taken_for_yaml() -> None:
+    with pytest.raises(UnreadableError):
+        _parse("kind: Service\n", is_json=True)
