@@ -116,6 +116,7 @@ class _Draft:
         self._layout = layout
         self._sets: dict[tuple[Family, str], _Values] = {}
         self._chains: dict[tuple[Family, str], None] = {}
+        self._has_withdrawn = False
         self.reference_changes: dict[tuple[Family, str, bytes], int] = {}
 
     def values(self, family: Family, set_name: str) -> _Values:
@@ -146,6 +147,7 @@ class _Draft:
         keep = {frontend.target.services_key for frontend in kept}
         for target in targets:
             if target.services_key not in keep:
+                self._has_withdrawn = True
                 gone = (_ABSENT, owner)
                 self.values(owner.family, SERVICES)[target.services_key] = gone
                 self.values(owner.family, REFUSED)[target.services_key] = gone
@@ -161,8 +163,8 @@ class _Draft:
         old = list(_consecutive(facts.get(set_name, {}), target.slots_prefix))
         slots = self.values(family, set_name)
         for number, data in enumerate(assign_slots(old, frontend.pool)):
-            # Nothing is asked for what is there, unless another frontend of this plan has withdrawn it.
-            if number >= len(old) or old[number] != data or slots:
+            # What is there needs no asking for, unless this plan has withdrawn it for someone else.
+            if number >= len(old) or old[number] != data or self._has_withdrawn:
                 slots[slot_key(target.slots_prefix, number)] = (data, owner)
         for number in range(target.slots, len(old)):
             slots[slot_key(target.slots_prefix, number)] = (_ABSENT, owner)

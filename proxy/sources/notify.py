@@ -52,6 +52,7 @@ class PathWatch:
         self._path = path
         self._is_wanted = is_wanted
         self._inotify = INotify(nonblocking=True)
+        self._is_directory = False
         self._inside = -1
         # Watch descriptor to the one name that matters there; None if all do.
         self._outside: dict[int, str | None] = {}
@@ -68,7 +69,8 @@ class PathWatch:
         old = {self._inside, *self._outside}
         path = self._path
         self._outside = {}
-        if path.is_dir():
+        self._is_directory = path.is_dir()
+        if self._is_directory:
             self._inside = self._add(path, _INSIDE)
             self._add_outside(path.parent, _OUTSIDE, path.name)
         else:
@@ -100,7 +102,8 @@ class PathWatch:
             return True
         if event.wd != self._inside:
             return False
-        if event.mask & _LOST:
+        has_become_directory = not self._is_directory and self._path.is_dir()
+        if event.mask & _LOST or (has_become_directory and event.name == self._path.name):
             return True
         file = self._file(event.name)
         if file is None:
@@ -116,7 +119,7 @@ class PathWatch:
         return False
 
     def _file(self, name: str) -> str | None:
-        if self._path.is_dir():
+        if self._is_directory:
             return str(self._path / name) if self._is_wanted(name) else None
         return str(self._path) if name == self._path.name else None
 
@@ -124,7 +127,7 @@ class PathWatch:
         """Whether the entry is a link by which files change all at once, as `..data` in a mounted ConfigMap."""
         if not event.mask & (flags.CREATE | flags.MOVED_TO):
             return False
-        directory = self._path if self._path.is_dir() else self._path.parent
+        directory = self._path if self._is_directory else self._path.parent
         return Path(directory, event.name).is_symlink()
 
     def _add_outside(self, directory: Path, mask: int, name: str | None) -> None:
