@@ -13,7 +13,7 @@ What keeps every live frontend answered (see proxy.backend, L5):
 - Everything is one transaction. A packet in flight that finds a slot empty draws another one (see `layout`).
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from backends.nftables.belief import Observed, TableFacts
@@ -33,7 +33,13 @@ from backends.nftables.model import (
     Target,
     Transaction,
 )
-from backends.nftables.render import RenderedFrontend, render_frontends, render_shared, slot_key
+from backends.nftables.render import (
+    RenderedFrontend,
+    render_frontends,
+    render_shared,
+    slot_key,
+    slot_range,
+)
 from proxy.desired import DesiredPort
 from proxy.model import Family, PortKey
 
@@ -112,8 +118,16 @@ class _Draft:
     """The values elements should have, collected before they are compared with belief."""
 
     def __init__(self, observed: Observed, layout: Layout) -> None:
-        self._observed = observed
         self._layout = layout
+        self._references = observed.references
+        self._rebuild = tuple(
+            [
+                family
+                for family in layout.families
+                if needs_rebuild(observed.tables[family], layout.sets(family))
+            ]
+        )
+        self._facts = observed.tables | {family: TableFacts() for family in self._rebuild}
         self._sets: dict[tuple[Family, str], _Values] = {}
         self._chains: dict[tuple[Family, str], None] = {}
         self._has_withdrawn = False
@@ -132,7 +146,7 @@ class _Draft:
                 reference = (owner.family, set_name, member)
                 total = self.reference_changes.get(reference, 0) + change
                 self.reference_changes[reference] = total
-                left = self._observed.references.get(reference, 0) + total
+                left = self._references.get(reference, 0) + total
                 self.values(owner.family, set_name)[member] = (
                     None if left > 0 else _ABSENT,
                     owner,
@@ -159,13 +173,16 @@ class _Draft:
         """Ask for a frontend: its verdict and its slots, leaving in place the slots that can stay."""
         family, target = owner.family, frontend.target
         set_name = ENDPOINTS[target.protocol]
-        facts = self._observed.tables[family].elements
-        old = list(_consecutive(facts.get(set_name, {}), target.slots_prefix))
+        facts = self._facts[family].elements
+        old = _believed_slots(facts.get(set_name, {}), target)
+        changes = changed_slots(old, frontend.pool)
+        if (
+            self._has_withdrawn
+        ):  # perhaps these very slots, which this plan has found another owner for
+            changes = dict(enumerate(old[: target.slots])) | changes
         slots = self.values(family, set_name)
-        for number, data in enumerate(assign_slots(old, frontend.pool)):
-            # What is there needs no asking for, unless this plan has withdrawn it for someone else.
-            if number >= len(old) or old[number] != data or self._has_withdrawn:
-                slots[slot_key(target.slots_prefix, number)] = (data, owner)
+        for number, data in changes.items():
+            slots[slot_key(target.slots_prefix, number)] = (data, owner)
         for number in range(target.slots, len(old)):
             slots[slot_key(target.slots_prefix, number)] = (_ABSENT, owner)
         refused = None if frontend.is_refused else _ABSENT
@@ -182,23 +199,22 @@ class _Draft:
 
     def transactions(self) -> tuple[Transaction, ...]:
         """Compare what is wanted with what is believed."""
-        rebuild, tables, sets, chains = self._skeleton()
+        tables, sets, chains = self._skeleton()
         for family, name in self._chains:
             spec = self._layout.chain(family, name)
-            if family in rebuild or self._observed.tables[family].chains.get(name) != spec.facts:
+            if self._facts[family].chains.get(name) != spec.facts:
                 chains.append((family, spec))
         deletes: list[Batch] = []
         adds: list[Batch] = []
         for (family, set_name), values in self._sets.items():
-            believed = self._observed.tables[family].elements.get(set_name, {})
-            gone, new = _differences(values, {} if family in rebuild else believed)
+            gone, new = _differences(values, self._facts[family].elements.get(set_name, {}))
             if gone:
                 deletes.append(Batch(family, set_name, tuple(gone)))
             if new:
                 adds.append(Batch(family, set_name, tuple(new)))
         only = Transaction(
-            rebuild=rebuild,
-            tables=tables,
+            rebuild=self._rebuild,
+            tables=tuple(tables),
             sets=tuple(sets),
             chains=tuple(chains),
             deletes=tuple(deletes),
@@ -208,22 +224,13 @@ class _Draft:
 
     def _skeleton(
         self,
-    ) -> tuple[
-        tuple[Family, ...],
-        tuple[Family, ...],
-        list[tuple[Family, SetSpec]],
-        list[tuple[Family, ChainSpec]],
-    ]:
-        """Return what the fixed part of our tables lacks: tables to rebuild, tables, sets and chains."""
-        rebuild: list[Family] = []
+    ) -> tuple[list[Family], list[tuple[Family, SetSpec]], list[tuple[Family, ChainSpec]]]:
+        """Return what the fixed part of our tables lacks: tables, sets and chains."""
         tables: list[Family] = []
         sets: list[tuple[Family, SetSpec]] = []
         chains: list[tuple[Family, ChainSpec]] = []
         for family in self._layout.families:
-            facts = self._observed.tables[family]
-            if needs_rebuild(facts, self._layout.sets(family)):
-                rebuild.append(family)
-                facts = TableFacts()
+            facts = self._facts[family]
             if not facts.is_present:
                 tables.append(family)
             sets += [(family, s) for s in self._layout.sets(family) if s.name not in facts.sets]
@@ -232,7 +239,7 @@ class _Draft:
                 for spec in self._layout.skeleton(family)
                 if facts.chains.get(spec.name) != spec.facts
             ]
-        return tuple(rebuild), tuple(tables), sets, chains
+        return tables, sets, chains
 
 
 def needs_rebuild(facts: TableFacts, specs: Iterable[SetSpec]) -> bool:
@@ -257,27 +264,36 @@ def _differences(
     return gone, new
 
 
-def assign_slots(old: Sequence[bytes], pool: Sequence[bytes]) -> list[bytes]:
-    """Distribute a pool over its slots so that whatever can stay in its slot stays.
+def changed_slots(old: Sequence[bytes], pool: Sequence[bytes]) -> dict[int, bytes]:
+    """Return what to write into which slots so that a pool fills the first of them.
 
-    `old` are the slots as they are, `pool` the distinct endpoints wanted; returns one for each slot.
+    `old` are the slots as they are, `pool` the distinct endpoints wanted. What can stay in its slot stays.
     """
-    missing = dict.fromkeys(pool)
-    slots: list[bytes | None] = [None] * len(pool)
-    for number, data in enumerate(old[: len(pool)]):
-        if data in missing:
-            slots[number] = data
-            del missing[data]
-    newcomers = iter(missing)
-    return [next(newcomers) if data is None else data for data in slots]
+    size = len(pool)
+    wanted = set(pool)
+    staying: set[bytes] = set()
+    holes: list[int] = []
+    for number, data in enumerate(old[:size]):
+        if data in wanted and data not in staying:
+            staying.add(data)
+        else:
+            holes.append(number)
+    holes += range(min(len(old), size), size)
+    return dict(zip(holes, [data for data in pool if data not in staying], strict=True))
 
 
-def slot_keys(target: Target) -> Iterator[bytes]:
-    return (slot_key(target.slots_prefix, number) for number in range(target.slots))
+def slot_keys(target: Target) -> list[bytes]:
+    """Return the keys of all slots a frontend occupies."""
+    return [slot_key(target.slots_prefix, number) for number in range(target.slots)]
 
 
-def _consecutive(elements: Mapping[bytes, Data], prefix: bytes) -> Iterator[bytes]:
-    number = 0
-    while isinstance(data := elements.get(slot_key(prefix, number)), bytes):
-        yield data
-        number += 1
+def _believed_slots(elements: Mapping[bytes, Data], target: Target) -> list[bytes]:
+    """Return the slots from 0 on that we believe full, usually one more or less than wanted."""
+    found: list[bytes] = []
+    block = target.slots + 2
+    while True:
+        for key in slot_range(target.slots_prefix, len(found), block):
+            data = elements.get(key)
+            if not isinstance(data, bytes):
+                return found
+            found.append(data)

@@ -39,6 +39,13 @@ def slot_key(prefix: bytes, number: int) -> bytes:
     return prefix + struct.pack("=I", number)
 
 
+def slot_range(prefix: bytes, start: int, count: int) -> list[bytes]:
+    """Return the keys of consecutive slots."""
+    if start + count <= len(_SLOT_NUMBERS):
+        return [prefix + number for number in _SLOT_NUMBERS[start : start + count]]
+    return [slot_key(prefix, number) for number in range(start, start + count)]
+
+
 def render_frontends(port: DesiredPort) -> tuple[RenderedFrontend, ...]:
     """Render the cluster IP, the frontend this backend serves so far."""
     protocol = port.key.name.protocol
