@@ -37,10 +37,17 @@ _OTHER_BASES: Final = (
 _DESTINATION: Final = Payload(header=PayloadBase.NETWORK, offset=16, length=4)
 _FAMILY: Final = NFPROTO_IPV4
 
-_tables: Final = st.sampled_from([*["t"] * 8, "u"])
-_chains: Final = st.sampled_from([*CHAINS, *CHAINS, BASE_CHAIN, MISSING])
-_sets: Final = st.sampled_from([*SETS, *SETS, MISSING])
-_keys: Final = st.integers(0, 5).map(lambda number: number.to_bytes(4, "big"))
+_tables: Final = st.sampled_from([*["t"] * 20, "u"])
+_chains: Final = st.sampled_from([*CHAINS * 5, BASE_CHAIN, BASE_CHAIN, MISSING])
+_sets: Final = st.sampled_from([*SETS * 5, MISSING])
+_KEYS: Final = tuple([number.to_bytes(4, "big") for number in range(6)])
+_keys: Final = st.sampled_from(_KEYS)
+_MISFITS: Final = (
+    nft_elements.pack_data_element(_KEYS[0], bytes(8)),
+    nft_elements.pack_key_element(bytes(8)),
+    nft_elements.pack_data_element(bytes(2), bytes(4)),
+    nft_elements.pack_key_element(b""),
+)
 
 
 def _chain(table: str, name: str, base: BaseChain | None) -> Request:
@@ -65,6 +72,15 @@ FURNISHED: Final[list[Request]] = [
     *[_chain("t", name, None) for name in CHAINS],
     _chain("t", BASE_CHAIN, _BASE),
     *[_set("t", name) for name in SETS],
+    *nft_elements.new_elements(
+        _FAMILY, "t", "members", [nft_elements.pack_key_element(key) for key in _KEYS[:4]]
+    ),
+    *nft_elements.new_elements(
+        _FAMILY, "t", "data", [nft_elements.pack_data_element(key, bytes(4)) for key in _KEYS[:4]]
+    ),
+    *nft_elements.new_elements(
+        _FAMILY, "t", "verdicts", [nft_elements.pack_verdict_element(_KEYS[0], "b")]
+    ),
 ]
 """What most transactions presuppose."""
 
@@ -72,7 +88,7 @@ FURNISHED: Final[list[Request]] = [
 @st.composite
 def _chain_messages(draw: st.DrawFn) -> Request:
     table, name = draw(_tables), draw(_chains)
-    make = draw(st.sampled_from(["new", "new", "other", "flush", "del"]))
+    make = draw(st.sampled_from(["new", "new", "other", "flush", "del", "del", "del"]))
     if make == "flush":
         return nft_messages.flush_chain(_FAMILY, table, name)
     if make == "del":
@@ -87,12 +103,12 @@ def _rules(draw: st.DrawFn) -> Request:
     later = CHAINS[CHAINS.index(name) + 1 :] if name in CHAINS else CHAINS
     expressions: list[Expression] = []
     if draw(st.booleans()):
-        looked_up = draw(st.sampled_from(["members", "data", MISSING]))
+        looked_up = draw(st.sampled_from(["members", "members", "data", "data", MISSING]))
         expressions += [_DESTINATION, Lookup(looked_up)]
     if name in (BASE_CHAIN, "a") and draw(st.booleans()):
         expressions += [_DESTINATION, Lookup("verdicts", data_register=REG_VERDICT)]
     elif draw(st.booleans()):
-        to = draw(st.sampled_from([*later, *later, BASE_CHAIN, MISSING]))
+        to = draw(st.sampled_from([*later * 5, BASE_CHAIN, MISSING]))
         expressions.append(
             Verdict(draw(st.sampled_from([VerdictCode.JUMP, VerdictCode.GOTO])), to)
         )
@@ -112,33 +128,27 @@ def _set_messages(draw: st.DrawFn) -> Request:
 @st.composite
 def _element_messages(draw: st.DrawFn) -> Request:
     table, name = draw(_tables), draw(_sets)
-    keys = draw(st.lists(_keys, min_size=1, max_size=4))
-    if draw(st.sampled_from([False, False, True])):
+    keys = draw(st.lists(_keys, min_size=1, max_size=3))
+    if draw(st.booleans()):
         packed = [nft_elements.pack_key_element(key) for key in keys]
         return nft_elements.del_elements(_FAMILY, table, name, packed)[0]
     packed = [draw(_elements(name, key)) for key in keys]
     return nft_elements.new_elements(_FAMILY, table, name, packed)[0]
 
 
-def _elements(set_name: str, key: bytes) -> st.SearchStrategy[bytes]:
+@st.composite
+def _elements(draw: st.DrawFn, set_name: str, key: bytes) -> bytes:
     """Return an element for such a set, now and then one that does not belong there."""
-    plain = st.just(nft_elements.pack_key_element(key))
-    data = st.sampled_from([bytes(4), b"\1\1\1\1"]).map(
-        lambda value: nft_elements.pack_data_element(key, value)
-    )
-    verdicts = st.sampled_from(["b", "c", "b", "c", BASE_CHAIN, MISSING]).map(
-        lambda chain: nft_elements.pack_verdict_element(key, chain)
-    )
-    wrong = st.sampled_from(
-        [
-            nft_elements.pack_data_element(key, bytes(8)),
-            nft_elements.pack_key_element(key + key),
-            nft_elements.pack_data_element(key[:2], bytes(4)),
-            nft_elements.pack_key_element(b""),
-        ]
-    )
-    fitting = {"data": data, "verdicts": verdicts}.get(set_name, plain)
-    return st.one_of(fitting, fitting, fitting, fitting, plain, data, verdicts, wrong)
+    kind = draw(st.sampled_from([*[set_name] * 12, *SETS, "wrong"]))
+    if kind == "data":
+        value = draw(st.sampled_from([bytes(4), bytes(4), b"\1\1\1\1"]))
+        return nft_elements.pack_data_element(key, value)
+    if kind == "verdicts":
+        chain = draw(st.sampled_from([*["b"] * 5, *["c"] * 5, BASE_CHAIN, MISSING]))
+        return nft_elements.pack_verdict_element(key, chain)
+    if kind == "wrong":
+        return draw(st.sampled_from(_MISFITS))
+    return nft_elements.pack_key_element(key)
 
 
 @st.composite
@@ -149,18 +159,17 @@ def _table_messages(draw: st.DrawFn) -> Request:
     return nft_messages.new_table(_FAMILY, name, is_dormant=draw(st.booleans()))
 
 
-_messages: Final = st.one_of(
-    _element_messages(),
-    _element_messages(),
-    _element_messages(),
-    _chain_messages(),
-    _rules(),
-    _set_messages(),
-    st.one_of(_element_messages(), _table_messages()),
+_KINDS: Final = (
+    *[_element_messages()] * 10,
+    *[_chain_messages()] * 4,
+    *[_rules()] * 3,
+    *[_set_messages()] * 2,
+    _table_messages(),
 )
+_messages: Final = st.sampled_from(_KINDS).flatmap(lambda kind: kind)
 
 
 def transactions() -> st.SearchStrategy[list[list[Request]]]:
     """Return transactions to be carried out one after the other; the first makes what the others presuppose."""
-    later = st.lists(st.lists(_messages, min_size=1, max_size=5), min_size=1, max_size=8)
+    later = st.lists(st.lists(_messages, min_size=1, max_size=3), min_size=1, max_size=8)
     return later.map(lambda some: [FURNISHED, *some])

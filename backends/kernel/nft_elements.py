@@ -165,7 +165,7 @@ def _split(elements: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     start = size = 0
     for position, element in enumerate(elements):
         size += len(element)
-        if size > _MAX_CONTENT and position > start:
+        if size > _MAX_CONTENT:
             yield elements[start:position]
             start, size = position, len(element)
     if start < len(elements):

@@ -19,7 +19,7 @@ from proxy.model import Family, PortKey
 
 
 class TableFacts:
-    """Belief about one table."""
+    """Belief about one table. One that is dormant counts as not present: no packet sees it, and adding it wakes it."""
 
     def __init__(self) -> None:
         self.is_present = False
@@ -31,7 +31,8 @@ class TableFacts:
 class Observed:
     """Belief about everything we own, and which ServicePort occupies what.
 
-    `references` counts how many ServicePorts need an element that several may share.
+    `references` counts how many ServicePorts need an element that several may share, `holders` says which
+    one occupies a frontend: after one has moved, its former owner must not take it down.
     `generation` is the ruleset generation our belief stands for, `commits` how many of them were ours.
     `is_rebuild_due`: a table has sets of another shape and must be made anew as a whole.
     """
@@ -49,6 +50,7 @@ class Observed:
         self.is_rebuild_due = is_rebuild_due
         self.rendered: dict[PortKey, Rendered] = {}
         self.references: dict[tuple[Family, str, bytes], int] = {}
+        self.holders: dict[tuple[Family, bytes], PortKey] = {}
 
     def fold(self, transaction: Transaction) -> None:
         """Take in a transaction that the kernel has confirmed."""
@@ -80,10 +82,15 @@ class Observed:
     def occupy(self, plan: NftPlan) -> None:
         """Note what ServicePorts occupy now that a plan has taken effect."""
         for key, rendered in plan.rendered.items():
-            if rendered is None:
-                self.rendered.pop(key, None)
-            else:
+            old = self.rendered.pop(key, None)
+            for target in old.targets if old else ():
+                if self.holders.get((key.family, target.services_key)) == key:
+                    del self.holders[key.family, target.services_key]
+            if rendered is not None:
                 self.rendered[key] = rendered
+        for key, rendered in plan.rendered.items():
+            for target in rendered.targets if rendered else ():
+                self.holders[key.family, target.services_key] = key
         for reference, change in plan.references.items():
             left = self.references.get(reference, 0) + change
             if left:

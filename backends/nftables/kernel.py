@@ -14,6 +14,7 @@ from proxy.model import Family, PortKey
 from proxy.netlink.socket import DumpInterrupted
 
 _READ_ATTEMPTS: Final = 20
+_DORMANT: Final = 1  # NFT_TABLE_F_DORMANT
 
 
 class RefusedElements(KernelError):  # noqa: N818 - reads as a fact in `except`
@@ -81,9 +82,10 @@ def read_table(nft: Nft, family: Family) -> TableFacts:
 def read_structure(nft: Nft, family: Family) -> TableFacts:
     """Read one of our tables without the elements. Raises DumpInterrupted."""
     facts, number = TableFacts(), messages.NUMBERS[family]
-    if nft.find_table(number, TABLE) is None:
+    table = nft.find_table(number, TABLE)
+    if table is None:
         return facts
-    facts.is_present = True
+    facts.is_present = not table.flags & _DORMANT
     comments: dict[str, list[str]] = {}
     for rule in nft.list_rules(number, TABLE):
         comments.setdefault(rule.chain, []).append(rule.comment)
@@ -91,7 +93,12 @@ def read_structure(nft: Nft, family: Family) -> TableFacts:
         facts.chains[chain.name] = ChainFacts(chain.base, tuple(comments.get(chain.name, ())))
     for found in nft.list_sets(number, TABLE):
         facts.sets[found.name] = SetFacts(
-            found.flags, found.key_type, found.key_length, found.data_type, found.data_length
+            found.flags,
+            found.key_type,
+            found.key_length,
+            found.data_type,
+            found.data_length,
+            found.size,
         )
     return facts
 

@@ -40,14 +40,12 @@ class Messages(NamedTuple):
     elements: list[tuple[Element, ...]]
 
     def element_at(self, index: int, offset: int | None) -> Element | None:
-        """Return the element the kernel blames, by message and offset; None if it blames something else."""
+        """Return the element the kernel blames, by message and offset; None if it blames something else or nothing."""
         elements = self.elements[index]
-        position = (
-            nft_elements.element_at(self.requests[index], offset) if offset is not None else None
-        )
-        if position is None:
+        if offset is None:
             return elements[0] if len(elements) == 1 else None
-        return elements[position]
+        position = nft_elements.element_at(self.requests[index], offset)
+        return None if position is None else elements[position]
 
 
 def pack(transaction: Transaction, table: str = TABLE) -> Messages:
@@ -66,13 +64,18 @@ def pack(transaction: Transaction, table: str = TABLE) -> Messages:
     for batch in transaction.adds:
         packed = [pack_element(e.key, e.data) for e in batch.elements]
         _extend(messages, nft_elements.new_elements, table, batch, packed)
+    # What goes may refer to each other: rules to chains and sets, elements of sets to chains.
     last = [
-        nft_messages.del_chain(NUMBERS[family], table, name)
+        nft_messages.flush_chain(NUMBERS[family], table, name)
         for family, name in transaction.gone_chains
     ]
     last += [
         nft_messages.del_set(NUMBERS[family], table, name)
         for family, name in transaction.gone_sets
+    ]
+    last += [
+        nft_messages.del_chain(NUMBERS[family], table, name)
+        for family, name in transaction.gone_chains
     ]
     messages.requests.extend(last)
     messages.elements.extend([()] * len(last))

@@ -79,13 +79,14 @@ class ChainSpec(NamedTuple):
 
 
 class SetFacts(NamedTuple):
-    """What identifies a set or map: the kernel's numbers for key and data."""
+    """What identifies a set or map: the kernel's numbers for key and data. Ours have no limit (`size` 0)."""
 
     flags: int
     key_type: int
     key_length: int
     data_type: int | None
     data_length: int
+    size: int = 0
 
 
 class SetSpec(NamedTuple):

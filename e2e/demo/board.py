@@ -1,6 +1,7 @@
 """The lines that the demo shows, made from what was counted. Pure: where they go is the screen's business."""
 
 import statistics
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from e2e.demo.slices import Pod
 from e2e.demo.tally import Failed, Tally
 
 INDENT = "      "
+PROMISED_PACE = 200
 _LISTED_FAILURES = 10
 
 
@@ -33,7 +35,7 @@ def bars(rows: Sequence[Row], tally: Tally, width: int, *, has_blocks: bool) -> 
     """A bar for each pod: its share of all answers, and their number; then the count of connections."""
     total = max(1, sum(row.answers for row in rows))
     room = max(5, width - len(INDENT) - 34)
-    head = f"{'POD':<7} {'ZONE':<7} {'IN SLICES':<11} ANSWERS IN THE LAST SECOND"
+    head = f"{'POD':<7} {'ZONE':<7} {'LISTED AS':<11} ANSWERS IN THE LAST SECOND"
     return [
         [Piece(INDENT + head, "dim")],
         *(
@@ -46,6 +48,14 @@ def bars(rows: Sequence[Row], tally: Tally, width: int, *, has_blocks: bool) -> 
         ),
         [Piece(f"{INDENT}so far {tally.total:,} connections, "), _failed(len(tally.failures))],
     ]
+
+
+def wrapped(text: str, width: int, *, ending: str = "") -> list[str]:
+    """A paragraph in lines. Options, addresses and paths stay whole; `ending` stands after each line but the last."""
+    lines = textwrap.wrap(
+        text, width - len(ending), break_on_hyphens=False, break_long_words=False
+    )
+    return [line + ending for line in lines[:-1]] + lines[-1:]
 
 
 def measured(what: str, until: str, seconds: float) -> Line:
@@ -75,22 +85,31 @@ def failures(failed: Sequence[Failed], begun_s: float) -> list[Line]:
 
 
 def latencies(seconds: Sequence[float]) -> Line:
-    """All changes that brought a new pod, in one line."""
+    """All changes that brought a pod, in one line."""
     middle, longest = statistics.median(seconds) * 1000, max(seconds) * 1000
     return [
-        Piece(f"Change to first answer of a new pod, {len(seconds)} times: "),
-        Piece(f"median {middle:.0f} ms, longest {longest:.0f} ms", "bold"),
+        Piece(f"{len(seconds)} changes brought a pod; it first answered "),
+        Piece(f"{middle:.0f} ms (median) to {longest:.0f} ms", "bold"),
+        Piece(" later"),
     ]
 
 
-def pace(tally: Tally, begun_s: float, ended_s: float) -> Line:
-    """How many connections were begun in each second, between two times."""
-    average = tally.total / max(ended_s - begun_s, 0.001)
-    slowest = tally.slowest_second(begun_s, ended_s)
+def pace(tally: Tally) -> Line:
+    """How many connections were begun in each second."""
+    average, slowest = tally.pace()
+    numbers = f"{average:.0f} on average, {slowest} in the slowest second"
+    if slowest >= PROMISED_PACE:
+        return [Piece("New connections per second: "), Piece(numbers, "bold")]
     return [
         Piece("New connections per second: "),
-        Piece(f"{average:.0f} on average, {slowest} in the slowest second", "bold"),
+        Piece(f"{numbers}, below {PROMISED_PACE}: this machine is busy", "yellow"),
     ]
+
+
+def verdict(tally: Tally) -> Line:
+    """The last line."""
+    failed = len(tally.failures)
+    return [Piece(f"{failed} failed connections of {tally.total}", "red" if failed else "green")]
 
 
 def answers_by_pod(answers: dict[str, Counter[str]]) -> Counter[str]:

@@ -11,7 +11,7 @@ from e2e.demo.clients import Clients
 from e2e.demo.daemon import Daemon
 from e2e.demo.interruption import Interruption
 from e2e.demo.network import Network
-from e2e.demo.screen import Line, Screen
+from e2e.demo.screen import Line, Piece, Screen
 from e2e.demo.slices import Listing, Pod
 from e2e.demo.tally import Tally
 from e2e.topology import Host
@@ -21,7 +21,7 @@ _TICK_S = 0.05
 _REDRAW_S = 0.1
 _EFFECT_LIMIT_S = 8.0
 # at its rate, every client meets every pod many times in this time
-_SETTLED_S = 0.4
+_SETTLED_S = 0.25
 _FAST_WATCH_S = 0.2
 
 
@@ -48,7 +48,6 @@ class Stage:
         self.screen = screen
         self.tally = Tally()
         self.hosts = hosts
-        self.load_begun_s = self.load_ended_s = 0.0
         self._clients: Clients | None = None
         self.latencies_s: list[float] = []
         self.begun_s = time.monotonic()
@@ -57,6 +56,7 @@ class Stage:
         self._interruption = interruption
         self._is_fast = is_fast
         self._drawn_s = 0.0
+        self._is_gap_due = False
         listed = slices.listed_pods(self._slices)
         self._started = len(listed)
         self._running = {pod.name: pod for pod in listed}
@@ -66,6 +66,10 @@ class Stage:
     def pods(self) -> list[Pod]:
         """The pods that run, oldest first."""
         return list(self._running.values())
+
+    def pods_but(self, *others: Pod) -> list[Pod]:
+        """The pods that run, without these."""
+        return [pod for pod in self.pods if pod not in others]
 
     def start_pod(self, node: str) -> Pod:
         """A new pod of the service, which no slice lists yet."""
@@ -98,14 +102,12 @@ class Stage:
 
     def begin_load(self) -> None:
         """Have the clients ask, from now until `end_load`."""
-        self.load_begun_s = time.monotonic()
         self._clients = Clients(self.hosts, self.tally)
 
     def end_load(self) -> None:
         """Let the connections in flight end, and count them. Raises TopologyError if a client broke."""
         clients, self._clients = self._clients, None
         if clients is not None:
-            self.load_ended_s = time.monotonic()
             clients.stop()
 
     def until(self, is_true: Callable[[], bool], complaint: str) -> None:
@@ -165,17 +167,26 @@ class Stage:
 
     def title(self, number: int, count: int, text: str) -> None:
         """Begin a step."""
+        self._is_gap_due = True
         elapsed_s = time.monotonic() - self.begun_s
-        self.screen.print("")
-        self.screen.print(*board.heading(number, count, text, elapsed_s, self.screen.width))
+        self.tell(board.heading(number, count, text, elapsed_s, self.screen.width))
 
-    def say(self, text: str) -> None:
-        """Tell something."""
-        self.screen.print(board.INDENT + text)
+    def say(self, text: str, *, ending: str = "") -> None:
+        """Tell something in words. `ending` stands at the end of each line but the last."""
+        room = self.screen.width - len(board.INDENT)
+        for line in board.wrapped(text, room, ending=ending):
+            self.tell([Piece(board.INDENT + line)])
 
     def measured(self, what: str, until: str, seconds: float) -> None:
         """Tell what was done, and how long it took."""
-        self.screen.print(*board.measured(what, until, seconds))
+        self.tell(board.measured(what, until, seconds))
+
+    def tell(self, line: Line) -> None:
+        """Print a line, apart from what was shown before."""
+        if self._is_gap_due:
+            self.screen.print()
+            self._is_gap_due = False
+        self.screen.print(*line)
 
     def joined(self, what: str, pod: Pod, since_s: float) -> None:
         """Wait for the pod's first answer after the change, and tell how long it took."""
@@ -200,6 +211,7 @@ class Stage:
         lines = explanation.trim(text, self.screen.width - len(board.INDENT) - 2)
         for line in board.explained(SERVICE, lines):
             self.screen.print(*line)
+        self._is_gap_due = True
 
     def _bars(self) -> list[Line]:
         now_s = time.monotonic()
@@ -209,4 +221,4 @@ class Stage:
 
     def _state(self, pod: Pod) -> str:
         listing = self._listings.get(pod.name)
-        return listing.state if listing else "not listed"
+        return listing.state if listing else "-"

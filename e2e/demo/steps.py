@@ -6,7 +6,6 @@ there fails, and is counted.
 """
 
 import shlex
-import textwrap
 import time
 from collections.abc import Callable, Sequence
 
@@ -24,89 +23,91 @@ def play(stage: Stage) -> None:
 
 def start(stage: Stage) -> None:
     """From nothing to three pods that answer; the load begins here."""
-    arguments = ["sliceproxy", *stage.daemon.arguments]
-    for line in textwrap.wrap(
-        shlex.join(arguments), stage.screen.width - 8, break_on_hyphens=False
-    ):
-        stage.say(line)
+    command = shlex.join(["sliceproxy", *stage.daemon.arguments])
+    stage.say(f"$ {command}", ending=" \\")
     started_s = stage.daemon.start()
     operations = operations_when_synced(stage)
     stage.measured("daemon started", "says it is ready after", time.monotonic() - started_s)
-    stage.say(f"It wrote {operations} objects to the kernel. From here on the clients ask.")
+    stage.say(f"It made {operations} objects in the kernel. To see them meanwhile:")
+    stage.say(f"ip netns exec {stage.network.home.namespace.name} nft list ruleset")
     begun_s = time.monotonic()
     stage.begin_load()
     stage.until_only(*stage.pods, since_s=begun_s)
-    stage.watch(2.0)
+    stage.watch(3.0)
     stage.show()
 
 
 def roll_out(stage: Stage) -> None:
     """Each pod is replaced by a new one on the same node: in first, then out."""
+    stage.say("As a Deployment does it: the new pod is listed, then the old one is not.")
     for old in stage.pods:
         new = stage.start_pod(old.node)
         joined_s = stage.change(ready=[new])
         stage.joined(f"{new.name} joins in {new.zone}", new, joined_s)
         stage.until_only(*stage.pods, since_s=joined_s)
+        stage.watch(0.5)
         left_s = stage.change(gone=[old])
-        remaining = [pod for pod in stage.pods if pod != old]
-        stage.until_only(*remaining, since_s=left_s)
+        stage.until_only(*stage.pods_but(old), since_s=left_s)
         stage.left(f"{old.name} leaves", old, left_s)
         stage.stop_pods(old)
-    stage.watch(1.5)
+    stage.watch(2.0)
     stage.show()
 
 
 def drain(stage: Stage) -> None:
     """A terminating pod gets nothing new, but what is open goes on until the pod ends."""
+    stage.say("A pod that was told to end is listed as terminating, and still serves.")
     leaving = pod_in(stage, "zone-b")
-    others = [pod for pod in stage.pods if pod != leaving]
     with converse_with(leaving, stage.hosts, stage.tally) as conversation:
         terminating_s = stage.change(terminating=[leaving])
-        stage.until_only(*others, since_s=terminating_s)
+        stage.until_only(*stage.pods_but(leaving), since_s=terminating_s)
         stage.left(f"{leaving.name} is terminating", leaving, terminating_s)
-        stage.watch(1.5)
+        stage.watch(2.0)
         stage.show()
         gone_s = stage.change(gone=[leaving])
-        stage.until_only(*others, since_s=gone_s)
+        stage.until_only(*stage.pods_but(leaving), since_s=gone_s)
         try:
             conversation.ask()
         except OSError as error:
             raise StepFailedError(
                 f"an open connection to {leaving.name} broke: {error}"
             ) from error
-        stage.say(f"{leaving.name} left the slices; a connection opened before is still answered.")
+        stage.say(f"{leaving.name} is gone from the slices; a connection from before still works.")
     stage.stop_pods(leaving)
 
 
 def empty_zone(stage: Stage) -> None:
     """Hints keep traffic in the zone; when nobody is left there, it may leave it again."""
+    stage.say("Hints say which zone an endpoint is for; node-a is in zone-a.")
     nearest = pod_in(stage, "zone-a")
     distant = stage.start_pod("node-b")
     joined_s = stage.change(ready=[distant])
     stage.joined(f"{distant.name} joins in {distant.zone}", distant, joined_s)
+    stage.until_only(*stage.pods, since_s=joined_s)
     hinted_s = stage.change(is_hinted=True)
     stage.until_only(nearest, since_s=hinted_s)
-    stage.left(f"hints on: {distant.zone} is not for us", distant, hinted_s)
-    stage.watch(1.0)
+    stage.left(f"hints on: {distant.name} is for {distant.zone}", distant, hinted_s)
+    stage.watch(1.5)
     stage.show()
     emptied_s = stage.change(gone=[nearest], is_hinted=True)
-    stage.joined("zone-a is empty: others take over", distant, emptied_s)
-    stage.until_only(*(pod for pod in stage.pods if pod != nearest), since_s=emptied_s)
+    stage.joined(f"{nearest.name} leaves: {distant.name} helps out", distant, emptied_s)
+    stage.until_only(*stage.pods_but(nearest), since_s=emptied_s)
     stage.stop_pods(nearest)
-    stage.watch(1.0)
+    stage.watch(1.5)
     stage.show()
 
 
 def fall_back(stage: Stage) -> None:
     """With no ready pod left, terminating ones that serve are better than none (KEP-1669)."""
+    stage.say("While no pod is ready, one that is ending but serves is better than none.")
     first, second = stage.pods
     first_s = stage.change(terminating=[first])
     stage.until_only(second, since_s=first_s)
     stage.left(f"{first.name} is terminating", first, first_s)
     second_s = stage.change(terminating=[second])
-    stage.joined(f"{second.name} too: {first.name} is back", first, second_s)
+    stage.joined(f"{second.name} too: {first.name} serves again", first, second_s)
     stage.until_only(first, second, since_s=second_s)
-    stage.watch(1.0)
+    stage.watch(1.5)
     stage.show()
     replacements = [stage.start_pod("node-a"), stage.start_pod("node-b")]
     ready_s = stage.change(ready=replacements)
@@ -114,55 +115,60 @@ def fall_back(stage: Stage) -> None:
         stage.joined(f"{pod.name} joins in {pod.zone}", pod, ready_s)
     stage.until_only(*replacements, since_s=ready_s)
     for pod in (first, second):
-        stage.left(f"{pod.name} is needed no more", pod, ready_s)
+        stage.left(f"{pod.name} is not needed any more", pod, ready_s)
     gone_s = stage.change(gone=[first, second])
     stage.until_only(*replacements, since_s=gone_s)
     stage.stop_pods(first, second)
+    stage.watch(1.0)
 
 
 def crash(stage: Stage) -> None:
-    """Rules outlive the daemon; a new one adopts them and writes only what changed meanwhile."""
+    """Rules outlive the daemon; a new one takes them over and writes only what changed meanwhile."""
     staying, leaving = stage.pods
     process_id = stage.daemon.kill()
     killed_s = time.monotonic()
+    stage.say(f"kill -9 {process_id}: the rules in the kernel go on serving.")
     coming = stage.start_pod("node-c")
     stage.change(ready=[coming], gone=[leaving])
     stage.say(
-        f"kill -9 {process_id}. Meanwhile {coming.name} joins and {leaving.name} leaves the slices."
+        f"Slices change while nobody reads them: {coming.name} joins, {leaving.name} leaves."
     )
     stage.until_only(staying, leaving, since_s=killed_s)
-    stage.watch(1.5)
+    stage.watch(2.0)
+    stage.show_bars()
     started_s = stage.daemon.start()
-    first_s = stage.until_answer(coming, started_s)
-    stage.measured(f"daemon started again: {coming.name}", "first answer after", first_s)
+    stage.measured(
+        f"daemon started again: {coming.name} joins",
+        "first answer after",
+        stage.until_answer(coming, started_s),
+    )
     stage.until_only(staying, coming, since_s=started_s)
-    stage.left(f"daemon started again: {leaving.name}", leaving, started_s)
+    stage.left(f"{leaving.name} leaves", leaving, started_s)
     operations = operations_when_synced(stage)
-    stage.say(f"It adopted the rules it found and wrote {operations} objects.")
+    stage.say(f"It took over the rules it found: only {operations} operations were needed.")
     stage.stop_pods(leaving)
-    stage.watch(1.0)
+    stage.watch(2.0)
     stage.show()
 
 
 def stop(stage: Stage) -> None:
     """An orderly end changes nothing for the clients either."""
-    pods = stage.pods
     status = stage.daemon.terminate()
     stopped_s = time.monotonic()
     if status != 0:
         raise StepFailedError(f"the daemon ended with exit status {status} after SIGTERM")
-    stage.say("It ended with exit status 0; its rules stay and go on serving.")
+    stage.say("It ended with exit status 0. Its rules stay, and go on serving.")
     stage.watch(2.0)
-    stage.until_only(*pods, since_s=stopped_s)
-    stage.show_bars()
+    stage.until_only(*stage.pods, since_s=stopped_s)
+    stage.show()
 
 
 STEPS: Sequence[tuple[str, Callable[[Stage], None]]] = (
     ("Start the daemon on node-a", start),
     ("Roll out: three new pods replace the old ones, one by one", roll_out),
-    ("Drain a pod: terminating, but still serving", drain),
+    ("Drain a pod", drain),
     ("Zone hints keep traffic in zone-a, until zone-a is empty", empty_zone),
-    ("No pod is ready: terminating ones that still serve stand in", fall_back),
+    ("No pod is ready: terminating ones stand in", fall_back),
     ("Kill the daemon, change pods while it is down, start it again", crash),
     ("Stop the daemon with SIGTERM", stop),
 )

@@ -3,6 +3,7 @@
 Times are CLOCK_MONOTONIC in seconds, which all processes of a host share: a client's stamps and the demo's compare.
 """
 
+import math
 from collections import Counter
 from typing import NamedTuple
 
@@ -28,11 +29,14 @@ class Tally:
         self._answered: dict[str, list[Timed]] = {}
         self._last_begun_s: dict[str, float] = {}
         self._begun_in_second: Counter[int] = Counter()
+        self._begun_s = (math.inf, 0.0)
 
     def add(self, client: str, timed: Timed) -> None:
         """Count one connection."""
         self.total += 1
         self._begun_in_second[int(timed.started_s)] += 1
+        first_s, last_s = self._begun_s
+        self._begun_s = min(first_s, timed.started_s), max(last_s, timed.started_s)
         if not isinstance(timed.outcome, Answer):
             self.failures.append(Failed(client, timed))
             return
@@ -67,10 +71,12 @@ class Tally:
                 found[client] = pods
         return found
 
-    def slowest_second(self, begin_s: float, end_s: float) -> int:
-        """The fewest connections begun in any whole second of that time; 0 if there is no whole second in it."""
-        whole = range(int(begin_s) + 1, int(end_s))
-        return min((self._begun_in_second[second] for second in whole), default=0)
+    def pace(self) -> tuple[float, int]:
+        """Connections begun per second: on average, and the fewest in any whole second between first and last."""
+        first_s, last_s = self._begun_s
+        seconds = range(int(first_s) + 1, int(last_s))
+        slowest = min((self._begun_in_second[second] for second in seconds), default=0)
+        return self.total / max(last_s - first_s, 0.001), slowest
 
     def _ended_since(self, client: str, since_s: float) -> list[Timed]:
         """The newest answers, so that the cost does not grow with the length of the demo."""

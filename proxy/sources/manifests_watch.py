@@ -11,6 +11,7 @@ path itself is missing, everything stays as it was last.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -31,16 +32,24 @@ class ManifestSource:
     """Delivers the objects of a directory or file of manifests, and what changes in them.
 
     `poll_s` is the time between comparisons of file times, `settle_s` how long a name has to be gone.
+    `open_watch` raises OSError where the kernel grants no watches; then only file times are compared.
     """
 
     def __init__(
-        self, path: Path, node_name: str, *, poll_s: float = 3.0, settle_s: float = 0.25
+        self,
+        path: Path,
+        node_name: str,
+        *,
+        poll_s: float = 3.0,
+        settle_s: float = 0.25,
+        open_watch: Callable[[Path, Callable[[str], bool]], PathWatch] = PathWatch,
     ) -> None:
         self._path = path
         self._manifests = Manifests(path, node_name)
         self._poll_s = poll_s
         self._settle_s = settle_s
         self._wake = asyncio.Event()
+        self._open_watch = open_watch
         self._watch: PathWatch | None = None
         self._must_rescan = True
         self._received = 0.0
@@ -54,7 +63,7 @@ class ManifestSource:
     async def run(self, deliver: Deliver) -> None:
         """Deliver everything there is, then `Synced` for all kinds, then changes. Never returns."""
         loop = asyncio.get_running_loop()
-        self._watch = self._open_watch()
+        self._watch = self._try_watch()
         if self._watch is not None:
             loop.add_reader(self._watch.fileno(), self._on_notice)
         try:
@@ -70,9 +79,9 @@ class ManifestSource:
                 loop.remove_reader(self._watch.fileno())
                 self._watch.close()
 
-    def _open_watch(self) -> PathWatch | None:
+    def _try_watch(self) -> PathWatch | None:
         try:
-            return PathWatch(self._path, is_manifest)
+            return self._open_watch(self._path, is_manifest)
         except OSError as error:
             _LOG.warning(
                 "inotify is not available (%s): %s is looked at every %g s",

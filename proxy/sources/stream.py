@@ -32,6 +32,7 @@ _PIPE_BYTES: Final = 1 << 20
 # An object cannot be larger than etcd's 1.5 MiB, or some MiB where that limit was raised.
 _LONGEST_LINE_BYTES: Final = 16 << 20
 _BUDGET_S: Final = 0.003
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class StreamSource:
@@ -165,20 +166,29 @@ class LineCutter:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[int]:
-    """Open the stream for reading, and close it if it is ours.
+    """Open the stream for reading.
 
-    Standard input stays as it is: making it non-blocking would reach everyone who shares it. A named pipe without
-    a writer is opened at once; it becomes readable when a writer comes.
+    A named pipe without a writer is opened at once; it becomes readable when a writer comes.
     """
-    is_stdin = path == STDIN
-    descriptor = 0 if is_stdin else os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = _open_stdin() if path == STDIN else os.open(path, _OPEN_FLAGS)
     try:
         with contextlib.suppress(OSError):  # not a pipe, or larger than allowed
             fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         yield descriptor
     finally:
-        if not is_stdin:
-            os.close(descriptor)
+        os.close(descriptor)
+
+
+def _open_stdin() -> int:
+    """Open standard input anew where that is possible.
+
+    uvloop makes whatever it polls non-blocking (libuv, uv_poll_init), and that would reach everyone who shares
+    the descriptor, a terminal's shell for one. A file is not polled, and its position has to be kept.
+    """
+    if not stat.S_ISREG(os.fstat(0).st_mode):
+        with contextlib.suppress(OSError):  # a socket cannot be opened anew
+            return os.open("/proc/self/fd/0", _OPEN_FLAGS)
+    return os.dup(0)
 
 
 async def _readable(descriptor: int) -> None:

@@ -84,6 +84,8 @@ class NftKernel:
     def _transact(self, messages: list[Message]) -> list[Reply]:
         """Carry out all, or take everything back. After a refusal the kernel goes on, to find the others."""
         self._undo = []
+        for table in self._tables.values():
+            table.is_being_changed = False
         replies: list[Reply] = []
         is_refused = False
         for message in messages:
@@ -111,6 +113,9 @@ class NftKernel:
         if table is None:
             self._put(self._tables, key, Table(attrs.content, flags, self._handle(4)))
         elif table.flags != flags:
+            if table.is_being_changed:  # the kernel does this only once in a transaction
+                raise RefusalError(errno.EINVAL, None)
+            table.is_being_changed = True
             self._assign(table, "flags", flags)
 
     def _del_table(self, attrs: Attrs) -> None:

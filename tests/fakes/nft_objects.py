@@ -136,6 +136,7 @@ class Table:
     handle: bytes
     chains: dict[str, Chain] = field(default_factory=dict)
     sets: dict[str, Set] = field(default_factory=dict)
+    is_being_changed: bool = False
 
     @property
     def listed(self) -> bytes:

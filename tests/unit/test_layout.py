@@ -122,6 +122,15 @@ def test_what_is_tested_elsewhere_is_there_and_so_is_its_test() -> None:
     assert (missing, needless) == ([], [])
 
 
+def test_every_directory_of_modules_is_a_package() -> None:
+    # without it the type checker and the import linter silently look away
+    directories = {path.parent for path in modules(*PACKAGES, "tests", "e2e", "bench")}
+
+    assert [
+        str(each) for each in sorted(directories) if not (ROOT / each / "__init__.py").exists()
+    ] == []
+
+
 def test_names_say_what_is_inside() -> None:
     everywhere = modules(*PACKAGES, "tests", "e2e", "bench")
 

@@ -63,6 +63,21 @@ def test_endpoints_are_matched_by_family_port_name_and_protocol() -> None:
     assert found.cluster == (right,)
 
 
+def test_each_family_has_endpoints_of_its_own() -> None:
+    desired = DesiredState()
+    ipv4, ipv6 = make_service_port(), make_service_port(cluster_ip="fd00::10")
+
+    update(
+        desired,
+        make_service("default/web", ipv4, ipv6),
+        make_slice("s-4", make_endpoint(A)),
+        make_slice("s-6", make_endpoint("[fd01::1]:80")),
+    )
+
+    assert [e.address for e in desired.ports[ipv4.key].internal] == [A]
+    assert [e.address for e in desired.ports[ipv6.key].internal] == ["[fd01::1]:80"]
+
+
 def test_a_port_nobody_matches_has_an_empty_pool() -> None:
     found = described(make_service_port())
 
@@ -84,6 +99,24 @@ def test_the_pool_of_the_cluster_ip_follows_the_internal_policy() -> None:
     assert [e.address for e in here.internal] == [A]
     assert (everywhere.external_local, everywhere.internal_local) == (True, False)
     assert (here.external_local, here.internal_local) == (False, True)
+
+
+def test_everything_either_policy_may_use_is_reachable() -> None:
+    """A list may fall back to terminating endpoints that the other one does not use."""
+    found = described(
+        make_service_port(external_local=True, node_port=30080),
+        make_slice("s-1", make_endpoint(A, is_local=True, ready=False, terminating=True)),
+        make_slice("s-2", make_endpoint(B)),
+    )
+
+    assert [e.address for e in found.internal] == [B]
+    assert [e.address for e in found.reachable] == [A, B]
+
+
+def test_a_service_that_is_served_elsewhere_only_is_usable() -> None:
+    found = described(make_service_port(internal_local=True), make_slice("s-1", make_endpoint(A)))
+
+    assert (found.cluster, found.internal, found.is_any_usable) == (None, (), True)
 
 
 def test_selection_is_for_the_given_node() -> None:

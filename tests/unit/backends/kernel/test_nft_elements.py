@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.kernel import nft_elements
+from backends.kernel import nft_elements, nft_messages
+from backends.kernel.nft_data import pack_value, pack_verdict
 from backends.kernel.nft_elements import Data, Element
 from backends.kernel.nft_numbers import MessageKind, VerdictCode
 from proxy.netlink import codec
@@ -209,6 +210,58 @@ def test_a_verdict_among_data_of_equal_length_is_told_apart() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("usual", "unusual"),
+    [
+        pytest.param(Element(bytes(12)), Element(bytes(4), is_interval_end=True), id="in a set"),
+        pytest.param(
+            Element(bytes(12), bytes(8)), Element(bytes(4), bytes(8), None, True), id="in a map"
+        ),
+    ],
+)
+def test_an_element_of_equal_length_but_other_attributes_is_told_apart(
+    usual: Element, unusual: Element
+) -> None:
+    packed = [nft_elements.pack_element(element) for element in (usual, unusual, usual)]
+    assert len({len(each) for each in packed}) == 1
+
+    found = nft_elements.parse_elements(listed(*packed))
+
+    assert found == [(e.key, e.data) for e in (usual, unusual, usual)]
+
+
+def block(*entries_: bytes) -> bytes:
+    return b"\x02\0\0\x07" + codec.attr(3, b"".join(entries_))
+
+
+def test_an_element_shorter_than_its_key_is_malformed() -> None:
+    whole = codec.attr(1, pack_value(1, bytes(12)))
+    cut = struct.pack("=H", 16) + whole[2:16]
+
+    with pytest.raises(Malformed):
+        nft_elements.parse_elements(block(codec.attr(1, whole[4:] + pack_value(2, b"data")), cut))
+
+
+def test_attributes_of_an_element_may_stand_in_any_order() -> None:
+    entry = codec.attr(1, pack_value(2, b"data") + pack_value(1, b"key."))
+
+    assert nft_elements.parse_elements(block(entry, entry)) == [(b"key.", b"data")] * 2
+
+
+def test_a_key_may_end_without_being_filled_up() -> None:
+    unfilled = struct.pack("=HHHH", 13, 1, 9, 1) + b"12345" + bytes(3)
+    entry = codec.attr(1, unfilled + pack_value(2, b"data"))
+
+    assert nft_elements.parse_elements(block(entry, entry)) == [(b"12345", b"data")] * 2
+
+
+def test_a_key_that_is_a_verdict_is_malformed() -> None:
+    entry = codec.attr(1, codec.attr(1, pack_verdict(VerdictCode.DROP)))
+
+    with pytest.raises(Malformed):
+        nft_elements.parse_elements(block(entry))
+
+
 def test_a_catch_all_element_has_an_empty_key() -> None:
     catch_all = codec.nested(1, codec.attr_be32(3, 2))
 
@@ -283,6 +336,13 @@ def test_no_list_of_elements_is_longer_than_its_length_can_say(lengths: list[int
         assert sum(map(len, entries(earlier))) + len(entries(later)[0]) > 65531
 
 
+@pytest.mark.parametrize(("last", "messages"), [(32_760, 1), (32_764, 2)])
+def test_a_list_is_filled_to_the_last_byte(last: int, messages: int) -> None:
+    elements = [codec.attr(1, bytes(length - 4)) for length in (32_768, last)]
+
+    assert len(nft_elements.new_elements(IPV4, "t", "s", elements)) == messages
+
+
 def test_adding_creates_and_deleting_does_not() -> None:
     (new,) = nft_elements.new_elements(IPV4, "t", "s", chunk(1))
     (gone,) = nft_elements.del_elements(IPV4, "t", "s", chunk(1))
@@ -332,6 +392,6 @@ def test_an_offset_before_the_elements_points_at_none() -> None:
 
 
 def test_other_messages_have_no_elements() -> None:
-    request = nft_elements.list_elements(IPV4, "t", "s")
+    request = nft_messages.new_chain(IPV4, "t", "some-chain")
 
     assert nft_elements.element_at(request, 40) is None
