@@ -198,7 +198,6 @@ def measure_kind(
     ours.ask(do="changes", count=warm_up)
     for reference in (on_ours, on_theirs):
         reference.change(kind, 0)
-        reference.change(kind, 0)
     latencies: list[float] = []
     planned: list[float] = []
     cpu_ms = 0.0
@@ -216,6 +215,7 @@ def measure_kind(
         for number in range(args.references // ROUNDS):
             times["a"].append(max(0.1, on_ours.change(kind, number % 4) - overhead_ms))
             times["b"].append(max(0.1, on_theirs.change(kind, number % 4) - overhead_ms))
+    on_theirs.forget()
     ours.feed(do="change", count=50, **(common | {"kind": "restore"}))
     ours.ask(do="changes", count=50)
     return {
