@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,8 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench needs root: it works in network namespaces of its own", file=sys.stderr)
         return 1
+    # however it is ended, its namespaces and processes go with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sizes = [100, 1000] if args.quick else [int(size) for size in args.services.split(",")]
     if args.quick:
         args.changes, args.references = 90, 6

@@ -412,7 +412,7 @@ def _statements(words: Words) -> list[tuple[str, Statement]]:
 def elements_text(table: str) -> str:
     """Return elements of the IPv4 table for `nft -f`."""
     return f"""
-add element ip {table} services {{ 10.96.0.1 . tcp . 443 : goto pick-tcp-3, 10.96.0.2 . udp . 53 : drop }}
+add element ip {table} services {{ 10.96.0.1 . tcp . 443 : goto pick-tcp-3, 10.96.0.2 . udp . 53 : drop, * : accept }}
 add element ip {table} cluster-ips {{ 10.96.0.1, 10.96.0.2 }}
 add element ip {table} hairpin {{ 10.0.0.1 . 10.0.0.1 }}
 add element ip {table} ranges {{ 10.0.0.0/8, 192.168.1.4-192.168.1.9 }}
@@ -436,6 +436,7 @@ def elements() -> dict[str, list[Element]]:
         "services": [
             Element(vip + b"\x06\0\0\0" + port(443), (VerdictCode.GOTO, "pick-tcp-3")),
             Element(ip("10.96.0.2") + b"\x11\0\0\0" + port(53), (VerdictCode.DROP, "")),
+            Element(b"", (VerdictCode.ACCEPT, "")),
         ],
         "cluster-ips": [Element(vip), Element(ip("10.96.0.2"))],
         "hairpin": [Element(ip("10.0.0.1") * 2)],

@@ -3,6 +3,7 @@
 import errno
 import socket
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -225,7 +226,16 @@ def delete(numbers: range) -> list[Request]:
 
 
 def content(nft: Nft) -> dict[bytes, nft_elements.Data]:
-    return dict(pair for part in nft.list_elements(NFPROTO_IPV4, TABLE, MAP) for pair in part)
+    """The elements of the map. The kernel may still be resizing it, but says at some time that it is done."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            pairs = [p for part in nft.list_elements(NFPROTO_IPV4, TABLE, MAP) for p in part]
+        except DumpInterrupted:
+            assert time.monotonic() < deadline, "the map is resized for ever"
+        else:
+            assert len(pairs) == len(dict(pairs))
+            return dict(pairs)
 
 
 def test_a_transaction_is_carried_out_as_a_whole_and_raises_the_generation(nft: Nft) -> None:

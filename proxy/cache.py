@@ -192,9 +192,8 @@ def merge(slices: Iterable[EndpointSlice]) -> Mapping[tuple[Family, SlicePort], 
             by_address = found.setdefault(key, {})
             new = {endpoint.address: endpoint for endpoint in endpoints}
             if len(new) == len(endpoints) and by_address.keys().isdisjoint(new):
-                by_address.update(
-                    new
-                )  # no address is stated twice: the usual case, and several times faster
+                # no address is stated twice: the usual case, and several times faster
+                by_address.update(new)
                 continue
             for endpoint in endpoints:
                 earlier = by_address.get(endpoint.address)

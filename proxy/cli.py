@@ -9,19 +9,21 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from proxy import __version__
 from proxy.errors import ConfigError, ProxyError
 
 if TYPE_CHECKING:
+    from proxy.cache import Cache
     from proxy.config.settings import Settings
+    from proxy.model import Service
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code."""
+    """Run one command and return the exit code. Arguments that make no sense raise SystemExit(2), as argparse has it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if (
         arguments
@@ -29,28 +31,60 @@ def main(argv: Sequence[str] | None = None) -> int:
         and arguments[0] not in ("-h", "--help", "--version")
     ):
         arguments.insert(0, "run")
-    args = _parser().parse_args(arguments)
     try:
-        return int(args.command(args))
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        print(
-            f"sliceproxy: {error.strerror}: {error.filename}"
-            if error.filename
-            else f"sliceproxy: {error}",
-            file=sys.stderr,
-        )
-        return 1
-    except ConfigError as error:
-        print(f"sliceproxy: {error}", file=sys.stderr)
-        return 2
-    except ProxyError as error:
-        print(f"sliceproxy: {error}", file=sys.stderr)
-        return 1
+        try:
+            args = _parser().parse_args(arguments)
+            return int(args.command(args))
+        finally:
+            _flush(sys.stdout)  # here, where a failure can still be told
     except KeyboardInterrupt:
         return 130
+    except (OSError, ProxyError) as error:
+        return _failed(error)
+    except ExceptionGroup as group:  # tasks of the daemon that died
+        errors = list(_leaves(group))
+        if not all(_is_for_the_operator(error) for error in errors):
+            raise
+        return max(_failed(error) for error in errors)
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _is_for_the_operator(error: Exception) -> bool:
+    return isinstance(error, ProxyError) or (isinstance(error, OSError) and bool(error.filename))
+
+
+def _failed(error: Exception) -> int:
+    """Say what went wrong and return the exit code."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename:
+        text = f"{error.strerror}: {error.filename}"
+    if not isinstance(error, BrokenPipeError):  # the reader of our output has gone, as `head` does
+        _tell(f"sliceproxy: {text}")
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            _flush(stream)
+        except OSError:  # the interpreter would try again on exit, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return 2 if isinstance(error, ConfigError) else 1
+
+
+def _flush(stream: TextIO | None) -> None:
+    if stream is not None:  # as it is where the caller closed it
+        stream.flush()
+
+
+def _tell(text: str) -> None:
+    """Print to standard error. Names in manifests may hold anything, also what steers a terminal."""
+    lines = [line if line.isprintable() else ascii(line)[1:-1] for line in text.split("\n")]
+    if sys.stderr is not None:  # print would take standard output instead
+        print("\n".join(lines), file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,7 +112,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Says for every endpoint whether it serves, and why. Needs neither root nor a cluster.",
     )
     explain.add_argument(
-        "service", nargs="?", metavar="NAMESPACE/SERVICE", help="default: all services"
+        "service",
+        nargs="?",
+        metavar="[NAMESPACE/]SERVICE",
+        help="without it, all services; without a namespace, that of the namespace default",
     )
     explain.add_argument(
         "--manifests", required=True, metavar="PATH", help="a file or directory of objects"
@@ -100,49 +137,73 @@ def _version(_args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    import msgspec  # noqa: PLC0415 - each command imports only what it needs, to start at once
-
-    from proxy import explain  # noqa: PLC0415
+    from proxy import explain  # noqa: PLC0415 - each command imports only what it needs, to start at once
     from proxy.cache import Cache  # noqa: PLC0415
-    from proxy.model import NodeInfo, ServiceName  # noqa: PLC0415
+    from proxy.model import NodeInfo  # noqa: PLC0415
     from proxy.sources.manifests import load  # noqa: PLC0415
 
     node_name = args.node.strip().lower()
+    if not (node_name and node_name.isprintable()):
+        raise ConfigError(f"--node: {args.node!a} is no name of a Node")
+    if not args.manifests:
+        raise ConfigError("--manifests: must name a file or a directory")
     cache = Cache(NodeInfo(name=node_name))
     events, warnings = load(Path(args.manifests), node_name)
     cache.apply(events, 0.0)
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    for problems in cache.problems.values():
-        for problem in problems:
-            print(f"warning: {problem}", file=sys.stderr)
-    if not cache.node.is_known:
-        print(f"warning: no Node object named {node_name}: its zone is unknown", file=sys.stderr)
+    for warning in (*warnings, *_problems(cache)):
+        _tell(f"warning: {warning}")
 
     services = list(cache.services.values())
     if args.service is not None:
-        namespace, slash, name = args.service.partition("/")
-        wanted = ServiceName(namespace, name) if slash else ServiceName("default", namespace)
-        found = cache.services.get(wanted)
-        if found is None:
-            print(f"sliceproxy: no Service {wanted} in {args.manifests}", file=sys.stderr)
-            return 1
-        if found.skipped:
-            print(f"note: {wanted} is not proxied: {found.skipped}", file=sys.stderr)
-        services = [found]
+        services = [_find(cache, args.service, args.manifests)]
     explained = explain.explain(cache, services)
+    if not explained:
+        _tell(f"note: {_why_nothing(services, args.manifests)}")
     if args.output == "json":
-        document = msgspec.json.encode([one.document() for one in explained])
-        print(msgspec.json.format(document, indent=2).decode())
+        print(explain.render_json(explained))
     else:
         paint = explain.ansi if _is_colourful() else explain.plain
-        print(explain.render_text(explained, paint), end="")
+        encoding = sys.stdout.encoding or "utf-8"
+        text = explain.render_text(explained, paint)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
     return 0
+
+
+def _problems(cache: "Cache") -> Iterator[str]:
+    for subject, problems in cache.problems.items():
+        for problem in problems:
+            # What has no name of its own is found by its file.
+            is_in_file = subject.startswith("File ") and problem.kind != "File"
+            yield f"{subject}: {problem}" if is_in_file else str(problem)
+    if not cache.node.is_known:
+        yield f"no Node object named {cache.node.name}: its zone is unknown"
+
+
+def _find(cache: "Cache", wanted: str, path: str) -> "Service":
+    """Return the Service written `namespace/name`, or `name` for one in the namespace default."""
+    from proxy.model import ServiceName  # noqa: PLC0415
+
+    namespace, slash, name = wanted.partition("/")
+    identity = ServiceName(namespace, name) if slash else ServiceName("default", wanted)
+    if identity in cache.services:
+        return cache.services[identity]
+    same = sorted(str(other) for other in cache.services if other.name == identity.name)
+    hint = f"; there is {' and '.join(same)}" if same else ""
+    raise ProxyError(f"no Service {identity} in {path}{hint}")
+
+
+def _why_nothing(services: list["Service"], path: str) -> str:
+    if len(services) != 1:
+        return f"no Service in {path} is proxied"
+    (service,) = services
+    return f"{service.name} is not proxied: {service.skipped or 'no port that can be used'}"
 
 
 def _is_colourful() -> bool:
     return (
-        sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        sys.stdout.isatty()
+        and not os.environ.get("NO_COLOR")  # as no-color.org has it, an empty one says nothing
+        and os.environ.get("TERM") != "dumb"
     )
 
 
@@ -152,7 +213,7 @@ def _run(args: argparse.Namespace) -> int:
     if path := getattr(args, "write_config_to", None):
         text, warnings = load.write_config(args, read_file=_read_file)
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            _tell(f"warning: {warning}")
         Path(path).write_text(text)
         print(f"wrote {path}")
         return 0

@@ -4,6 +4,8 @@ A view over the cache, run through the same selection the daemon programs from. 
 --manifests`) and online it is the same code; nothing here is decided anew.
 """
 
+import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
 
@@ -17,6 +19,8 @@ from proxy.selection import Choice, Reason, Selection, Topology, TopologyReason
 
 Style = Literal["bold", "dim", "green", "yellow", "red"]
 Paint = Callable[[str, Style], str]
+
+_BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -173,6 +177,13 @@ _TOPOLOGY: Final[dict[TopologyReason, str]] = {
 }
 
 
+def render_json(explained: Sequence[Explained]) -> str:
+    """Render for programs: an array in plain ASCII, so that it is valid whatever encoding the output has."""
+    document = msgspec.json.encode([one.document() for one in explained])
+    text = msgspec.json.format(document, indent=2).decode()
+    return text if text.isascii() else _BEYOND_ASCII.sub(lambda m: json.dumps(m[0])[1:-1], text)
+
+
 def render_text(explained: Sequence[Explained], paint: Paint) -> str:
     """Render for people. `paint` colours a piece of text, or returns it as it is."""
     return "\n\n".join(_render(one, paint) for one in explained) + ("\n" if explained else "")
@@ -191,9 +202,11 @@ def ansi(text: str, style: Style) -> str:
 
 def _render(one: Explained, paint: Paint) -> str:
     port, chosen, node = one.port, one.selection, one.node
-    where = f"node {node.name}" + (f", zone {node.zone}" if node.zone else ", zone unknown")
+    where = f"node {node.name}" + (
+        f", zone {_shown(node.zone)}" if node.zone else ", zone unknown"
+    )
     lines = [
-        f"{paint(str(port.key.name), 'bold')}  {port.key.name.protocol} {port.key.family}  on {where}"
+        f"{paint(_shown(str(port.key.name)), 'bold')}  {port.key.name.protocol} {port.key.family}  on {where}"
     ]
     lines += _frontend_lines(port)
     lines.append(
@@ -203,7 +216,8 @@ def _render(one: Explained, paint: Paint) -> str:
     lines += _endpoint_lines(chosen, paint)
     lines += [
         paint(
-            f"  {e.address} is also stated by slice {e.slice}, which lost to the one above", "dim"
+            f"  {e.address} is also stated by slice {_shown(e.slice)}, which lost to the one above",
+            "dim",
         )
         for e in one.shadowed
     ]
@@ -259,9 +273,9 @@ def _endpoint_lines(chosen: Selection, paint: Paint) -> list[str]:
                 e.address,
                 _choice_words(verdict.cluster),
                 _choice_words(verdict.local),
-                (e.node_name or "-") + (" (this)" if e.is_local else ""),
-                e.zone or "-",
-                e.slice,
+                _shown(e.node_name or "-") + (" (this)" if e.is_local else ""),
+                _shown(e.zone or "-"),
+                _shown(e.slice),
             )
         )
     if len(rows) == 1:
@@ -275,6 +289,11 @@ def _endpoint_lines(chosen: Selection, paint: Paint) -> list[str]:
         )
         for row, style in zip(rows, styles, strict=True)
     ]
+
+
+def _shown(name: str) -> str:
+    """Return a name as a terminal may show it: no API server has checked what it holds."""
+    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _choice_words(choice: Choice) -> str:

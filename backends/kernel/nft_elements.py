@@ -29,6 +29,7 @@ _FLAGS: Final = 3
 _TIMEOUT: Final = 4
 _KEY_END: Final = 10
 _FLAG_INTERVAL_END: Final = 1
+_FLAG_CATCH_ALL: Final = 2
 
 _MAX_CONTENT: Final = codec.NLA_MAX_LENGTH - NLA_HEADER_LENGTH
 _U16: Final = struct.Struct("=H")
@@ -54,11 +55,15 @@ class Element(NamedTuple):
 def pack_element(element: Element) -> bytes:
     """Pack any element. The functions below pack the common ones several times faster."""
     parts: list[bytes] = []
-    if element.is_interval_end:
-        parts.append(codec.attr_be32(_FLAGS, _FLAG_INTERVAL_END))
+    flags = (_FLAG_INTERVAL_END if element.is_interval_end else 0) | (
+        0 if element.key else _FLAG_CATCH_ALL
+    )
+    if flags:
+        parts.append(codec.attr_be32(_FLAGS, flags))
     if element.timeout_ms:
         parts.append(codec.attr_be64(_TIMEOUT, element.timeout_ms))
-    parts.append(pack_value(_KEY, element.key))
+    if element.key:
+        parts.append(pack_value(_KEY, element.key))
     if element.key_end is not None:
         parts.append(pack_value(_KEY_END, element.key_end))
     if isinstance(element.data, bytes):
@@ -228,6 +233,18 @@ def parse_element(entry: bytes | memoryview) -> Element:
 def parse_all_elements(payload: bytes | memoryview) -> list[Element]:
     """Return all there is to know about the elements in one message of a dump. Raises Malformed."""
     return [parse_element(entry) for _, entry in codec.iter_attrs(_entries(payload))]
+
+
+def split_elements(payload: bytes | memoryview) -> list[bytes]:
+    """Return the elements in one message of a dump as they are, to be told from one another. Raises Malformed."""
+    raw = bytes(_entries(payload))
+    length = _U16.unpack_from(raw)[0] if len(raw) >= _U16.size else 0
+    if length > NLA_HEADER_LENGTH and length % 4 == len(raw) % length == 0:
+        head = raw[: _U16.size]
+        parts = [raw[start : start + length] for start in range(0, len(raw), length)]
+        if all(part.startswith(head) for part in parts):
+            return [part[NLA_HEADER_LENGTH:] for part in parts]
+    return [bytes(entry) for _, entry in codec.iter_attrs(raw)]
 
 
 def _entries(payload: bytes | memoryview) -> bytes | memoryview:

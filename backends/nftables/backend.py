@@ -1,7 +1,7 @@
 """The nftables data plane: the protocol of proxy/backend.py wired to layout, plan and kernel. Shell."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +27,10 @@ class NftablesBackend:
 
     name = "nftables"
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, open_nft: Callable[[], Nft] = Nft) -> None:
         self.layout = layout
-        self._nft = Nft()
-        self._background = Nft()
+        self._nft = open_nft()
+        self._background = open_nft()
         # A transaction in a thread and the second look of a verification must not mix.
         self._lock = asyncio.Lock()
 
@@ -57,8 +57,7 @@ class NftablesBackend:
                 kernel.read_tables, self._nft, self.layout.families
             )
         is_rebuild_due = any(
-            planning.needs_rebuild(facts, self.layout.sets(family))
-            for family, facts in tables.items()
+            planning.needs_rebuild(facts, self.layout, family) for family, facts in tables.items()
         )
         return Observed(tables, generation, is_rebuild_due=is_rebuild_due)
 
@@ -85,6 +84,8 @@ class NftablesBackend:
                         await asyncio.to_thread(kernel.commit, self._nft, transaction)
                 except kernel.RefusedElements as refused:
                     owners = refused.owners or _owners(transaction)
+                    if not owners:
+                        raise  # nobody's elements: what is believed of them is wrong
                     self._read_back(transaction, owners, observed)
                     return Applied(
                         operations=operations,
@@ -113,6 +114,8 @@ class NftablesBackend:
         return await verify(self._nft, self._background, self._lock, observed)
 
     def has_foreign_change(self, observed: Observed) -> bool:
+        if self._lock.locked():  # a thread is using the socket, and belief is about to change
+            return False
         return self._nft.generation() != observed.generation
 
     async def cleanup(self) -> int:

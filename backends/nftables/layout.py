@@ -22,6 +22,7 @@ from backends.nftables.model import (
     REFUSE,
     REFUSED,
     SERVICES,
+    ChainFacts,
     ChainSpec,
     RuleSpec,
     SetFacts,
@@ -77,7 +78,7 @@ class Layout:
         self.families = settings.families
         self._sets = {family: _sets(family) for family in self.families}
         self._skeleton = {family: self._skeleton_of(family) for family in self.families}
-        self._names = {f: frozenset(c.name for c in self._skeleton[f]) for f in self.families}
+        self._bases = {f: {c.name: c.base for c in self._skeleton[f]} for f in self.families}
         self.chain = functools.cache(self._chain)
 
     def sets(self, family: Family) -> tuple[SetSpec, ...]:
@@ -87,9 +88,19 @@ class Layout:
         """Return the fixed chains, every chain before those that refer to it."""
         return self._skeleton[family]
 
-    def is_known_chain(self, family: Family, name: str) -> bool:
-        """Whether a chain in our table is one we make."""
-        return name in self._names[family] or any(is_picking(name, p) for p in PROTOCOLS)
+    def is_ours(self, family: Family, name: str, found: ChainFacts) -> bool:
+        """Whether a chain in our table is one we make; of those that pick an endpoint, exactly as we make it."""
+        if name in self._bases[family]:
+            return True
+        return (
+            any(is_picking(name, p) for p in PROTOCOLS) and found == self.chain(family, name).facts
+        )
+
+    def is_misplaced(self, family: Family, name: str, found: ChainFacts) -> bool:
+        """Whether a chain of that name would be ours but for its hook, which cannot be changed."""
+        return found.base != self._bases[family].get(name) and (
+            name in self._bases[family] or any(is_picking(name, p) for p in PROTOCOLS)
+        )
 
     def _chain(self, family: Family, name: str) -> ChainSpec:
         """Return the chain of that name that picks an endpoint.

@@ -95,9 +95,13 @@ def prune(observed: Observed, tables: Layout) -> NftPlan:
                 draft.values(family, set_name).update(
                     dict.fromkeys(elements.keys() - needed, (_ABSENT, None))
                 )
+        if needs_rebuild(facts, tables, family):
+            continue  # the whole table goes
         gone_sets += [(family, name) for name in facts.sets.keys() - known_sets]
         gone_chains += [
-            (family, name) for name in facts.chains if not tables.is_known_chain(family, name)
+            (family, name)
+            for name, chain in facts.chains.items()
+            if not tables.is_ours(family, name, chain)
         ]
     transactions = draft.transactions()
     if gone_chains or gone_sets:
@@ -120,11 +124,12 @@ class _Draft:
     def __init__(self, observed: Observed, layout: Layout) -> None:
         self._layout = layout
         self._references = observed.references
+        self._holders = observed.holders
         self._rebuild = tuple(
             [
                 family
                 for family in layout.families
-                if needs_rebuild(observed.tables[family], layout.sets(family))
+                if needs_rebuild(observed.tables[family], layout, family)
             ]
         )
         self._facts = observed.tables | {family: TableFacts() for family in self._rebuild}
@@ -157,16 +162,20 @@ class _Draft:
     def withdraw(
         self, owner: PortKey, targets: Iterable[Target], kept: Sequence[RenderedFrontend]
     ) -> None:
-        """Remove frontends a ServicePort no longer has, unless another one puts them again."""
-        keep = {frontend.target.services_key for frontend in kept}
+        """Remove frontends and slots a ServicePort no longer has, unless another one puts them again or has done so."""
+        keep = {frontend.target.services_key: frontend.target.slots for frontend in kept}
+        gone = (_ABSENT, owner)
         for target in targets:
-            if target.services_key not in keep:
+            slots_left = keep.get(target.services_key)
+            if self._holders.get((owner.family, target.services_key)) != owner:
+                continue
+            if slots_left is None:
                 self._has_withdrawn = True
-                gone = (_ABSENT, owner)
                 self.values(owner.family, SERVICES)[target.services_key] = gone
                 self.values(owner.family, REFUSED)[target.services_key] = gone
+            if target.slots > (slots_left or 0):
                 self.values(owner.family, ENDPOINTS[target.protocol]).update(
-                    dict.fromkeys(slot_keys(target), gone)
+                    dict.fromkeys(slot_keys(target)[slots_left or 0 :], gone)
                 )
 
     def put(self, owner: PortKey, frontend: RenderedFrontend) -> None:
@@ -242,9 +251,11 @@ class _Draft:
         return tables, sets, chains
 
 
-def needs_rebuild(facts: TableFacts, specs: Iterable[SetSpec]) -> bool:
-    """Tell whether a set of ours exists in another shape: then its table is made anew as a whole."""
-    return any(facts.sets.get(spec.name, spec.facts) != spec.facts for spec in specs)
+def needs_rebuild(facts: TableFacts, layout: Layout, family: Family) -> bool:
+    """Tell whether a set or the hook of a chain is not as ours: neither can be changed, so the table is made anew."""
+    return any(
+        facts.sets.get(spec.name, spec.facts) != spec.facts for spec in layout.sets(family)
+    ) or any(layout.is_misplaced(family, name, chain) for name, chain in facts.chains.items())
 
 
 def _differences(

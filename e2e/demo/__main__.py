@@ -22,16 +22,17 @@ from e2e.demo.interruption import Interrupted, Interruption
 from e2e.demo.network import Network
 from e2e.demo.screen import Piece, Screen
 from e2e.demo.stage import Stage, StepFailedError
+from e2e.demo.tally import Tally
 from e2e.namespace import RUN_ID, TopologyError
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "demo"
 _LOG_LINES = 40
 _DRAWING = """\
-  outside --- node-a ---+--- node-b   Three nodes in three zones, all with pods of
-              zone-a    |    zone-b   the service shop/web. Clients reach these
+  outside --- node-a ---+--- node-b   Three nodes in three zones, all with pods
+              zone-a    |    zone-b   of the service shop/web. Clients reach them
                 |       |             through node-a, where the real daemon runs:
               local     +--- node-c   it reads Services and EndpointSlices from
-                             zone-c   files, and decides which pods are to answer.
+                             zone-c   files and decides which pods may answer.
 """
 _CLIENTS = f"""\
 Two clients, `outside` the cluster and `local`, a pod on node-a, each open {RATE * 2:.0f} new connections a second, half of
@@ -47,27 +48,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m e2e.demo", description=__doc__)
     parser.add_argument("--fast", action="store_true", help="no pauses for the reader")
     args = parser.parse_args(argv)
-    for needed in ("namespaces", "nftables"):
-        if reason := missing(needed):
-            print(f"The demo cannot run here: {reason}", file=sys.stderr)
-            return 1
     with Interruption() as interruption, Screen.on_stdout() as screen:
         try:
-            return _perform(screen, interruption, is_fast=args.fast)
+            return _unless_interrupted(screen, interruption, is_fast=args.fast)
         except Interrupted as interrupted:
             with contextlib.suppress(OSError):  # the terminal may be what has gone
                 screen.print(f"{interrupted}: stopped; everything is removed again")
             return 128 + interrupted.number
-        except BrokenPipeError:  # whoever read our output has gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
         except (StepFailedError, TopologyError) as error:
             screen.print(Piece(f"The demo failed: {error}", "red"))
             return 1
+        except BrokenPipeError:  # whoever read our output has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+
+
+def _unless_interrupted(screen: Screen, interruption: Interruption, *, is_fast: bool) -> int:
+    """A signal may reach the programs we started first: then their end is no failure."""
+    try:
+        return _perform(screen, interruption, is_fast=is_fast)
+    except (StepFailedError, TopologyError):
+        interruption.check()
+        raise
 
 
 def _perform(screen: Screen, interruption: Interruption, *, is_fast: bool) -> int:
     begun_s = time.monotonic()
+    for needed in ("namespaces", "nftables"):
+        if reason := missing(needed):
+            raise TopologyError(f"it cannot run here: {reason}")
+        interruption.check()
     with tempfile.TemporaryDirectory(prefix="sliceproxy-demo-") as directory:
         manifests = Path(shutil.copytree(EXAMPLES, Path(directory) / "manifests"))
         zones = slices.zones(manifests / "nodes.yaml")
@@ -87,7 +97,7 @@ def _perform(screen: Screen, interruption: Interruption, *, is_fast: bool) -> in
             _play(stage, screen)
     if leftovers := list(Path("/run/netns").glob(f"sp-{RUN_ID}*")):
         raise TopologyError(f"left behind: {', '.join(str(path) for path in leftovers)}")
-    return _conclude(stage, screen, time.monotonic() - begun_s)
+    return conclude(screen, stage.tally, stage.latencies_s, time.monotonic() - begun_s)
 
 
 def _introduce(screen: Screen) -> None:
@@ -126,13 +136,14 @@ def _show_log(stage: Stage, screen: Screen) -> None:
         screen.print(f"  {text}")
 
 
-def _conclude(stage: Stage, screen: Screen, took_s: float) -> int:
+def conclude(screen: Screen, tally: Tally, latencies_s: Sequence[float], took_s: float) -> int:
+    """Tell what came of it, once all is removed, and return the exit status."""
     screen.print()
-    screen.print(*board.latencies(stage.latencies_s))
-    screen.print(*board.pace(stage.tally))
+    screen.print(*board.latencies(latencies_s))
+    screen.print(*board.pace(tally))
     screen.print(f"Took {took_s:.0f} s. Namespaces, processes and files are removed again.")
-    screen.print(*board.verdict(stage.tally))
-    return 1 if stage.tally.failures else 0
+    screen.print(*board.verdict(tally))
+    return 1 if tally.failures else 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from e2e.demo.tally import Failed, Tally
 INDENT = "      "
 PROMISED_PACE = 200
 _LISTED_FAILURES = 10
+_MEASURED_WIDTH = 78  # numbers far to the right are hard to read along with the words
 
 
 class Row(NamedTuple):
@@ -58,9 +59,11 @@ def wrapped(text: str, width: int, *, ending: str = "") -> list[str]:
     return [line + ending for line in lines[:-1]] + lines[-1:]
 
 
-def measured(what: str, until: str, seconds: float) -> Line:
+def measured(what: str, until: str, seconds: float, width: int) -> Line:
     """What was done, and how long it took until the clients saw it."""
-    return [Piece(f"{INDENT}{what:<37}{until:>24} "), Piece(f"{seconds * 1000:5.0f} ms", "bold")]
+    left, right = f"{INDENT}{what}", f"{seconds * 1000:5.0f} ms"
+    gap = max(2, min(width, _MEASURED_WIDTH) - len(left) - len(until) - len(right))
+    return [Piece(left + " " * gap + until), Piece(right, "bold")]
 
 
 def explained(service: str, lines: Iterable[str]) -> list[Line]:

@@ -13,7 +13,7 @@ from e2e.namespace import Namespace, TopologyError, reap
 from e2e.topology import CLUSTER_CIDRS
 
 # isolated, as in the image: neither the directory nor the environment we are started in has a say
-COMMAND = [sys.executable, "-I", "-m", "proxy"]
+_COMMAND = [sys.executable, "-I", "-m", "proxy"]
 _STOP_LIMIT_S = 10.0
 _DEBUG_PORT = 10249
 
@@ -42,7 +42,7 @@ class Daemon:
         with self._log.open("a") as log:
             started_s = time.monotonic()
             self._process = self._namespace.popen(
-                [*COMMAND, *self.arguments], stdout=log, stderr=log
+                [*_COMMAND, *self.arguments], stdout=log, stderr=log
             )
         return started_s
 

@@ -6,8 +6,11 @@ and each would end in its own way while its namespace is taken down. SIGTERM is 
 """
 
 import signal
+import time
 from types import FrameType
 from typing import Self
+
+_FROM_THE_TERMINAL = frozenset({signal.SIGINT, signal.SIGHUP})
 
 
 class Interrupted(Exception):  # noqa: N818 - nothing is wrong: somebody wants us to stop
@@ -22,26 +25,23 @@ class Interruption:
     """Holds the signals back for the length of its `with` block, which includes the cleaning up."""
 
     def __init__(self) -> None:
-        self._terminated = False
-        self._blocked: set[signal.Signals] = set()
+        self._received = 0
+        # a shell's background job ignores SIGINT, what nohup starts SIGHUP
+        self._ignored = {
+            number for number in _FROM_THE_TERMINAL if signal.getsignal(number) == signal.SIG_IGN
+        }
 
     def __enter__(self) -> Self:
-        # what nohup or a shell's background job ignores stays ignored; blocked, it would be queued
-        self._blocked = {
-            number
-            for number in (signal.SIGINT, signal.SIGHUP)
-            if signal.getsignal(number) != signal.SIG_IGN
-        }
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._blocked)
-        self._previous = signal.signal(signal.SIGTERM, self._terminate)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_THE_TERMINAL)
+        self._on_sigterm = signal.signal(signal.SIGTERM, self._terminate)
         return self
 
     def __exit__(self, *_: object) -> None:
-        # impatient further ones have nothing left to stop
-        while self._received(0.0):
+        # further ones, of somebody impatient, have nothing left to stop
+        while signal.sigtimedwait(_FROM_THE_TERMINAL, 0.0):
             pass
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._blocked)
-        signal.signal(signal.SIGTERM, self._previous)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def check(self) -> None:
         """Raise Interrupted if a signal has come."""
@@ -49,15 +49,16 @@ class Interruption:
 
     def pause(self, seconds: float) -> None:
         """Sleep. Raises Interrupted if a signal has come or comes meanwhile."""
-        number = self._received(seconds)
-        if number:
-            raise Interrupted(number)
-        if self._terminated:
-            raise Interrupted(signal.SIGTERM)
+        end_s = time.monotonic() + seconds
+        while not self._received:
+            left_s = max(0.0, end_s - time.monotonic())
+            info = signal.sigtimedwait(_FROM_THE_TERMINAL, left_s)
+            if info is None:
+                break
+            if info.si_signo not in self._ignored:
+                self._received = info.si_signo
+        if self._received:
+            raise Interrupted(self._received)
 
-    def _received(self, seconds: float) -> int:
-        info = signal.sigtimedwait(self._blocked, seconds)
-        return info.si_signo if info else 0
-
-    def _terminate(self, _number: int, _frame: FrameType | None) -> None:
-        self._terminated = True
+    def _terminate(self, number: int, _frame: FrameType | None) -> None:
+        self._received = self._received or number

@@ -22,7 +22,6 @@ _REDRAW_S = 0.1
 _EFFECT_LIMIT_S = 8.0
 # at its rate, every client meets every pod many times in this time
 _SETTLED_S = 0.25
-_FAST_WATCH_S = 0.2
 
 
 class StepFailedError(Exception):
@@ -152,7 +151,7 @@ class Stage:
 
     def watch(self, seconds: float) -> None:
         """Time for the reader, and for the clients to meet what goes wrong late."""
-        end_s = time.monotonic() + (min(seconds, _FAST_WATCH_S) if self._is_fast else seconds)
+        end_s = time.monotonic() + (0.0 if self._is_fast else seconds)
         while time.monotonic() < end_s:
             self._tick()
 
@@ -179,7 +178,7 @@ class Stage:
 
     def measured(self, what: str, until: str, seconds: float) -> None:
         """Tell what was done, and how long it took."""
-        self.tell(board.measured(what, until, seconds))
+        self.tell(board.measured(what, until, seconds, self.screen.width))
 
     def tell(self, line: Line) -> None:
         """Print a line, apart from what was shown before."""
@@ -203,6 +202,7 @@ class Stage:
     def show_bars(self) -> None:
         """Leave the bars as they are now."""
         self.screen.keep(self._bars())
+        self._is_gap_due = True
 
     def show(self) -> None:
         """Leave the bars as they are now, with what sliceproxy says of it below."""
@@ -211,7 +211,6 @@ class Stage:
         lines = explanation.trim(text, self.screen.width - len(board.INDENT) - 2)
         for line in board.explained(SERVICE, lines):
             self.screen.print(*line)
-        self._is_gap_due = True
 
     def _bars(self) -> list[Line]:
         now_s = time.monotonic()

@@ -169,7 +169,7 @@ STEPS: Sequence[tuple[str, Callable[[Stage], None]]] = (
     ("Drain a pod", drain),
     ("Zone hints keep traffic in zone-a, until zone-a is empty", empty_zone),
     ("No pod is ready: terminating ones stand in", fall_back),
-    ("Kill the daemon, change pods while it is down, start it again", crash),
+    ("Kill the daemon, change pods meanwhile, start it again", crash),
     ("Stop the daemon with SIGTERM", stop),
 )
 

@@ -1,18 +1,18 @@
-"""An event loop whose clock jumps: what waits for a time is run at that time, and nobody waits for it."""
+"""An event loop whose clock jumps: what waits for a time runs at that time, and nobody really waits."""
 
 import asyncio
 import selectors
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 STEP_S = 1e-6
-"""How much time each turn of the loop takes, so that time passes even if nobody waits for any."""
+"""How long each turn of the loop takes, so that time passes even where nobody waits."""
 
 
 class JumpingClock:
-    """Monotonic time in seconds, as the standard library's `time` offers it."""
+    """Monotonic time in seconds, asked for as the standard library's `time` is."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -31,17 +31,13 @@ class _JumpingSelector(selectors.SelectSelector):
         super().__init__()
         self._clock = clock
 
-    def select(
-        self, timeout: float | None = None
-    ) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "everything waits, and nothing will ever happen"
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        assert timeout is not None, "every task waits for another one"
         self._clock.now_s += max(timeout, STEP_S)
         return super().select(0)
 
 
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """An event loop on a clock of its own."""
-
+class _JumpingLoop(asyncio.SelectorEventLoop):
     def __init__(self, clock: JumpingClock) -> None:
         self._jumping_clock = clock
         super().__init__(_JumpingSelector(clock))
@@ -50,11 +46,7 @@ class JumpingLoop(asyncio.SelectorEventLoop):
         return self._jumping_clock.now_s
 
 
-def run(clock: JumpingClock, main: Callable[[], Awaitable[T]]) -> T:
-    """Run a coroutine function to its end, in no time. Tasks it leaves behind are cancelled."""
-
-    async def wrapped() -> T:
-        return await main()
-
-    with asyncio.Runner(loop_factory=lambda: JumpingLoop(clock)) as runner:
-        return runner.run(wrapped())
+def run(clock: JumpingClock, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine function to its end, in no time."""
+    with asyncio.Runner(loop_factory=lambda: _JumpingLoop(clock)) as runner:
+        return runner.run(main())

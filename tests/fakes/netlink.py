@@ -27,10 +27,11 @@ class FakeKernel:
         self.queue: list[Reply] = []
         self.answer: Callable[[list[Message]], list[Reply]] = lambda _: []
         self.refusal: OSError | None = None
-        self._readable, self._never_written = os.pipe()
+        # the reader's end never becomes readable, since nothing is written
+        self._ends: tuple[int, ...] = os.pipe()
 
     def fileno(self) -> int:
-        return self._readable
+        return self._ends[0]
 
     def send(self, datagram: bytes) -> int:
         if self.refusal is not None:
@@ -49,8 +50,10 @@ class FakeKernel:
         return len(reply)
 
     def close(self) -> None:
-        os.close(self._readable)
-        os.close(self._never_written)
+        """Close it; once more does nothing, as with a socket."""
+        ends, self._ends = self._ends, ()
+        for end in ends:
+            os.close(end)
 
 
 def reply(seq: int, number: int = 0, *extended: bytes) -> bytes:

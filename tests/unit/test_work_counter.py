@@ -52,7 +52,7 @@ def test_a_walk_over_an_index_shows(use: Callable[[Index], object]) -> None:
     ],
 )
 def test_what_takes_one_step_costs_the_same_at_any_size(use: Callable[[Index], object]) -> None:
-    assert work(100, use) == work(10_000, use)
+    assert work(100, use).is_as_much_as(work(10_000, use))
 
 
 def test_a_loop_over_what_is_not_watched_shows_in_instructions() -> None:
@@ -62,6 +62,13 @@ def test_a_loop_over_what_is_not_watched_shows_in_instructions() -> None:
         return count_work(lambda: [number for number in numbers[size] if number < 0], Visits())
 
     assert walk(200).instructions >= walk(100).instructions + 100
+
+
+def test_as_much_work_is_as_many_visits_and_about_as_many_instructions() -> None:
+    assert Work(7, 1000).is_as_much_as(Work(7, 1012))
+    assert not Work(7, 1000).is_as_much_as(Work(8, 1000))
+    assert not Work(7, 1000).is_as_much_as(Work(7, 1200))
+    assert not Work(7, 1200).is_as_much_as(Work(7, 1000))
 
 
 def test_a_large_container_that_cannot_be_watched_is_refused() -> None:

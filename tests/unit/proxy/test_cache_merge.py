@@ -1,6 +1,8 @@
 """Merging the slices of a service: which statement about an endpoint counts, and what is kept apart."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.cache import Merged, merge
 from proxy.model import Endpoint, Family, SlicePort
@@ -103,3 +105,32 @@ def test_endpoints_are_sorted_bytewise() -> None:
 
 def test_a_port_without_endpoints_is_absent() -> None:
     assert merge([make_slice("s-1")]) == {}
+
+
+statements = st.builds(
+    make_endpoint,
+    st.sampled_from([f"10.1.0.{number}:80" for number in range(6)]),
+    ready=st.booleans(),
+    terminating=st.booleans(),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(statements, max_size=4), min_size=1, max_size=4))
+def test_the_last_live_statement_counts_or_else_the_first(slices: list[list[Endpoint]]) -> None:
+    named = [make_slice(f"s-{number}", *stated) for number, stated in enumerate(slices)]
+
+    found = merge(named).get(HTTP, Merged(endpoints=()))
+
+    stated: dict[str, list[Endpoint]] = {}
+    for endpoint_slice in named:
+        for endpoint in endpoint_slice.ports[0][1]:
+            stated.setdefault(endpoint.address, []).append(endpoint)
+    winners = [
+        ([e for e in stated[address] if not e.terminating] or stated[address][:1])[-1]
+        for address in sorted(stated)
+    ]
+    assert list(found.endpoints) == winners
+    assert sorted(map(repr, (*found.endpoints, *found.shadowed))) == sorted(
+        repr(e) for same in stated.values() for e in same
+    )

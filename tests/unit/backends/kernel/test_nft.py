@@ -155,6 +155,42 @@ def test_who_does_not_mind_gets_a_list_over_two_generations(kernel: FakeKernel, 
     assert found == [[(b"key1", None)], [(b"key2", None)]]
 
 
+def resized(sent: list[Message]) -> list[Reply]:
+    """Two pieces of a list between which the order of the set has changed."""
+    seq = sent[0].seq
+    one, two, three = (nft_elements.pack_data_element(f"key{n}".encode(), b"data") for n in "123")
+    return [block(seq, 7, one, two), block(seq, 7, three, one), done(seq)]
+
+
+def test_a_list_that_repeats_an_element_is_interrupted_for_another_may_be_missing(
+    kernel: FakeKernel, nft: Nft
+) -> None:
+    kernel.answer = resized
+
+    with pytest.raises(DumpInterrupted, match="resizing"):
+        list(nft.list_elements(NFPROTO_IPV4, "t", "s"))
+
+    assert kernel.queue == []
+
+
+def test_who_does_not_mind_gets_a_list_that_repeats_an_element(
+    kernel: FakeKernel, nft: Nft
+) -> None:
+    kernel.answer = resized
+
+    found = list(nft.list_elements(NFPROTO_IPV4, "t", "s", is_strict=False))
+
+    assert [key for part in found for key, _ in part] == [b"key1", b"key2", b"key3", b"key1"]
+
+
+def test_a_range_may_begin_where_another_one_ends(kernel: FakeKernel, nft: Nft) -> None:
+    end = nft_elements.pack_element(nft_elements.Element(b"key1", is_interval_end=True))
+    begin = nft_elements.pack_key_element(b"key1")
+    kernel.answer = lambda sent: [block(sent[0].seq, 7, end, begin), done(sent[0].seq)]
+
+    assert len(next(nft.list_elements(NFPROTO_IPV4, "t", "s"))) == 2
+
+
 def test_chains_of_other_tables_are_left_out(kernel: FakeKernel, nft: Nft) -> None:
     def answer(sent: list[Message]) -> list[Reply]:
         ours, other = (

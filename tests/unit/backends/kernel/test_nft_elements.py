@@ -17,6 +17,7 @@ IPV4 = 2
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20)
 raw = st.binary(min_size=1, max_size=24)
+keys = st.binary(max_size=24)
 verdicts = st.tuples(st.integers(-5, 1), st.just("") | names)
 data = st.none() | raw | verdicts
 
@@ -116,13 +117,13 @@ def test_elements_are_packed_as_nft_packs_them(packed: bytes, expected: str) -> 
     assert packed == bytes.fromhex(expected)
 
 
-@given(raw, raw)
+@given(keys, raw)
 def test_the_fast_packers_pack_what_the_general_one_does(key: bytes, value: bytes) -> None:
     assert nft_elements.pack_data_element(key, value) == as_element(key, value)
     assert nft_elements.pack_key_element(key) == as_element(key, None)
 
 
-@given(raw, names)
+@given(keys, names)
 def test_the_fast_verdict_packer_packs_what_the_general_one_does(key: bytes, chain: str) -> None:
     packed = nft_elements.pack_verdict_element(key, chain)
 
@@ -132,7 +133,7 @@ def test_the_fast_verdict_packer_packs_what_the_general_one_does(key: bytes, cha
 @given(
     st.builds(
         Element,
-        raw,
+        keys,
         data,
         st.none() | raw,
         st.booleans(),
@@ -174,7 +175,7 @@ def test_a_listed_block_comes_back_as_it_was_packed(pairs: list[tuple[bytes, Dat
     assert nft_elements.parse_elements(payload) == pairs
 
 
-@given(st.lists(st.tuples(raw, data), max_size=8))
+@given(st.lists(st.tuples(keys, data), max_size=8))
 def test_a_mixed_block_comes_back_as_it_was_packed(pairs: list[tuple[bytes, Data]]) -> None:
     packed = [as_element(key, value) for key, value in pairs]
 
@@ -188,7 +189,9 @@ def listed_request() -> Request:
 
 
 @given(
-    st.lists(st.builds(Element, raw, data, st.none() | raw, st.booleans(), st.just(0)), max_size=5)
+    st.lists(
+        st.builds(Element, keys, data, st.none() | raw, st.booleans(), st.just(0)), max_size=5
+    )
 )
 def test_ranges_come_back_when_all_there_is_to_know_is_asked_for(elements: list[Element]) -> None:
     payload = listed(*[nft_elements.pack_element(element) for element in elements])
@@ -285,6 +288,28 @@ def test_damaged_blocks_give_values_or_malformed(
     except Malformed:
         return
     assert all(isinstance(key, bytes) for key, _ in found)
+
+
+@given(
+    st.lists(
+        st.builds(Element, keys, data, st.none() | raw, st.booleans(), st.just(0)), max_size=6
+    )
+)
+def test_a_block_is_split_into_its_elements(elements: list[Element]) -> None:
+    payload = listed(*[nft_elements.pack_element(element) for element in elements])
+
+    found = nft_elements.split_elements(payload)
+
+    assert [nft_elements.parse_elements(block(codec.attr(1, part)))[0] for part in found] == [
+        (element.key, element.data) for element in elements
+    ]
+
+
+def test_equal_blocks_are_split_into_elements_that_differ_where_they_do() -> None:
+    packed = [as_element(struct.pack("=III", 1, 2, n), bytes(8)) for n in range(100)]
+
+    assert len(set(nft_elements.split_elements(listed(*packed)))) == 100
+    assert len(set(nft_elements.split_elements(listed(*packed, packed[7])))) == 100
 
 
 def test_a_block_that_ends_within_an_element_is_malformed() -> None:

@@ -100,6 +100,12 @@ def test_what_is_not_understood_is_refused(body: str, problem: str) -> None:
     assert str(caught.value).startswith(f"{OWN}: {problem}")
 
 
+def test_periods_may_be_as_short_as_one_likes() -> None:
+    settings, _ = from_own("verifyPeriod: 1ms\ngenerationPollPeriod: 1ms\n")
+
+    assert (settings.verify_period_s, settings.generation_poll_period_s) == (0.001, 0.001)
+
+
 def test_every_mistake_is_named() -> None:
     with pytest.raises(ConfigError) as caught:
         from_own("mode: x\nfallback: x\nverifyPeriod: 0s\ngenerationPollPeriod: 0s\n")

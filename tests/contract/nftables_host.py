@@ -1,0 +1,268 @@
+"""The host of the nftables backend: a fake of nf_tables, or the kernel's in a network namespace.
+
+Both are reached through the same door, so everything but the replies is the same.
+"""
+
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+from backends.kernel import nft_elements, nft_messages
+from backends.kernel.nft import Nft
+from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6
+from backends.nftables.backend import NftablesBackend
+from backends.nftables.belief import Observed
+from backends.nftables.layout import Layout, NftSettings
+from backends.nftables.model import SERVICES, TABLE
+from proxy.desired import DesiredPort
+from proxy.model import FAMILIES, PortKey
+from proxy.netlink import codec
+from proxy.netlink.codec import Request
+from tests.contract.host import AnyBackend, Cost
+from tests.contract.nftables_vandal import vandalise
+from tests.data_plane import (
+    Behaviour,
+    Connection,
+    programmed,
+    programmed_addresses,
+    programmed_hairpins,
+    wanted_addresses,
+    wanted_hairpins,
+)
+from tests.fakes.nft import NftKernel
+from tests.work_counter import Visits, watch
+
+NUMBERS = (NFPROTO_IPV4, NFPROTO_IPV6)
+LAYOUT = Layout(
+    NftSettings(families=FAMILIES, cluster_cidrs=("10.244.0.0/16", "fd00:10:244::/48"))
+)
+FOREIGN = "foreign"
+
+
+class MeteredNft(Nft):
+    """The door, with an eye on what passes and a foot in it when told so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cost = Cost()
+        self.failure: tuple[Exception, bool] | None = None
+        for end in (self._commands, self._dumps):
+            vars(end)["_socket"] = _MeteredSocket(end._socket, self._count)
+
+    def _count(self, datagram: bytes) -> None:
+        messages = list(codec.iter_messages(datagram)) if datagram else []
+        calls, known, written = self.cost
+        writing = [m for m in messages if m.flags & codec.NLM_F_DUMP != codec.NLM_F_DUMP]
+        is_batch = bool(messages) and messages[0].kind == 16
+        self.cost = Cost(
+            calls + 1, known + len(messages), written + (len(writing) - 2 if is_batch else 0)
+        )
+
+    def commit(self, messages: Sequence[Request]) -> None:
+        failure, self.failure = self.failure, None
+        if failure is None:
+            super().commit(messages)
+            return
+        error, is_done = failure
+        if is_done:
+            super().commit(messages)
+        raise error
+
+
+class _MeteredSocket:
+    """A socket that tells of each system call: what was sent, or nothing for one that received."""
+
+    def __init__(self, real: Any, count: Callable[[bytes], None]) -> None:
+        self._real = real
+        self._count = count
+
+    def send(self, datagram: bytes) -> Any:
+        self._count(datagram)
+        return self._real.send(datagram)
+
+    def recv_into(self, *arguments: Any) -> Any:
+        self._count(b"")
+        return self._real.recv_into(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+class NftablesHost:
+    """`entered` is where sockets are opened; `foreign` returns what else there is."""
+
+    def __init__(
+        self,
+        entered: Callable[[], AbstractContextManager[None]],
+        foreign: Callable[[Nft], object],
+        closing: ExitStack,
+    ) -> None:
+        self._entered = entered
+        self._foreign = foreign
+        self._closing = closing
+        with entered():
+            self.admin = closing.enter_context(Nft())
+
+    def start(self) -> AnyBackend:
+        with self._entered():
+            backend = NftablesBackend(LAYOUT, MeteredNft)
+        self._closing.callback(backend.close)
+        return backend
+
+    def behaviour(
+        self, observed: Observed, *, leave_out: Collection[Connection] = ()
+    ) -> Behaviour:
+        return programmed(observed.tables, leave_out)
+
+    async def read_back(self, backend: AnyBackend, observed: Observed) -> Any:
+        return await backend.observe()
+
+    def state(self, observed: Observed) -> object:
+        return {
+            family: (
+                facts.is_present,
+                facts.chains,
+                facts.sets,
+                {name: elements for name, elements in facts.elements.items() if elements},
+            )
+            for family, facts in observed.tables.items()
+        }
+
+    def watch(self, observed: Observed, visits: Visits) -> None:
+        _watch_in(vars(observed), ("rendered", "references", "holders"), visits)
+        for facts in observed.tables.values():
+            _watch_in(facts.elements, tuple(facts.elements), visits)
+
+    def check_extras(self, observed: Observed, desired: Mapping[PortKey, DesiredPort]) -> None:
+        assert programmed_addresses(observed.tables) == wanted_addresses(desired)
+        assert programmed_hairpins(observed.tables) == wanted_hairpins(desired)
+        for family, facts in observed.tables.items():
+            assert facts.is_present
+            assert facts.sets == {spec.name: spec.facts for spec in LAYOUT.sets(family)}
+            ours = {spec.name: spec.facts for spec in LAYOUT.skeleton(family)}
+            picking = facts.chains.keys() - ours
+            ours |= {name: LAYOUT.chain(family, name).facts for name in picking}
+            assert facts.chains == ours
+
+    def disturb(self, seed: int) -> None:
+        vandalise(self.admin, LAYOUT, random.Random(seed))
+
+    def plant_foreign(self) -> None:
+        for number in NUMBERS:
+            self.admin.commit(
+                [
+                    nft_messages.new_table(number, FOREIGN, "somebody else's"),
+                    nft_messages.new_chain(number, FOREIGN, SERVICES),
+                    nft_messages.new_set(number, FOREIGN, SERVICES, key_type=13, key_length=2),
+                    *nft_elements.new_elements(
+                        number, FOREIGN, SERVICES, [nft_elements.pack_key_element(b"\0\x50")]
+                    ),
+                ]
+            )
+
+    def foreign(self) -> object:
+        return self._foreign(self.admin)
+
+    def own(self) -> object:
+        return [number for number in NUMBERS if self.admin.find_table(number, TABLE)]
+
+    def occupy(self, port: DesiredPort) -> None:
+        (frontend,) = port.frontends
+        protocol = {"TCP": 6, "UDP": 17, "SCTP": 132}[port.key.name.protocol]
+        address = bytes(map(int, str(frontend.address).split(".")))
+        key = address + bytes([protocol, 0, 0, 0]) + frontend.port.to_bytes(2, "big") + bytes(2)
+        element = nft_elements.pack_element(nft_elements.Element(key, (0, "")))
+        self.admin.commit(nft_elements.new_elements(NFPROTO_IPV4, TABLE, SERVICES, [element]))
+
+    def limit(self, room: int) -> None:
+        there = sum(map(len, self.admin.list_elements(NFPROTO_IPV4, TABLE, SERVICES)))
+        self._resize(there + room)
+
+    def lift_limit(self) -> None:
+        self._resize(100_000)
+
+    def _resize(self, size: int) -> None:
+        found = self.admin.find_set(NFPROTO_IPV4, TABLE, SERVICES)
+        assert found is not None
+        self.admin.commit(
+            [
+                nft_messages.new_set(
+                    NFPROTO_IPV4,
+                    TABLE,
+                    SERVICES,
+                    key_type=found.key_type,
+                    key_length=found.key_length,
+                    data_type=found.data_type,
+                    flags=found.flags,
+                    size=size,
+                )
+            ]
+        )
+
+    @contextmanager
+    def failing(self, backend: AnyBackend, error: Exception, *, is_done: bool) -> Iterator[None]:
+        door = _doors(backend)[0]
+        door.failure = (error, is_done)
+        yield
+        assert door.failure is None, "nothing was written"
+
+    def spent(self, backend: AnyBackend) -> Cost:
+        doors = _doors(backend)
+        total = Cost(*[sum(figures) for figures in zip(*[d.cost for d in doors], strict=True)])
+        for door in doors:
+            door.cost = Cost()
+        return total
+
+
+class _Watched:
+    """Dictionaries as the attributes of an object."""
+
+
+def _watch_in(owner: dict[str, Any], names: Sequence[str], visits: Visits) -> None:
+    watched = _Watched()
+    vars(watched).update({name: owner[name] for name in names})
+    watch(watched, visits)
+    owner.update(vars(watched))
+
+
+def _doors(backend: AnyBackend) -> list[MeteredNft]:
+    assert isinstance(backend, NftablesBackend)
+    doors = [backend._nft, backend._background]
+    return [door for door in doors if isinstance(door, MeteredNft)]
+
+
+def structure_of(nft: Nft, number: int, name: str) -> object:
+    """A table with everything in it, as the door lists it."""
+    return (
+        nft.find_table(number, name),
+        nft.list_chains(number, name),
+        nft.list_rules(number, name),
+        [
+            (
+                found,
+                sorted(e for part in nft.list_elements(number, name, found.name) for e in part),
+            )
+            for found in nft.list_sets(number, name)
+        ],
+    )
+
+
+def foreign_tables(nft: Nft) -> object:
+    """All tables but ours."""
+    return {
+        (number, table.name): structure_of(nft, number, table.name)
+        for number in NUMBERS
+        for table in nft.list_tables(number)
+        if table.name != TABLE
+    }
+
+
+class FakeNftablesGround:
+    """Hosts on the fake of nf_tables."""
+
+    @contextmanager
+    def fresh(self) -> Iterator[NftablesHost]:
+        fake = NftKernel()
+        with ExitStack() as closing:
+            yield NftablesHost(fake.entered, foreign_tables, closing)
