@@ -17,7 +17,7 @@ from typing import Any, Final
 from proxy.backend import Applied, Backend, Drift
 from proxy.cache import Cache, Change
 from proxy.desired import DesiredPort, DesiredState
-from proxy.errors import KernelError
+from proxy.errors import ApplyError, ProxyError
 from proxy.journal import Entry, Journal
 from proxy.model import Cause, PortKey, ServiceName, Value
 from proxy.schedule import Backoff, Schedule
@@ -72,8 +72,7 @@ class Reconciler:
         await self._barrier()
         while True:
             await self._wait()
-            if self._is_round_due(time.monotonic()):
-                await self._round()
+            await self._round()
 
     async def _barrier(self) -> None:
         deadline_s = time.monotonic() + NODE_WAIT_S
@@ -107,21 +106,25 @@ class Reconciler:
             or self._is_belief_stale
         )
 
-    def _is_round_due(self, now_s: float) -> bool:
-        due_s = self.schedule.round_due_s(has_changes=self._has_work())
-        if due_s is not None and now_s >= due_s:
-            return True
-        return any(now_s >= q.retry_s for q in self.quarantine.values())
+    def _round_due_s(self) -> float | None:
+        """Return when the next round is due, None if there is nothing to run for.
+
+        Neither a new change nor the retry of a refused ServicePort runs before the schedule allows a round.
+        """
+        allowed_s = self.schedule.round_due_s(has_changes=True) or 0.0
+        if self._has_work():
+            return allowed_s
+        retries_s = [quarantined.retry_s for quarantined in self.quarantine.values()]
+        return max(allowed_s, min(retries_s)) if retries_s else None
 
     async def _wait(self) -> None:
-        """Sleep until something is due or the cache has news."""
-        self._wake.clear()
-        dues = [q.retry_s for q in self.quarantine.values()]
-        round_due_s = self.schedule.round_due_s(has_changes=self._has_work())
-        if round_due_s is not None:
-            dues.append(round_due_s)
-        timeout_s = min(dues) - time.monotonic() if dues else None
-        if timeout_s is None or timeout_s > 0:
+        """Sleep until a round is due."""
+        while True:
+            self._wake.clear()
+            due_s = self._round_due_s()
+            timeout_s = None if due_s is None else due_s - time.monotonic()
+            if timeout_s is not None and timeout_s <= 0:
+                return
             await wait_for(self._wake, timeout_s)
 
     async def _round(self) -> None:
@@ -147,7 +150,7 @@ class Reconciler:
             log.error(
                 "reconcile failed: %s",
                 self.last_error,
-                exc_info=not isinstance(error, KernelError),
+                exc_info=not isinstance(error, ProxyError),
             )
         self.schedule.round_ended(time.monotonic(), failed=failed)
 
@@ -158,7 +161,12 @@ class Reconciler:
         while self._undescribed:
             name = next(iter(self._undescribed))
             change = self._undescribed.pop(name)
-            for key in self._describe(name):
+            try:
+                keys = self._describe(name)
+            except BaseException:
+                self._undescribed[name] = change  # last in the row now, and not forgotten
+                raise
+            for key in keys:
                 self._dirty.setdefault(key, change)
             if time.perf_counter() - started_s > SLICE_S:
                 await asyncio.sleep(0)
@@ -176,10 +184,6 @@ class Reconciler:
             self._dirty.setdefault(key, _again("adoption", started_s))
         keys = sorted(self._dirty, key=lambda key: _urgency(key, self.desired.ports.get(key)))
         await self._program(keys)
-        plan = self.backend.prune(self.desired.ports, self.observed)
-        if plan:
-            self._count(await self.backend.apply(plan, self.observed))
-        self._is_full_due = False
         if not self.is_synced.is_set():
             self.is_synced.set()
             log.info(
@@ -188,6 +192,14 @@ class Reconciler:
                 time.monotonic() - started_s,
                 self.operations,
             )
+        plan = self.backend.prune(self.desired.ports, self.observed)
+        if plan:
+            applied = await self.backend.apply(plan, self.observed)
+            self._count(applied)
+            if applied.failed:
+                reasons = "; ".join(sorted(set(applied.failed.values())))
+                raise ApplyError(f"leftovers could not be removed: {reasons}")
+        self._is_full_due = False
 
     async def _program(self, keys: Iterable[PortKey]) -> None:
         for chunk in self._chunks(keys):

@@ -24,6 +24,7 @@ class Verifier:
 
     def __init__(self, reconciler: Reconciler) -> None:
         self.repairs = 0
+        self._is_contended = False
         self._reconciler = reconciler
         self._schedule = reconciler.schedule
 
@@ -48,10 +49,11 @@ class Verifier:
                 and self._reconciler.backend.has_foreign_change(observed)
             ):
                 drifts = await self._reconciler.backend.verify(observed)
+                self._schedule.verified(time.monotonic(), repaired=bool(drifts))
                 if self._reconciler.observed is observed:
                     self._repair(drifts)
-                self._schedule.verified(time.monotonic(), repaired=bool(drifts))
         except KernelError as error:
+            self._schedule.verified(time.monotonic(), repaired=False)
             log.error("verification failed, reading everything anew: %s", error)
             self._reconciler.repair([Drift(key=None, what=str(error))])
 
@@ -65,5 +67,7 @@ class Verifier:
         if len(drifts) > LISTED_DRIFTS:
             log.warning("and %d more", len(drifts) - LISTED_DRIFTS)
         self._reconciler.repair(drifts)
-        if self._schedule.is_contended(time.monotonic()):
+        was_contended = self._is_contended
+        self._is_contended = self._schedule.is_contended(time.monotonic())
+        if self._is_contended and not was_contended:
             log.error("contended: somebody keeps changing our objects; repairing once a period")

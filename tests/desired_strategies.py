@@ -124,6 +124,7 @@ def _pool(rng: random.Random, family: Family) -> Iterable[Endpoint]:
 seeds: Final = st.integers(0, 2**32 - 1)
 
 
-def random_states(count: int) -> st.SearchStrategy[list[Desired]]:
+def random_states(seed: int, count: int) -> list[Desired]:
     """Return states that follow one another."""
-    return seeds.map(random.Random).map(lambda rng: [random_state(rng) for _ in range(count)])
+    rng = random.Random(seed)
+    return [random_state(rng) for _ in range(count)]

@@ -28,11 +28,11 @@ from e2e.namespace import RUN_ID, TopologyError
 EXAMPLES = Path(__file__).parents[2] / "examples" / "demo"
 _LOG_LINES = 40
 _DRAWING = """\
-  outside --- node-a ---+--- node-b   Three nodes in three zones, all with pods
-              zone-a    |    zone-b   of the service shop/web. Clients reach them
-                |       |             through node-a, where the real daemon runs:
-              local     +--- node-c   it reads Services and EndpointSlices from
-                             zone-c   files and decides which pods may answer.
+  outside --- node-a ---+--- node-b  Three nodes in three zones, all with pods
+              zone-a    |    zone-b  of the service shop/web. Clients reach them
+                |       |            through node-a, where the real daemon runs:
+              local     +--- node-c  it reads Services and EndpointSlices from
+                             zone-c  files and decides which pods may answer.
 """
 _CLIENTS = f"""\
 Two clients, `outside` the cluster and `local`, a pod on node-a, each open {RATE * 2:.0f} new connections a second, half of

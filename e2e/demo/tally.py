@@ -3,7 +3,6 @@
 Times are CLOCK_MONOTONIC in seconds, which all processes of a host share: a client's stamps and the demo's compare.
 """
 
-import math
 from collections import Counter
 from typing import NamedTuple
 
@@ -29,14 +28,11 @@ class Tally:
         self._answered: dict[str, list[Timed]] = {}
         self._last_begun_s: dict[str, float] = {}
         self._begun_in_second: Counter[int] = Counter()
-        self._begun_s = (math.inf, 0.0)
 
     def add(self, client: str, timed: Timed) -> None:
         """Count one connection."""
         self.total += 1
         self._begun_in_second[int(timed.started_s)] += 1
-        first_s, last_s = self._begun_s
-        self._begun_s = min(first_s, timed.started_s), max(last_s, timed.started_s)
         if not isinstance(timed.outcome, Answer):
             self.failures.append(Failed(client, timed))
             return
@@ -72,11 +68,10 @@ class Tally:
         return found
 
     def pace(self) -> tuple[float, int]:
-        """Connections begun per second: on average, and the fewest in any whole second between first and last."""
-        first_s, last_s = self._begun_s
-        seconds = range(int(first_s) + 1, int(last_s))
-        slowest = min((self._begun_in_second[second] for second in seconds), default=0)
-        return self.total / max(last_s - first_s, 0.001), slowest
+        """Connections begun per second, on average and the fewest; 0 without a whole second between first and last."""
+        begun = self._begun_in_second
+        counts = [begun[second] for second in range(min(begun) + 1, max(begun))] if begun else []
+        return (sum(counts) / len(counts), min(counts)) if counts else (0.0, 0)
 
     def _ended_since(self, client: str, since_s: float) -> list[Timed]:
         """The newest answers, so that the cost does not grow with the length of the demo."""

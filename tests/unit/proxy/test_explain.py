@@ -183,6 +183,15 @@ def test_a_list_no_policy_uses_is_null(
     assert (found["cluster"], found["local"], found["reachable"]) == (cluster, local, [])
 
 
+def test_a_service_that_is_served_on_other_nodes_only_is_usable() -> None:
+    found = document(
+        make_service("default/web", make_service_port(internal_local=True)),
+        Upsert(make_slice("web-a", make_endpoint())),
+    )
+
+    assert (found["local"], found["reachable"], found["anyUsable"]) == ([], [], True)
+
+
 def test_ipv6_is_bracketed_where_a_port_follows() -> None:
     found = document(
         make_service("default/web", make_service_port(cluster_ip="fd00::10")),

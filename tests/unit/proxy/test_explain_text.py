@@ -142,10 +142,22 @@ def test_hints_that_are_ignored_are_said_to_be(
     assert line == f"  cluster list  {total} of {total} endpoint{'s' * (total > 1)}; {words}"
 
 
-def test_without_hints_nothing_is_said_of_them() -> None:
-    text = text_of(make_service(), make_slice("s-1", make_endpoint()))
+def test_of_what_is_not_used_nothing_more_is_said() -> None:
+    expected = """\
+        default/web  TCP IPv4  on node n1, zone z1
+          ClusterIP     10.96.0.10:80  policy Cluster
+          cluster list  2 of 2 endpoints
+          local list    not used by this service
+          ENDPOINT       CLUSTER LIST  LOCAL LIST  NODE  ZONE  SLICE
+          10.1.0.1:80    + ready       -           n2    z1    web-10
+          10.1.0.2:8080  + ready       -           n2    z1    web-9
+        """
+    slices = (
+        make_slice("web-9", make_endpoint("10.1.0.2:8080")),
+        make_slice("web-10", make_endpoint("10.1.0.1:80")),
+    )
 
-    assert "  cluster list  1 of 1 endpoint\n" in text
+    assert text_of(make_service(), *slices) == textwrap.dedent(expected)
 
 
 def test_every_reason_has_words() -> None:
@@ -191,10 +203,15 @@ def test_colours_stand_only_where_they_are_painted() -> None:
 
 
 def test_colours_tell_what_serves_from_what_does_not() -> None:
-    painted = text_of(*SHOP, paint=lambda text, style: f"<{style}>{text}</>")
+    def tagged(text: str, style: explain.Style) -> str:
+        return f"<{style}>{text}</>"
+
+    painted = text_of(*SHOP, paint=tagged)
+    elsewhere = text_of(make_service(), make_slice("s-1", make_endpoint()), paint=tagged)
 
     assert "<bold>shop/web:http</>" in painted
     assert "<green>1 of 3 endpoints</>" in painted
     assert "  <green>10.1.0.1:8080  + ready" in painted
     assert "  <yellow>10.1.0.2:8080  - hinted" in painted
-    assert "<red>empty" in text_of(make_service(), paint=lambda text, style: f"<{style}>{text}</>")
+    assert "  <green>10.1.0.1:80" in elsewhere  # in one list is enough
+    assert "<red>empty" in text_of(make_service(), paint=tagged)

@@ -44,6 +44,8 @@ def test_nothing_is_read_or_written_before_every_kind_was_listed(
     async def life() -> None:
         daemon.tell(make_service(), make_slice(), *listed(but=kind))
         await daemon.pass_s(3600.0)
+        daemon.tell(make_service(resource_version="2"))
+        await daemon.pass_s(1.0)
         assert (daemon.backend.observed_at, daemon.backend.applied) == ([], [])
 
         daemon.tell(Synced(kind))

@@ -230,9 +230,6 @@ def test_what_was_refused_is_forgotten_when_it_goes(daemon: Daemon) -> None:
     daemon.live(life)
 
 
-@pytest.mark.xfail(
-    raises=RunawayError, reason="a due retry runs rounds without pause while the kernel fails"
-)
 def test_a_due_retry_does_not_override_the_backoff_of_failed_rounds(daemon: Daemon) -> None:
     daemon.backend.refused[API] = "no"
 
@@ -247,10 +244,6 @@ def test_a_due_retry_does_not_override_the_backoff_of_failed_rounds(daemon: Daem
     daemon.live(life)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="a due retry takes all changes along, however soon after the last round",
-)
 def test_a_due_retry_does_not_override_the_minimum_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -268,9 +261,6 @@ def test_a_due_retry_does_not_override_the_minimum_interval(
     daemon.live(life)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="what became of the plan that prunes is not looked at"
-)
 def test_leftovers_the_kernel_will_not_remove_are_tried_again(daemon: Daemon) -> None:
     daemon.find_in_kernel(make_service("default/db"))
     daemon.backend.refused[DB] = "busy"
@@ -318,10 +308,6 @@ def test_a_defect_met_on_one_service_costs_no_other_its_change(daemon: Daemon) -
     daemon.live(life)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="a name is forgotten before it is described, so a failure loses it",
-)
 def test_a_service_that_could_not_be_described_is_tried_again(daemon: Daemon) -> None:
     daemon.reconciler.desired = _Defective()
 

@@ -116,10 +116,6 @@ def test_after_five_repairs_in_a_minute_only_the_periodic_comparison_repairs(
     daemon.live(life)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError,
-    reason="contention is looked for before the repair counts, and it has passed at the next one",
-)
 def test_contention_is_reported(daemon: Daemon, caplog: pytest.LogCaptureFixture) -> None:
     async def life() -> None:
         daemon.tell_all(make_service())
@@ -169,9 +165,6 @@ def test_a_comparison_that_fails_has_everything_read_anew(daemon: Daemon) -> Non
     daemon.live(life)
 
 
-@pytest.mark.xfail(
-    raises=RunawayError, reason="a failed comparison is due again at once, and so without pause"
-)
 def test_comparisons_that_fail_are_not_tried_without_pause(daemon: Daemon) -> None:
     async def life() -> None:
         daemon.tell_all(make_service())

@@ -78,14 +78,17 @@ def test_answers_are_counted_by_client_and_pod_within_the_time() -> None:
     assert tally.answers(1.0, 2.0) == {"inside": {"a": 1, "b": 1}, "outside": {"b": 1}}
 
 
-def test_the_slowest_second_is_a_whole_one_and_may_be_empty() -> None:
-    begun = [0.9, *(1.0 + n / 10 for n in range(10)), 2.5, 2.6, *(4.0 + n / 10 for n in range(10))]
+def test_the_pace_is_that_of_whole_seconds_empty_ones_too() -> None:
+    second = [n / 10 for n in range(10)]
+    begun = [0.9, *(1 + s for s in second), 2.5, 2.6, *(4 + s for s in second), 5.0]
 
-    average, slowest = tally_of(inside=[answered("a", s) for s in begun]).pace()
-    _, slowest_before_the_gap = tally_of(
-        inside=[answered("a", s) for s in [*begun[:13], 3.0]]
-    ).pace()
+    up_to_the_gap = tally_of(inside=[answered("a", s) for s in [*begun[:13], 3.0]]).pace()
+    beyond_it = tally_of(inside=[answered("a", s) for s in begun]).pace()
 
-    assert slowest == 0
-    assert slowest_before_the_gap == 2
-    assert average == pytest.approx(23 / 4.0)
+    assert up_to_the_gap == (6.0, 2)
+    assert beyond_it == (5.5, 0)
+
+
+@pytest.mark.parametrize("begun", [[], [1.0], [1.9, 2.1]], ids=["none", "one", "no whole second"])
+def test_too_few_connections_have_no_pace(begun: list[float]) -> None:
+    assert tally_of(inside=[answered("a", s) for s in begun]).pace() == (0.0, 0)
