@@ -19,10 +19,11 @@ from proxy.model import Family, PortKey
 
 
 class TableFacts:
-    """Belief about one table. One that is dormant counts as not present: no packet sees it, and adding it wakes it."""
+    """Belief about one table. No packet sees one that `is_dormant`."""
 
     def __init__(self) -> None:
         self.is_present = False
+        self.is_dormant = False
         self.chains: dict[str, ChainFacts] = {}
         self.sets: dict[str, SetFacts] = {}
         self.elements: dict[str, dict[bytes, Data]] = {}

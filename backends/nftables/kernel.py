@@ -85,7 +85,7 @@ def read_structure(nft: Nft, family: Family) -> TableFacts:
     table = nft.find_table(number, TABLE)
     if table is None:
         return facts
-    facts.is_present = not table.flags & _DORMANT
+    facts.is_present, facts.is_dormant = True, bool(table.flags & _DORMANT)
     comments: dict[str, list[str]] = {}
     for rule in nft.list_rules(number, TABLE):
         comments.setdefault(rule.chain, []).append(rule.comment)

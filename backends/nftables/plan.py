@@ -252,10 +252,14 @@ class _Draft:
 
 
 def needs_rebuild(facts: TableFacts, layout: Layout, family: Family) -> bool:
-    """Tell whether a set or the hook of a chain is not as ours: neither can be changed, so the table is made anew."""
-    return any(
-        facts.sets.get(spec.name, spec.facts) != spec.facts for spec in layout.sets(family)
-    ) or any(layout.is_misplaced(family, name, chain) for name, chain in facts.chains.items())
+    """Tell whether a table has to be made anew: sets and hooks cannot be changed, and a table cannot be woken and
+    given hooks in one transaction.
+    """
+    return (
+        facts.is_dormant
+        or any(facts.sets.get(spec.name, spec.facts) != spec.facts for spec in layout.sets(family))
+        or any(layout.is_misplaced(family, name, chain) for name, chain in facts.chains.items())
+    )
 
 
 def _differences(

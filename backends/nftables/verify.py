@@ -109,7 +109,7 @@ def _structure(nft: Nft, family: Family) -> TableFacts | None:
 
 def _differs(found: TableFacts | None, belief: TableFacts) -> bool:
     return found is not None and (
-        found.is_present != belief.is_present
+        (found.is_present, found.is_dormant) != (belief.is_present, belief.is_dormant)
         or found.chains != belief.chains
         or found.sets != belief.sets
     )

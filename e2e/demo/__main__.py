@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _unless_interrupted(screen, interruption, is_fast=args.fast)
         except Interrupted as interrupted:
             with contextlib.suppress(OSError):  # the terminal may be what has gone
+                screen.print()  # a terminal has written ^C on this line
                 screen.print(f"{interrupted}: stopped; everything is removed again")
             return 128 + interrupted.number
         except (StepFailedError, TopologyError) as error:
@@ -118,10 +119,12 @@ def _play(stage: Stage, screen: Screen) -> None:
     try:
         steps.play(stage)
     except (StepFailedError, TopologyError):
+        screen.leave()
         stage.end_load()
         _show_log(stage, screen)
         raise
     finally:
+        screen.leave()
         stage.end_load()
     if stage.tally.failures:
         _show_log(stage, screen)

@@ -79,6 +79,10 @@ class Screen:
             self.draw(block)
         else:
             self._write("".join(f"{self._paint(cut(line, self.width))}\n" for line in block))
+        self.leave()
+
+    def leave(self) -> None:
+        """Go on below the block, which stays as it was drawn last."""
         self._block = []
 
     def _rest(self) -> str:

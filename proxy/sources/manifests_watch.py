@@ -128,6 +128,8 @@ class ManifestSource:
             self._is_synced = True
 
     async def _read_due(self, deliver: Deliver) -> None:
+        if self._missing:
+            self._due.clear()  # its files went with it; what differs is found out when it is back
         now = time.monotonic()
         files = [file for file, (due, _) in self._due.items() if due <= now]
         if not files:

@@ -6,7 +6,7 @@ Both are reached through the same door, so everything but the replies is the sam
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft
@@ -89,17 +89,25 @@ class _MeteredSocket:
         return getattr(self._real, name)
 
 
+class Others(Protocol):
+    """What somebody else has in nf_tables."""
+
+    def plant(self, nft: Nft) -> None: ...
+
+    def list(self, nft: Nft) -> object: ...
+
+
 class NftablesHost:
-    """`entered` is where sockets are opened; `foreign` returns what else there is."""
+    """`entered` is where sockets are opened."""
 
     def __init__(
         self,
         entered: Callable[[], AbstractContextManager[None]],
-        foreign: Callable[[Nft], object],
+        others: Others,
         closing: ExitStack,
     ) -> None:
         self._entered = entered
-        self._foreign = foreign
+        self._others = others
         self._closing = closing
         with entered():
             self.admin = closing.enter_context(Nft())
@@ -122,6 +130,7 @@ class NftablesHost:
         return {
             family: (
                 facts.is_present,
+                facts.is_dormant,
                 facts.chains,
                 facts.sets,
                 {name: elements for name, elements in facts.elements.items() if elements},
@@ -149,20 +158,10 @@ class NftablesHost:
         vandalise(self.admin, LAYOUT, random.Random(seed))
 
     def plant_foreign(self) -> None:
-        for number in NUMBERS:
-            self.admin.commit(
-                [
-                    nft_messages.new_table(number, FOREIGN, "somebody else's"),
-                    nft_messages.new_chain(number, FOREIGN, SERVICES),
-                    nft_messages.new_set(number, FOREIGN, SERVICES, key_type=13, key_length=2),
-                    *nft_elements.new_elements(
-                        number, FOREIGN, SERVICES, [nft_elements.pack_key_element(b"\0\x50")]
-                    ),
-                ]
-            )
+        self._others.plant(self.admin)
 
     def foreign(self) -> object:
-        return self._foreign(self.admin)
+        return self._others.list(self.admin)
 
     def own(self) -> object:
         return [number for number in NUMBERS if self.admin.find_table(number, TABLE)]
@@ -232,30 +231,36 @@ def _doors(backend: AnyBackend) -> list[MeteredNft]:
     return [door for door in doors if isinstance(door, MeteredNft)]
 
 
-def structure_of(nft: Nft, number: int, name: str) -> object:
-    """A table with everything in it, as the door lists it."""
-    return (
-        nft.find_table(number, name),
-        nft.list_chains(number, name),
-        nft.list_rules(number, name),
-        [
-            (
-                found,
-                sorted(e for part in nft.list_elements(number, name, found.name) for e in part),
+class OtherTables:
+    """A table of each family with the names we use in ours."""
+
+    def plant(self, nft: Nft) -> None:
+        for number in NUMBERS:
+            nft.commit(
+                [
+                    nft_messages.new_table(number, FOREIGN, "somebody else's"),
+                    nft_messages.new_chain(number, FOREIGN, SERVICES),
+                    nft_messages.new_set(number, FOREIGN, SERVICES, key_type=13, key_length=2),
+                    *nft_elements.new_elements(
+                        number, FOREIGN, SERVICES, [nft_elements.pack_key_element(b"\0\x50")]
+                    ),
+                ]
             )
-            for found in nft.list_sets(number, name)
-        ],
-    )
+
+    def list(self, nft: Nft) -> object:
+        """All tables but ours, with everything in them."""
+        return {
+            (number, table.name): (table, *_content(nft, number, table.name))
+            for number in NUMBERS
+            for table in nft.list_tables(number)
+            if table.name != TABLE
+        }
 
 
-def foreign_tables(nft: Nft) -> object:
-    """All tables but ours."""
-    return {
-        (number, table.name): structure_of(nft, number, table.name)
-        for number in NUMBERS
-        for table in nft.list_tables(number)
-        if table.name != TABLE
-    }
+def _content(nft: Nft, number: int, name: str) -> tuple[object, ...]:
+    sets = nft.list_sets(number, name)
+    elements = [sorted(sum(nft.list_elements(number, name, s.name), [])) for s in sets]
+    return nft.list_chains(number, name), nft.list_rules(number, name), sets, elements
 
 
 class FakeNftablesGround:
@@ -265,4 +270,4 @@ class FakeNftablesGround:
     def fresh(self) -> Iterator[NftablesHost]:
         fake = NftKernel()
         with ExitStack() as closing:
-            yield NftablesHost(fake.entered, foreign_tables, closing)
+            yield NftablesHost(fake.entered, OtherTables(), closing)

@@ -127,6 +127,8 @@ class NftKernel:
         base = nft_messages.parse_chain(attrs.payload + handle).base
         chain = table.chains.get(name)
         if chain is None:
+            if base is not None and table.is_being_changed:
+                raise RefusalError(errno.EINVAL, None)
             self._put(table.chains, name, Chain(attrs.content, base, handle))
             return
         self._note(lambda: None)

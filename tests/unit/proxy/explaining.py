@@ -102,15 +102,19 @@ def explain(
     return answer.documents
 
 
-def service(spec: str = "", *, ports: str = "[{port: 80}]", status: str = "null") -> str:
-    """Return the Service default/web at 10.96.0.1 with a few fields more, as one YAML document.
-
-    A field that is given again replaces the one that stands here, as YAML readers have it.
-    """
+def service(
+    spec: str = "",
+    *,
+    cluster_ip: str = "10.96.0.1",
+    ports: str = "[{port: 80}]",
+    status: str = "null",
+    labels: str = "null",
+) -> str:
+    """Return the Service default/web, with a few more fields in its spec, as one YAML document."""
     return (
         "kind: Service\n"
-        "metadata: {name: web, namespace: default}\n"
-        f"spec: {{clusterIP: 10.96.0.1, ports: {ports}, {spec}}}\n"
+        f"metadata: {{name: web, namespace: default, labels: {labels}}}\n"
+        f"spec: {{clusterIP: {cluster_ip}, ports: {ports}, {spec}}}\n"
         f"status: {status}\n"
         "---\n"
     )

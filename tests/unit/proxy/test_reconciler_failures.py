@@ -9,7 +9,7 @@ from proxy.desired import DesiredState
 from proxy.model import Family, NodeInfo, PortKey, Service, ServiceName, SlicePort
 from proxy.sources.events import Delete
 from tests.daemon import Daemon, make_daemon
-from tests.fakes.backend import RunawayError, unreachable
+from tests.fakes.backend import unreachable
 from tests.model_builders import (
     make_endpoint,
     make_key,

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.schedule import REPAIRS_BEFORE_CONTENDED
 from tests.daemon import Daemon, make_daemon
-from tests.fakes.backend import RunawayError, unreachable
+from tests.fakes.backend import unreachable
 from tests.model_builders import make_endpoint, make_key, make_service, make_slice
 
 WEB = make_key("default/web")

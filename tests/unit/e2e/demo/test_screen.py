@@ -98,6 +98,14 @@ def test_a_block_that_is_kept_is_not_drawn_over(terminal: Output, live: Screen) 
     assert shown(terminal.getvalue()) == ["now", "event", "later"]
 
 
+def test_a_block_that_is_left_stays_as_it_was(terminal: Output, live: Screen) -> None:
+    live.draw(block("bars"))
+    live.leave()
+    live.print("the end")
+
+    assert shown(terminal.getvalue()) == ["bars", "the end"]
+
+
 def test_the_cursor_is_hidden_only_meanwhile(terminal: Output, live: Screen) -> None:
     with live:
         live.print("text")

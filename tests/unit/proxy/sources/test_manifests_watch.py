@@ -331,6 +331,30 @@ def test_a_difference_that_nobody_reported_has_to_be_seen_twice(run: Run, direct
     run(scenario())
 
 
+def test_files_that_went_with_their_directory_are_kept_until_it_is_back(
+    run: Run, directory: Path
+) -> None:
+    async def scenario() -> None:
+        source = ManifestSource(directory, "node-1", settle_s=0, open_watch=_refuse)
+        recorder = Recorder()
+        _write(directory / "a.yaml", "a")
+        await source._rescan(recorder.deliver)
+        _remove(directory / "a.yaml")
+        _remove(directory)
+        source._due[str(directory / "a.yaml")] = (0.0, 0.0)
+
+        await source._rescan(recorder.deliver)
+        await source._read_due(recorder.deliver)
+        assert recorder.names == {"a"}
+
+        _make(directory)
+        await source._rescan(recorder.deliver)
+        await source._read_due(recorder.deliver)
+        assert recorder.names == set()
+
+    run(scenario())
+
+
 def test_a_large_first_read_is_delivered_in_batches(run: Run, directory: Path) -> None:
     async def scenario() -> None:
         everything = make_list(make_service(f"s{index}") for index in range(1000))

@@ -1,0 +1,66 @@
+"""The laws of proxy/backend.py on the real kernel: the tests of tests/contract, in a namespace instead of on a fake."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from backends.kernel.nft import Nft
+from backends.nftables.model import TABLE
+from e2e.namespace import Namespace
+from tests.contract.host import Ground
+from tests.contract.laws import KernelLaws
+from tests.contract.nftables_host import NftablesHost, OtherTables
+
+pytestmark = pytest.mark.requires("nftables", "iptables")
+
+
+class OthersInNamespace(OtherTables):
+    """Other tables, and rules of iptables, as the stock tools show them."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+
+    def plant(self, nft: Nft) -> None:
+        super().plant(nft)
+        for command, address in (("iptables", "192.0.2.1"), ("ip6tables", "2001:db8::1")):
+            rules = f"*nat\n-A PREROUTING -p tcp --dport 9 -j DNAT --to-destination {address}\n"
+            self._namespace.run([f"{command}-restore"], stdin=f"{rules}COMMIT\n")
+
+    def list(self, nft: Nft) -> object:
+        """What `nft` and `iptables-save` print, but for our own tables and the time of day."""
+        tables = self._namespace.run(["nft", "list", "tables"]).splitlines()
+        listed = [
+            self._namespace.run(["nft", "--handle", "list", *table.split()])
+            for table in tables
+            if table.split()[2] != TABLE
+        ]
+        saved = [self._namespace.run([f"{name}-save"]) for name in ("iptables", "ip6tables")]
+        rules = [line for text in saved for line in text.splitlines() if not line.startswith("#")]
+        return listed, rules
+
+
+class NamespaceGround:
+    """Hosts in one namespace, one after the other."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+
+    @contextmanager
+    def fresh(self) -> Iterator[NftablesHost]:
+        self._namespace.run(["nft", "flush", "ruleset"])
+        with ExitStack() as closing:
+            others = OthersInNamespace(self._namespace)
+            yield NftablesHost(self._namespace.entered, others, closing)
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[Namespace]:
+    with Namespace("laws") as made:
+        yield made
+
+
+class TestNftables(KernelLaws):
+    @pytest.fixture
+    def ground(self, namespace: Namespace) -> Ground:
+        return NamespaceGround(namespace)
