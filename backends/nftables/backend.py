@@ -56,6 +56,8 @@ class NftablesBackend:
             tables, generation = await asyncio.to_thread(
                 kernel.read_tables, self._nft, self.layout.families
             )
+        for family, facts in tables.items():
+            facts.is_entangled = planning.is_entangled(facts, self.layout, family)
         is_rebuild_due = any(
             planning.needs_rebuild(facts, self.layout, family) for family, facts in tables.items()
         )

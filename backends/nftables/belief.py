@@ -19,11 +19,15 @@ from proxy.model import Family, PortKey
 
 
 class TableFacts:
-    """Belief about one table. No packet sees one that `is_dormant`."""
+    """Belief about one table. No packet sees one that `is_dormant`.
+
+    `is_entangled`: together with what others put into it, the rules it lacks could make a loop.
+    """
 
     def __init__(self) -> None:
         self.is_present = False
         self.is_dormant = False
+        self.is_entangled = False
         self.chains: dict[str, ChainFacts] = {}
         self.sets: dict[str, SetFacts] = {}
         self.elements: dict[str, dict[bytes, Data]] = {}

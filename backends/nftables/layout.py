@@ -60,12 +60,12 @@ def picking_chain(protocol: Protocol, capacity: int) -> str:
     return f"pick-{protocol.lower()}-{capacity}"
 
 
-def is_picking(name: str, protocol: Protocol) -> bool:
-    """Whether this is the name of a chain that picks an endpoint for that protocol."""
+def is_picking(name: str, protocol: Protocol | None = None) -> bool:
+    """Whether this is the name of a chain that picks an endpoint, perhaps for one protocol only."""
     match = _PICKING.fullmatch(name)
     return (
         match is not None
-        and match[1] == protocol.lower()
+        and (protocol is None or match[1] == protocol.lower())
         and capacity_for(int(match[2])) == int(match[2])
     )
 
@@ -88,19 +88,19 @@ class Layout:
         """Return the fixed chains, every chain before those that refer to it."""
         return self._skeleton[family]
 
+    def is_our_name(self, family: Family, name: str) -> bool:
+        """Whether we make chains of that name."""
+        return name in self._bases[family] or is_picking(name)
+
     def is_ours(self, family: Family, name: str, found: ChainFacts) -> bool:
         """Whether a chain in our table is one we make; of those that pick an endpoint, exactly as we make it."""
-        if name in self._bases[family]:
-            return True
-        return (
-            any(is_picking(name, p) for p in PROTOCOLS) and found == self.chain(family, name).facts
+        return name in self._bases[family] or (
+            is_picking(name) and found == self.chain(family, name).facts
         )
 
     def is_misplaced(self, family: Family, name: str, found: ChainFacts) -> bool:
         """Whether a chain of that name would be ours but for its hook, which cannot be changed."""
-        return found.base != self._bases[family].get(name) and (
-            name in self._bases[family] or any(is_picking(name, p) for p in PROTOCOLS)
-        )
+        return found.base != self._bases[family].get(name) and self.is_our_name(family, name)
 
     def _chain(self, family: Family, name: str) -> ChainSpec:
         """Return the chain of that name that picks an endpoint.

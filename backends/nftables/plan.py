@@ -252,13 +252,26 @@ class _Draft:
 
 
 def needs_rebuild(facts: TableFacts, layout: Layout, family: Family) -> bool:
-    """Tell whether a table has to be made anew: sets and hooks cannot be changed, and a table cannot be woken and
-    given hooks in one transaction.
+    """Tell whether a table has to be made anew: the kernel does not let us make it what it should be.
+
+    Sets and hooks cannot be changed, a table cannot be woken and given hooks in one transaction, and loops are refused.
     """
     return (
         facts.is_dormant
+        or facts.is_entangled
         or any(facts.sets.get(spec.name, spec.facts) != spec.facts for spec in layout.sets(family))
         or any(layout.is_misplaced(family, name, chain) for name, chain in facts.chains.items())
+    )
+
+
+def is_entangled(facts: TableFacts, layout: Layout, family: Family) -> bool:
+    """Tell whether rules we have to write could make a loop with foreign chains or verdicts. A full walk."""
+    if all(facts.chains.get(spec.name) == spec.facts for spec in layout.skeleton(family)):
+        return False
+    verdicts = set(facts.elements.get(SERVICES, {}).values())
+    leads_to = {str(verdict).partition(" ")[2] for verdict in verdicts}
+    return not all(layout.is_our_name(family, name) for name in facts.chains) or any(
+        name and not is_picking(name) for name in leads_to
     )
 
 

@@ -259,7 +259,10 @@ class OtherTables:
 
 def _content(nft: Nft, number: int, name: str) -> tuple[object, ...]:
     sets = nft.list_sets(number, name)
-    elements = [sorted(sum(nft.list_elements(number, name, s.name), [])) for s in sets]
+    elements = [
+        sorted(element for part in nft.list_elements(number, name, s.name) for element in part)
+        for s in sets
+    ]
     return nft.list_chains(number, name), nft.list_rules(number, name), sets, elements
 
 

@@ -141,6 +141,26 @@ def misuse_names(_nft: Nft, rng: random.Random, number: int) -> list[Request]:
     ]
 
 
+def limit_set(nft: Nft, rng: random.Random, number: int) -> list[Request]:
+    """A set that takes no more, where the kernel lets that be changed."""
+    found = _set(nft, rng, number)
+    if found is None:
+        return []
+    return [
+        nft_messages.new_set(
+            number,
+            TABLE,
+            found.name,
+            key_type=found.key_type,
+            key_length=found.key_length,
+            data_type=found.data_type,
+            data_length=found.data_length,
+            flags=found.flags,
+            size=len(_elements(nft, number, found)) or 1,
+        )
+    ]
+
+
 def set_policy(_nft: Nft, _rng: random.Random, number: int) -> list[Request]:
     base = BaseChain("nat", Hook.PREROUTING, -100, 0)
     return [nft_messages.new_chain(number, TABLE, "prerouting", base)]
@@ -172,7 +192,7 @@ def add_strangers(_nft: Nft, rng: random.Random, number: int) -> list[Request]:
 ACTS: Final[tuple[Act, ...]] = (
     lose_elements, lose_elements, lose_elements, add_elements, add_elements, change_elements, change_elements,
     add_catch_all, add_rule, flush_chain, flush_all_chains, delete_chain, delete_half, delete_table, make_dormant,
-    misuse_names, set_policy, add_strangers, add_strangers,
+    misuse_names, limit_set, set_policy, add_strangers, add_strangers,
 )  # fmt: skip
 
 

@@ -241,13 +241,13 @@ def test_endpoints_are_merged_over_all_slices_and_sorted_bytewise() -> None:
         service()
         + endpoint_slice("addresses: [10.0.1.1]", "addresses: [2.2.2.2]", name="b")
         + endpoint_slice("addresses: [10.0.1.10]", name="a")
-        + endpoint_slice("addresses: [2.2.2.2]", name="c", ports='[{name: "", port: 8}]')
+        + endpoint_slice("addresses: [2.2.2.22]", name="c", ports='[{name: "", port: 8}]')
     )
 
-    expected = ["10.0.1.10:80", "10.0.1.1:80", "2.2.2.2:80", "2.2.2.2:8"]
+    expected = ["10.0.1.10:80", "10.0.1.1:80", "2.2.2.22:8", "2.2.2.2:80"]
     assert [e["address"] for e in document["endpoints"]] == expected
     assert document["cluster"] == expected
-    assert [e["slice"] for e in document["endpoints"]] == ["a", "b", "b", "c"]
+    assert [e["slice"] for e in document["endpoints"]] == ["a", "b", "c", "b"]
 
 
 def test_three_hundred_endpoints_are_sorted_bytewise() -> None:

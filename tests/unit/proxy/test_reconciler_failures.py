@@ -34,10 +34,6 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
     return make_daemon(monkeypatch)
 
 
-def tries(daemon: Daemon, key: PortKey) -> int:
-    return sum(key in batch for batch in daemon.backend.applied)
-
-
 def test_a_kernel_out_of_reach_is_tried_less_and_less_often(daemon: Daemon) -> None:
     daemon.backend.failure = unreachable()
 
@@ -112,6 +108,25 @@ def test_after_a_failed_transaction_belief_is_formed_anew(daemon: Daemon) -> Non
     daemon.live(life)
 
 
+def test_a_change_has_waited_since_it_was_first_received(daemon: Daemon) -> None:
+    async def life() -> None:
+        daemon.tell_all(make_service())
+        await daemon.pass_s(1.0)
+        daemon.backend.failure = unreachable()
+        received_s = daemon.now_s
+        daemon.tell(make_slice("s-1", make_endpoint(A)))
+        await daemon.pass_s(0.01)
+        daemon.tell(make_slice("s-1", make_endpoint(B)))
+        daemon.backend.failure = None
+        await daemon.pass_s(1.0)
+
+        last = list(daemon.reconciler.journal)[-1]
+        assert (last.key, last.received_s) == (WEB, received_s)
+        assert [e.address for e in daemon.backend.kernel[WEB].internal] == [B]
+
+    daemon.live(life)
+
+
 @pytest.mark.parametrize("has_blame", [True, False], ids=["named", "whole batch refused"])
 def test_a_refused_service_port_costs_only_itself(daemon: Daemon, *, has_blame: bool) -> None:
     daemon.backend.refused[API] = "no such thing"
@@ -146,6 +161,33 @@ def test_several_refused_service_ports_cost_only_themselves(daemon: Daemon) -> N
 
         assert set(daemon.backend.kernel) == {make_key(name) for name in names} - bad
         assert set(daemon.reconciler.quarantine) == bad
+
+    daemon.live(life)
+
+
+def test_one_culprit_among_many_is_found_by_halving(daemon: Daemon) -> None:
+    daemon.backend.refused[make_key("default/37")] = "no"
+    daemon.backend.has_blame = False
+
+    async def life() -> None:
+        daemon.tell_all(*(service(f"default/{number}", number) for number in range(64)))
+        await daemon.pass_s()
+
+        assert len(daemon.backend.kernel) == 63
+        assert len(daemon.backend.applied) <= 2 * 6 + 2  # two halves, six times, and once more
+
+    daemon.live(life)
+
+
+def test_what_is_refused_is_tried_once_more_before_it_is_set_aside(daemon: Daemon) -> None:
+    daemon.backend.refused[WEB] = "no"
+
+    async def life() -> None:
+        daemon.tell_all(make_service())
+        await daemon.pass_s()
+
+        assert daemon.backend.applied == [[WEB], [WEB]]
+        assert daemon.reconciler.quarantine[WEB].failures == 1
 
     daemon.live(life)
 

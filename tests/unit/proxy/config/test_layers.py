@@ -220,6 +220,24 @@ def test_gates_that_are_no_mapping_are_refused() -> None:
         _combine(body='featureGates: ""\n')
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            HEADER.replace("KubeProxyConfiguration", "SliceProxyConfiguration"),
+            "kind: must be KubeProxyConfiguration",
+        ),
+        (
+            HEADER.replace("v1alpha1", "v1alpha2"),
+            "apiVersion: must be kubeproxy.config.k8s.io/v1alpha1",
+        ),
+    ],
+)
+def test_a_file_of_another_kind_or_version_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{CONFIG}: {problem}"):
+        layers.combine(parse("--config", CONFIG), reader({CONFIG: text}))
+
+
 def test_oddities_of_a_file_are_warnings() -> None:
     body = "Mode: ipvs\nendpointSliceProxying: true\nspec: {endpointSliceProxying: true}\nmode: ipvs\nmode: iptables\nfeatureGates: {Foo: true}\n"
 

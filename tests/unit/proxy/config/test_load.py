@@ -215,6 +215,7 @@ def test_a_written_configuration_is_read_back_to_the_same_settings() -> None:
 def test_a_written_configuration_says_what_kube_proxy_says() -> None:
     written = yaml.safe_load(_write("--config", CONFIG, files={CONFIG: KUBEADM})[0])
 
+    assert list(written) == sorted(written)
     assert written["apiVersion"] == "kubeproxy.config.k8s.io/v1alpha1"
     assert written["kind"] == "KubeProxyConfiguration"
     assert written["mode"] == ""
