@@ -22,11 +22,11 @@ from proxy.backend import Backend
 from proxy.cache import Cache
 from proxy.config.settings import Settings
 from proxy.desired import DesiredState
-from proxy.errors import ConfigError, Unsupported
+from proxy.errors import ConfigError, ProxyError, Unsupported
 from proxy.model import NodeInfo
 from proxy.reconciler import Reconciler
 from proxy.schedule import Schedule
-from proxy.sources.events import Event, Source
+from proxy.sources.events import Deliver, Event, Source
 from proxy.verifier import Verifier
 
 DEBUG_AT_LATEST_S: Final = 2.0
@@ -71,12 +71,37 @@ async def _cleanup(settings: Settings) -> list[str]:
     return lines or ["nothing of ours was found"]
 
 
+def not_yet(settings: Settings) -> list[str]:
+    """Name what the settings ask for and this version does not do, so that nobody relies on it."""
+    found = []
+    if settings.detect_local_mode != "ClusterCIDR":
+        found.append(
+            f"detectLocalMode {settings.detect_local_mode}: no traffic counts as coming from local pods"
+        )
+    if settings.healthz_bind is not None:
+        found.append("healthz and livez are not served")
+    if settings.conntrack.max_per_core or settings.conntrack.min:
+        found.append("conntrack limits and timeouts are left as they are")
+    return found
+
+
 async def _run(settings: Settings) -> None:
+    for missing in not_yet(settings):
+        log.warning("not in this version: %s", missing)
+    source = source_of(settings)
     backend = await choose_backend(settings)
     try:
-        await serve(settings, backend, source_of(settings))
+        await serve(settings, backend, source)
+    except* ProxyError as group:
+        raise _first(group) from None
     finally:
         backend.close()
+
+
+def _first(group: BaseExceptionGroup[ProxyError]) -> ProxyError:
+    """Return one of the errors that ended the process: the others are its consequences."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def choose_backend(settings: Settings) -> Backend[Any, Any]:
@@ -125,7 +150,7 @@ async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) 
 
     async with asyncio.TaskGroup() as tasks:
         running = [
-            tasks.create_task(source.run(deliver), name="source"),
+            tasks.create_task(_feed(source, deliver), name="source"),
             tasks.create_task(reconciler.run(), name="reconciler"),
             tasks.create_task(Verifier(reconciler).run(), name="verifier"),
             tasks.create_task(_freeze_when_synced(reconciler), name="freeze"),
@@ -135,6 +160,13 @@ async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) 
         log.info("stopping; the rules stay")
         for task in running:
             task.cancel()
+
+
+async def _feed(source: Source, deliver: Deliver) -> None:
+    try:
+        await source.run(deliver)
+    except OSError as error:
+        raise ConfigError(f"cannot read objects: {error}") from error
 
 
 def build(settings: Settings, backend: Backend[Any, Any]) -> Reconciler:

@@ -41,23 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (OSError, ProxyError) as error:
         return _failed(error)
-    except ExceptionGroup as group:  # tasks of the daemon that died
-        errors = list(_leaves(group))
-        if not all(_is_for_the_operator(error) for error in errors):
-            raise
-        return max(_failed(error) for error in errors)
-
-
-def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
-
-
-def _is_for_the_operator(error: Exception) -> bool:
-    return isinstance(error, ProxyError) or (isinstance(error, OSError) and bool(error.filename))
 
 
 def _failed(error: Exception) -> int:

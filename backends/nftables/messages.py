@@ -64,18 +64,13 @@ def pack(transaction: Transaction, table: str = TABLE) -> Messages:
     for batch in transaction.adds:
         packed = [pack_element(e.key, e.data) for e in batch.elements]
         _extend(messages, nft_elements.new_elements, table, batch, packed)
-    # What goes may refer to each other: rules to chains and sets, elements of sets to chains.
     last = [
-        nft_messages.flush_chain(NUMBERS[family], table, name)
+        nft_messages.del_chain(NUMBERS[family], table, name)
         for family, name in transaction.gone_chains
     ]
     last += [
         nft_messages.del_set(NUMBERS[family], table, name)
         for family, name in transaction.gone_sets
-    ]
-    last += [
-        nft_messages.del_chain(NUMBERS[family], table, name)
-        for family, name in transaction.gone_chains
     ]
     messages.requests.extend(last)
     messages.elements.extend([()] * len(last))

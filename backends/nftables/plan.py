@@ -13,7 +13,7 @@ What keeps every live frontend answered (see proxy.backend, L5):
 - Everything is one transaction. A packet in flight that finds a slot empty draws another one (see `layout`).
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from backends.nftables.belief import Observed, TableFacts
@@ -85,29 +85,40 @@ def prune(observed: Observed, tables: Layout) -> NftPlan:
             in_family.setdefault(ENDPOINTS[target.protocol], set()).update(slot_keys(target))
         for set_name, member in rendered.shared:
             in_family.setdefault(set_name, set()).add(member)
-    gone_chains: list[tuple[Family, str]] = []
-    gone_sets: list[tuple[Family, str]] = []
     for family, facts in observed.tables.items():
-        known_sets = {spec.name for spec in tables.sets(family)}
-        for set_name, elements in facts.elements.items():
-            if set_name in known_sets:
-                needed = occupied[family].get(set_name, set())
-                draft.values(family, set_name).update(
-                    dict.fromkeys(elements.keys() - needed, (_ABSENT, None))
-                )
-        if needs_rebuild(facts, tables, family):
-            continue  # the whole table goes
-        gone_sets += [(family, name) for name in facts.sets.keys() - known_sets]
-        gone_chains += [
-            (family, name)
-            for name, chain in facts.chains.items()
-            if not tables.is_ours(family, name, chain)
-        ]
-    transactions = draft.transactions()
-    if gone_chains or gone_sets:
-        last = Transaction(gone_chains=tuple(gone_chains), gone_sets=tuple(gone_sets))
-        transactions = (*transactions, last)
-    return NftPlan(transactions, {}, {})
+        for spec in tables.sets(family):
+            needed = occupied[family].get(spec.name, set())
+            surplus = facts.elements.get(spec.name, {}).keys() - needed
+            draft.values(family, spec.name).update(dict.fromkeys(surplus, (_ABSENT, None)))
+    return NftPlan((*draft.transactions(), *_without_strangers(observed, tables)), {}, {})
+
+
+def _without_strangers(observed: Observed, layout: Layout) -> Iterator[Transaction]:
+    """Yield what removes chains and sets we do not make, and chains that pick an endpoint in another way.
+
+    They may refer to each other: rules to chains and sets, elements of sets to chains.
+    """
+    tables = [
+        (family, facts)
+        for family, facts in observed.tables.items()
+        if not needs_rebuild(facts, layout, family)
+    ]
+    chains = [
+        (family, name)
+        for family, facts in tables
+        for name, chain in facts.chains.items()
+        if not layout.is_ours(family, name, chain)
+    ]
+    sets = [
+        (family, name)
+        for family, facts in tables
+        for name in facts.sets.keys() - {spec.name for spec in layout.sets(family)}
+    ]
+    if chains or sets:
+        emptied = tuple([(family, ChainSpec(name, None, ())) for family, name in chains])
+        yield Transaction(chains=emptied, gone_sets=tuple(sets))
+    if chains:
+        yield Transaction(gone_chains=tuple(chains))
 
 
 class _Absent:

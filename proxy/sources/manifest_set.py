@@ -48,12 +48,14 @@ class ManifestSet:
                 nameless += entry.reading.rejected
             elif entry.reading.value is not None or entry.reading.rejected:
                 if key in new:
-                    warnings.append(_twice(key, new[key], entry))
+                    warnings.append(_several(key, [new[key], entry]))
                 new[key] = entry
         old = self._entries.get(file, {})
         events = self._exchange(file, old, new)
         warnings += [
-            warning for key in new if key not in old for warning in self._doubled(key, file)
+            _several(key, self._holders(key))
+            for key in new
+            if key not in old and len(self._files[key]) > 1
         ]
         events += self._report(file, tuple(nameless))
         return Change(events, warnings)
@@ -98,14 +100,9 @@ class ManifestSet:
         files = self._files.get(key)
         return self._entries[max(files, key=_bytewise)][key] if files else None
 
-    def _doubled(self, key: ObjectKey, file: str) -> Iterable[str]:
-        """Warn of other files that hold the object, too."""
-        winner = self._winner(key)
-        for other in sorted(self._files[key] - {file}, key=_bytewise):
-            first, last = self._entries[other][key], self._entries[file][key]
-            if winner is not None and winner.place == first.place:
-                first, last = last, first
-            yield _twice(key, first, last)
+    def _holders(self, key: ObjectKey) -> list[Entry]:
+        """Return the entries of the object in all files, the winner last."""
+        return [self._entries[file][key] for file in sorted(self._files[key], key=_bytewise)]
 
     def _report(self, file: str, rejected: tuple[Rejected, ...]) -> list[Event]:
         if not rejected and file not in self._troubled:
@@ -117,8 +114,11 @@ class ManifestSet:
         return [Problems(f"{_FILE} {file}", rejected)]
 
 
-def _twice(key: ObjectKey, first: Entry, last: Entry) -> str:
-    return f"{key} stands both in {first.place} and in {last.place}: the latter is used"
+def _several(key: ObjectKey, entries: list[Entry]) -> str:
+    *others, last = (entry.place for entry in entries)
+    if len(others) == 1:
+        return f"{key} stands both in {others[0]} and in {last}: the latter is used"
+    return f"{key} stands in {', '.join(others)} and in {last}: the last one is used"
 
 
 def _bytewise(file: str) -> bytes:

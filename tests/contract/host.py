@@ -59,8 +59,11 @@ class KernelHost(Host, Protocol):
         """Check what only this data plane has, and that it has nothing else."""
         ...
 
-    def disturb(self, seed: int) -> None:
-        """Do to our objects some of what a crash, an older version or an administrator may have done."""
+    @property
+    def kinds_of_disturbances(self) -> int: ...
+
+    def disturb(self, seed: int, *, kind: int | None = None) -> None:
+        """Do to our objects some of what a crash, an older version or an administrator may have done, or one such thing."""
         ...
 
     def plant_foreign(self) -> None:

@@ -7,6 +7,7 @@ that have a fixture `ground`.
 import asyncio
 import errno
 import functools
+import itertools
 import random
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any, Final, TypeVar
@@ -58,7 +59,7 @@ async def adopt(host: Host, backend: AnyBackend, desired: Desired, *, parts: int
     observed = await backend.observe()
     keys = sorted(desired)
     size = len(keys) if observed.is_rebuild_due else -(-len(keys) // parts)
-    for at in range(0, max(len(keys), 1), max(size, 1)):
+    for at in range(0, len(keys), max(size, 1)):
         await program(backend, observed, desired, keys[at : at + size])
     applied = await backend.apply(backend.prune(desired, observed), observed)
     assert applied.failed == {}
@@ -184,6 +185,20 @@ class KernelLaws(Laws):
             host.check_extras(observed, desired)
 
         _on(ground, run)
+
+    def test_l2_every_single_disturbance_is_repaired(self, ground: Ground) -> None:
+        async def run(host: KernelHost, kind: int, desired: Desired) -> None:
+            await adopt(host, host.start(), random_state(random.Random(kind)))
+            host.disturb(kind, kind=kind)
+            backend = host.start()
+            observed = await adopt(host, backend, desired)
+
+            await check(host, backend, observed, desired)
+            host.check_extras(observed, desired)
+
+        kinds = _on(ground, _kinds_of_disturbances)
+        for kind, desired in itertools.product(range(kinds), ({}, many_services(3))):
+            _on(ground, functools.partial(run, kind=kind, desired=desired))
 
     @random_worlds
     @given(seeds)
@@ -389,6 +404,10 @@ class KernelLaws(Laws):
 def _on(ground: Ground, run: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     with ground.fresh() as host:
         return asyncio.run(run(host))
+
+
+async def _kinds_of_disturbances(host: KernelHost) -> int:
+    return host.kinds_of_disturbances
 
 
 SERVICE: Final = make_key("default/s7")

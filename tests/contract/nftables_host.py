@@ -20,7 +20,7 @@ from proxy.model import FAMILIES, PortKey
 from proxy.netlink import codec
 from proxy.netlink.codec import Request
 from tests.contract.host import AnyBackend, Cost
-from tests.contract.nftables_vandal import vandalise
+from tests.contract.nftables_vandal import ACTS, vandalise
 from tests.data_plane import (
     Behaviour,
     Connection,
@@ -154,8 +154,12 @@ class NftablesHost:
             ours |= {name: LAYOUT.chain(family, name).facts for name in picking}
             assert facts.chains == ours
 
-    def disturb(self, seed: int) -> None:
-        vandalise(self.admin, LAYOUT, random.Random(seed))
+    @property
+    def kinds_of_disturbances(self) -> int:
+        return len(ACTS)
+
+    def disturb(self, seed: int, *, kind: int | None = None) -> None:
+        vandalise(self.admin, random.Random(seed), ACTS if kind is None else (ACTS[kind],))
 
     def plant_foreign(self) -> None:
         self._others.plant(self.admin)

@@ -5,7 +5,7 @@ Each act is a transaction; one that the kernel refuses, because something refers
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from backends.kernel import nft_elements, nft_messages
@@ -21,7 +21,6 @@ from backends.kernel.nft_numbers import (
     VerdictCode,
 )
 from backends.kernel.nft_userdata import VERDICT_TYPE
-from backends.nftables.layout import Layout
 from backends.nftables.model import CLUSTER_IPS, HAIRPIN, REFUSED, SERVICES, TABLE
 from backends.nftables.rules import known_address
 from proxy.model import Family
@@ -32,10 +31,11 @@ Act = Callable[[Nft, random.Random, int], list[Request]]
 MOST_ACTS: Final = 4
 
 
-def vandalise(nft: Nft, layout: Layout, rng: random.Random) -> None:
-    """Commit some acts to the tables of both families, as far as they exist."""
+def vandalise(nft: Nft, rng: random.Random, acts: Sequence[Act]) -> None:
+    """Commit some of these acts to the tables of both families, or the only one."""
     for number in (NFPROTO_IPV4, NFPROTO_IPV6):
-        for act in rng.choices(ACTS, k=rng.randint(0, MOST_ACTS)):
+        count = 1 if len(acts) == 1 else rng.randint(0, MOST_ACTS)
+        for act in rng.choices(acts, k=count):
             if nft.find_table(number, TABLE) is None:
                 nft.commit([nft_messages.new_table(number, TABLE)])
             with contextlib.suppress(Refused):

@@ -30,6 +30,7 @@ class FakeBackend(NullBackend):
         self.failure: Exception | None = None
         """Raised by whatever touches the kernel."""
         self.apply_s = 0.0
+        self.verify_s = 0.0
         self.is_rebuild_due = False
         self.observed_at: list[float] = []
         self.applied: list[list[PortKey]] = []
@@ -75,6 +76,7 @@ class FakeBackend(NullBackend):
             if self.kernel.get(key) != observed.ports.get(key)
         ]
         observed.ports = dict(self.kernel)
+        await asyncio.sleep(self.verify_s)
         return [Drift(key=key, what="pool differs") for key in differing]
 
     def has_foreign_change(self, observed: NullObserved) -> bool:

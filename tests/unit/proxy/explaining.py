@@ -83,13 +83,17 @@ def run(*arguments: str) -> Answer:
 
 
 def ask(
-    manifests: str | bytes, *arguments: str, node: str = "n1", name: str = "objects.yaml"
+    manifests: str | bytes,
+    *arguments: str,
+    node: str = "n1",
+    name: str = "objects.yaml",
+    output: str = "json",
 ) -> Answer:
-    """Run `sliceproxy explain … -o json` on a file of this content."""
+    """Run `sliceproxy explain` on a file of this content."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, name)
         file.write_bytes(manifests.encode() if isinstance(manifests, str) else manifests)
-        answer = run("explain", *arguments, "--manifests", str(file), "--node", node, "-o", "json")
+        answer = run("explain", *arguments, "--manifests", str(file), "--node", node, "-o", output)
     return answer._replace(stderr=answer.stderr.replace(f"{directory}/", ""))
 
 

@@ -154,6 +154,7 @@ def test_leftovers_are_removed_after_everything_else_is_in_place(daemon: Daemon)
 
         assert daemon.backend.applied == [[API], [WEB]]
         assert set(daemon.backend.kernel) == {API}
+        assert daemon.reconciler.operations == 2
 
     daemon.live(life)
 

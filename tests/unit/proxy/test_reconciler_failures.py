@@ -1,4 +1,4 @@
-"""The reconciler when things go wrong: a kernel out of reach, service ports it refuses, and what that may not cost."""
+"""The reconciler when the kernel is out of reach or something has a defect, and what that may not cost."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,6 @@ import pytest
 from proxy.cache import Merged
 from proxy.desired import DesiredState
 from proxy.model import Family, NodeInfo, PortKey, Service, ServiceName, SlicePort
-from proxy.sources.events import Delete
 from tests.daemon import Daemon, make_daemon
 from tests.fakes.backend import unreachable
 from tests.model_builders import (
@@ -127,182 +126,6 @@ def test_a_change_has_waited_since_it_was_first_received(daemon: Daemon) -> None
     daemon.live(life)
 
 
-@pytest.mark.parametrize("has_blame", [True, False], ids=["named", "whole batch refused"])
-def test_a_refused_service_port_costs_only_itself(daemon: Daemon, *, has_blame: bool) -> None:
-    daemon.backend.refused[API] = "no such thing"
-    daemon.backend.has_blame = has_blame
-
-    async def life() -> None:
-        daemon.tell_all(*THREE)
-        await daemon.pass_s()
-
-        assert set(daemon.backend.kernel) == {WEB, DB}
-        assert set(daemon.reconciler.quarantine) == {API}
-        assert daemon.reconciler.is_synced.is_set()
-        assert daemon.reconciler.schedule.failures == 0
-        quarantined = daemon.reconciler.quarantine[API]
-        assert quarantined.reason == ("no such thing" if has_blame else "refused")
-        assert quarantined.failures == 1
-        errors = {entry.key: entry.error for entry in daemon.reconciler.journal}
-        assert errors == {WEB: "", DB: "", API: quarantined.reason}
-
-    daemon.live(life)
-
-
-def test_several_refused_service_ports_cost_only_themselves(daemon: Daemon) -> None:
-    names = [f"default/{letter}" for letter in "abcdefghij"]
-    bad = {make_key(name) for name in names[::3]}
-    daemon.backend.refused.update(dict.fromkeys(bad, "no"))
-    daemon.backend.has_blame = False
-
-    async def life() -> None:
-        daemon.tell_all(*(service(name, number) for number, name in enumerate(names)))
-        await daemon.pass_s()
-
-        assert set(daemon.backend.kernel) == {make_key(name) for name in names} - bad
-        assert set(daemon.reconciler.quarantine) == bad
-
-    daemon.live(life)
-
-
-def test_one_culprit_among_many_is_found_by_halving(daemon: Daemon) -> None:
-    daemon.backend.refused[make_key("default/37")] = "no"
-    daemon.backend.has_blame = False
-
-    async def life() -> None:
-        daemon.tell_all(*(service(f"default/{number}", number) for number in range(64)))
-        await daemon.pass_s()
-
-        assert len(daemon.backend.kernel) == 63
-        assert len(daemon.backend.applied) <= 2 * 6 + 2  # two halves, six times, and once more
-
-    daemon.live(life)
-
-
-def test_what_is_refused_is_tried_once_more_before_it_is_set_aside(daemon: Daemon) -> None:
-    daemon.backend.refused[WEB] = "no"
-
-    async def life() -> None:
-        daemon.tell_all(make_service())
-        await daemon.pass_s()
-
-        assert daemon.backend.applied == [[WEB], [WEB]]
-        assert daemon.reconciler.quarantine[WEB].failures == 1
-
-    daemon.live(life)
-
-
-def test_what_was_refused_is_tried_again_later_and_later(daemon: Daemon) -> None:
-    daemon.backend.refused[API] = "no"
-
-    async def life() -> None:
-        daemon.tell_all(*THREE)
-        await daemon.pass_s()
-        daemon.backend.applied.clear()
-        counts = []
-        for _ in range(16):
-            await daemon.pass_s(1.0)
-            counts.append(daemon.reconciler.quarantine[API].failures)
-
-        assert counts == [2, 2, *[3] * 4, *[4] * 8, 5, 5]
-        assert {key for batch in daemon.backend.applied for key in batch} == {API}
-
-    daemon.live(life)
-
-
-def test_what_was_refused_is_released_once_the_kernel_takes_it(daemon: Daemon) -> None:
-    daemon.backend.refused[API] = "no"
-
-    async def life() -> None:
-        daemon.tell_all(*THREE)
-        await daemon.pass_s()
-        daemon.backend.refused.clear()
-        await daemon.pass_s(1.1)
-
-        assert set(daemon.backend.kernel) == {WEB, API, DB}
-        assert daemon.reconciler.quarantine == {}
-        last = list(daemon.reconciler.journal)[-1]
-        assert (last.key, last.cause.kind, last.error) == (API, "retry", "")
-
-    daemon.live(life)
-
-
-def test_a_change_of_what_was_refused_is_tried_at_once(daemon: Daemon) -> None:
-    daemon.backend.refused[API] = "no"
-
-    async def life() -> None:
-        daemon.tell_all(*THREE)
-        await daemon.pass_s()
-        daemon.backend.refused.clear()
-        daemon.tell(make_slice("s-1", make_endpoint(A), service="api"))
-        await daemon.pass_s()
-
-        assert [e.address for e in daemon.backend.kernel[API].internal] == [A]
-        assert daemon.reconciler.quarantine == {}
-
-    daemon.live(life)
-
-
-def test_other_changes_do_not_hurry_what_was_refused(daemon: Daemon) -> None:
-    daemon.backend.refused[API] = "no"
-
-    async def life() -> None:
-        daemon.tell_all(*THREE)
-        await daemon.pass_s()
-        daemon.backend.applied.clear()
-        daemon.tell(make_slice("s-1", make_endpoint(A)))
-        await daemon.pass_s()
-
-        assert daemon.backend.applied == [[WEB]]
-
-    daemon.live(life)
-
-
-def test_what_was_refused_is_forgotten_when_it_goes(daemon: Daemon) -> None:
-    daemon.backend.refused[API] = "no"
-
-    async def life() -> None:
-        daemon.tell_all(*THREE)
-        await daemon.pass_s()
-        daemon.tell(Delete("Service", "default", "api"))
-        await daemon.pass_s()
-
-        assert daemon.reconciler.quarantine == {}
-
-    daemon.live(life)
-
-
-def test_a_due_retry_does_not_override_the_backoff_of_failed_rounds(daemon: Daemon) -> None:
-    daemon.backend.refused[API] = "no"
-
-    async def life() -> None:
-        daemon.tell_all(*THREE)
-        await daemon.pass_s()
-        daemon.backend.failure = unreachable()
-        await daemon.pass_s(10.0)
-
-        assert daemon.reconciler.schedule.failures <= 8
-
-    daemon.live(life)
-
-
-def test_a_due_retry_does_not_override_the_minimum_interval(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    daemon = make_daemon(monkeypatch, min_interval_s=10.0)
-    daemon.backend.refused[API] = "no"
-
-    async def life() -> None:
-        daemon.tell_all(*THREE)
-        await daemon.pass_s(0.9)
-        daemon.tell(make_slice("s-1", make_endpoint(A)))
-        await daemon.pass_s(1.0)
-
-        assert daemon.backend.kernel[WEB].internal == ()
-
-    daemon.live(life)
-
-
 def test_leftovers_the_kernel_will_not_remove_are_tried_again(daemon: Daemon) -> None:
     daemon.find_in_kernel(make_service("default/db"))
     daemon.backend.refused[DB] = "busy"
@@ -319,11 +142,11 @@ def test_leftovers_the_kernel_will_not_remove_are_tried_again(daemon: Daemon) ->
 
 
 class _Defective(DesiredState):
-    """Fails the first time it describes default/api."""
+    """Fails the first times it describes default/api."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, times: int = 1) -> None:
         super().__init__()
-        self._has_failed = False
+        self._times_left = times
 
     def update(
         self,
@@ -332,8 +155,8 @@ class _Defective(DesiredState):
         merged: Mapping[tuple[Family, SlicePort], Merged],
         node: NodeInfo,
     ) -> set[PortKey]:
-        if name.name == "api" and not self._has_failed:
-            self._has_failed = True
+        if name.name == "api" and self._times_left > 0:
+            self._times_left -= 1
             raise ValueError("a defect")
         return super().update(name, service, merged, node)
 
@@ -358,5 +181,38 @@ def test_a_service_that_could_not_be_described_is_tried_again(daemon: Daemon) ->
         await daemon.pass_s(60.0)
 
         assert API in daemon.backend.kernel
+
+    daemon.live(life)
+
+
+@pytest.mark.xfail(
+    raises=AssertionError, reason="a round ends at the first service that cannot be described"
+)
+def test_a_service_that_can_never_be_described_does_not_stop_the_others(daemon: Daemon) -> None:
+    daemon.reconciler.desired = _Defective(times=1000)
+
+    async def life() -> None:
+        daemon.tell_all(*THREE)
+        await daemon.pass_s(60.0)
+
+        assert set(daemon.backend.kernel) == {WEB, DB}
+
+    daemon.live(life)
+
+
+@pytest.mark.xfail(
+    raises=AssertionError, reason="such a round counts as failed, and then changes have to wait"
+)
+def test_a_leftover_that_cannot_be_removed_delays_no_change(daemon: Daemon) -> None:
+    daemon.find_in_kernel(make_service("default/db"))
+    daemon.backend.refused[DB] = "busy"
+
+    async def life() -> None:
+        daemon.tell_all(make_service("default/web"))
+        await daemon.pass_s(60.0)
+        daemon.tell(make_slice("s-1", make_endpoint(A)))
+        await daemon.pass_s(1.0)
+
+        assert [e.address for e in daemon.backend.kernel[WEB].internal] == [A]
 
     daemon.live(life)

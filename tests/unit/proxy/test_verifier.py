@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from proxy.backend import Drift
 from proxy.schedule import REPAIRS_BEFORE_CONTENDED
 from tests.daemon import Daemon, make_daemon
 from tests.fakes.backend import unreachable
@@ -86,6 +87,24 @@ def test_our_own_changes_are_not_taken_for_foreign(daemon: Daemon) -> None:
 
         assert daemon.backend.verified_at == []
         assert daemon.verifier.repairs == 0
+
+    daemon.live(life)
+
+
+def test_what_was_compared_with_an_earlier_belief_is_of_no_interest(daemon: Daemon) -> None:
+    daemon.backend.verify_s = 5.0
+
+    async def life() -> None:
+        daemon.tell_all(make_service())
+        await daemon.pass_s(10.0)
+        daemon.backend.tamper(WEB)
+        await daemon.pass_s(POLL_S + 1.0)  # the comparison is under way
+
+        daemon.reconciler.repair([Drift(key=None, what="a shared chain")])
+        await daemon.pass_s(10.0)
+
+        assert len(daemon.backend.verified_at) == 1
+        assert (daemon.verifier.repairs, set(daemon.backend.kernel)) == (0, {WEB})
 
     daemon.live(life)
 

@@ -296,7 +296,10 @@ def test_the_health_check_port_is_for_load_balancers_that_stay_local(
         type=service_type, externalTrafficPolicy=policy, healthCheckNodePort=32000
     )
 
-    assert _sound_port(document).health_check_node_port == expected
+    port = _sound_port(document)
+
+    assert port.health_check_node_port == expected
+    assert port.external_local is (policy == "Local" and service_type != "ClusterIP")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,15 @@ def test_json_is_read_whatever_the_file_is_called(is_json: bool) -> None:
 
     assert _names(documents) == ["a", "b"]
     assert all(document.decoded.object is not None for document in documents)
+    assert [(document.line, document.item) for document in documents] == [(1, 1), (1, 2)]
+
+
+def test_json_that_is_no_yaml_is_read_whatever_the_file_is_called() -> None:
+    text = json.dumps(make_service("a"), indent="\t")
+
+    with pytest.raises(yaml.YAMLError):
+        yaml.safe_load(text)
+    assert _names(_parse(text)) == ["a"]
 
 
 def test_yaml_in_braces_is_no_json_but_is_read() -> None:
@@ -135,6 +144,9 @@ def test_a_fault_in_json_is_told_with_its_line() -> None:
         _parse('{\n "kind": "Service",\n "metadata": nil\n}', is_json=True)
 
     assert caught.value.line == 3
+    with pytest.raises(UnreadableError) as caught:
+        _parse('{"kind": nil}', is_json=True)
+    assert caught.value.line == 1
 
 
 def test_a_json_file_is_not_taken_for_yaml() -> None:

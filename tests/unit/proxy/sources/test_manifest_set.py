@@ -96,6 +96,9 @@ def test_an_object_in_two_files_is_warned_of_once_naming_the_one_that_is_used_la
         "Service default/web stands both in a.yaml:5 and in b.yaml:1: the latter is used"
     ]
     assert manifests.replace("a.yaml", [_entry(uid="new", place="a.yaml:5")]).warnings == []
+    assert manifests.replace("c.yaml", [_entry(place="c.yaml:2")]).warnings == [
+        "Service default/web stands in a.yaml:5, b.yaml:1 and in c.yaml:2: the last one is used"
+    ]
 
 
 def test_problems_come_with_their_object_and_are_taken_back() -> None:
@@ -134,6 +137,7 @@ def test_what_has_no_name_is_a_problem_of_its_file() -> None:
         Problems("File a.yaml", nameless.reading.rejected),
     ]
     assert manifests.replace("a.yaml", [_entry("web")]).events == [Problems("File a.yaml", ())]
+    assert manifests.replace("a.yaml", [_entry("web")]).events == []
 
 
 def test_objects_that_are_not_ours_leave_no_trace() -> None:

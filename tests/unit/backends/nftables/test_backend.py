@@ -1,0 +1,201 @@
+"""The wiring. That it keeps the laws of proxy/backend.py: tests/contract."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import pytest
+
+from backends.kernel import nft_elements, nft_messages
+from backends.kernel.nft import Nft
+from backends.kernel.nft_numbers import NFPROTO_IPV4
+from backends.nftables import backend as module
+from backends.nftables.backend import NftablesBackend
+from backends.nftables.belief import Observed
+from backends.nftables.kernel import RefusedElements
+from backends.nftables.layout import Layout, NftSettings
+from backends.nftables.model import CLUSTER_IPS, SERVICES, TABLE
+from proxy.config.settings import Settings
+from proxy.model import FAMILIES
+from proxy.netlink.codec import Request
+from tests.desired_strategies import Desired, desired_state, make_desired, many_services
+from tests.fakes.nft import NftKernel
+
+T = TypeVar("T")
+LAYOUT = Layout(NftSettings(families=FAMILIES))
+WEB = make_desired("default/web", "10.1.0.1:80")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+async def adopt(backend: NftablesBackend, desired: Desired) -> Observed:
+    observed = await backend.observe()
+    await backend.apply(backend.plan(desired, observed, list(desired)), observed)
+    await backend.apply(backend.prune(desired, observed), observed)
+    return observed
+
+
+@pytest.fixture
+def backend(nf_tables: NftKernel) -> NftablesBackend:
+    return NftablesBackend(LAYOUT)
+
+
+class Watched(Nft):
+    """Which threads committed how many messages, and what happens while they do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commits: list[tuple[bool, int]] = []
+        self.pause: threading.Event | None = None
+        self.has_begun = threading.Event()
+
+    def commit(self, messages: Sequence[Request]) -> None:
+        is_main = threading.current_thread() is threading.main_thread()
+        self.commits.append((is_main, len(messages)))
+        self.has_begun.set()
+        if self.pause is not None:
+            self.pause.wait(10)
+        super().commit(messages)
+
+
+def door(backend: NftablesBackend) -> Watched:
+    assert isinstance(backend._nft, Watched)
+    return backend._nft
+
+
+def test_small_changes_are_made_at_once_and_large_ones_in_a_thread(
+    nf_tables: NftKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INLINE_OBJECTS", 100)
+    backend = NftablesBackend(LAYOUT, Watched)
+
+    async def work() -> None:
+        observed = await adopt(backend, desired_state(WEB))
+        desired = many_services(50)
+        await backend.apply(backend.plan(desired, observed, list(desired)), observed)
+
+    run(work())
+
+    assert [is_main for is_main, _ in door(backend).commits] == [True, False]
+
+
+def test_nobody_asks_the_kernel_while_a_thread_talks_to_it(
+    nf_tables: NftKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INLINE_OBJECTS", 0)
+    backend = NftablesBackend(LAYOUT, Watched)
+
+    async def work() -> None:
+        observed = await backend.observe()
+        nf_tables.generation += 1  # somebody else's transaction
+        assert backend.has_foreign_change(observed)
+        door(backend).pause = go_on = threading.Event()
+        desired = desired_state(WEB)
+        writing = asyncio.create_task(
+            backend.apply(backend.plan(desired, observed, list(desired)), observed)
+        )
+        await asyncio.to_thread(door(backend).has_begun.wait, 10)
+
+        assert not backend.has_foreign_change(observed)
+
+        go_on.set()
+        await writing
+        assert backend.has_foreign_change(observed)
+
+    run(work())
+
+
+def test_a_table_to_be_made_anew_is_announced(backend: NftablesBackend, nft: Nft) -> None:
+    async def work() -> tuple[bool, bool]:
+        await adopt(backend, desired_state(WEB))
+        before = (await backend.observe()).is_rebuild_due
+        nft.commit([nft_messages.new_table(NFPROTO_IPV4, TABLE, is_dormant=True)])
+        return before, (await backend.observe()).is_rebuild_due
+
+    assert run(work()) == (False, True)
+
+
+def test_rules_that_could_make_a_loop_announce_it_too(backend: NftablesBackend, nft: Nft) -> None:
+    async def work() -> Observed:
+        await adopt(backend, desired_state(WEB))
+        nft.commit(
+            [
+                nft_messages.flush_chain(NFPROTO_IPV4, TABLE, SERVICES),
+                nft_messages.new_chain(NFPROTO_IPV4, TABLE, "stranger"),
+            ]
+        )
+        return await backend.observe()
+
+    assert run(work()).is_rebuild_due
+
+
+def test_what_is_nobodys_and_refused_is_an_error(backend: NftablesBackend, nft: Nft) -> None:
+    """An element to be pruned is gone already: the process has to look again."""
+    foreign = bytes([1, 2, 3, 4])
+    packed = [nft_elements.pack_key_element(foreign)]
+
+    async def work() -> None:
+        observed = await adopt(backend, desired_state(WEB))
+        nft.commit(nft_elements.new_elements(NFPROTO_IPV4, TABLE, CLUSTER_IPS, packed))
+        observed = await backend.observe()
+        await backend.apply(backend.plan(desired_state(WEB), observed, [WEB.key]), observed)
+        nft.commit(nft_elements.del_elements(NFPROTO_IPV4, TABLE, CLUSTER_IPS, packed))
+
+        with pytest.raises(RefusedElements, match="message 0"):
+            await backend.apply(backend.prune(desired_state(WEB), observed), observed)
+
+    run(work())
+
+
+def test_what_is_applied_is_counted(backend: NftablesBackend) -> None:
+    async def work() -> tuple[int, int]:
+        observed = await adopt(backend, desired_state(WEB))
+        desired = desired_state(make_desired("default/web", "10.1.0.2:80"))
+        applied = await backend.apply(backend.plan(desired, observed, list(desired)), observed)
+        return applied.operations, applied.transactions
+
+    assert run(work()) == (2, 1)  # one slot deleted and added
+
+
+def test_a_refused_plan_names_the_service_port_and_the_reason(
+    backend: NftablesBackend, nft: Nft
+) -> None:
+    async def work() -> None:
+        observed = await adopt(backend, {})
+        desired = desired_state(WEB)
+        plan = backend.plan(desired, observed, list(desired))
+        (services_key,) = [
+            e.key for b in plan.transactions[0].adds if b.set == SERVICES for e in b.elements
+        ]
+        element = nft_elements.pack_element(nft_elements.Element(services_key, (0, "")))
+        nft.commit(nft_elements.new_elements(NFPROTO_IPV4, TABLE, SERVICES, [element]))
+
+        applied = await backend.apply(plan, observed)
+
+        assert list(applied.failed) == [WEB.key]
+        assert "File exists" in applied.failed[WEB.key]
+        assert WEB.key not in observed.rendered
+        assert observed.tables["IPv4"].elements[SERVICES] == {services_key: "drop"}
+
+    run(work())
+
+
+def test_settings_shape_the_rules(nf_tables: NftKernel) -> None:
+    settings = Settings(masquerade_all=True, cluster_cidrs=("10.244.0.0/16",))
+
+    layout = NftablesBackend.from_settings(settings).layout
+
+    assert layout.settings.masquerade_all
+    assert layout.settings.cluster_cidrs == ("10.244.0.0/16",)
+    assert layout.settings.masquerade_mark == settings.masquerade_mark
+
+
+def test_closing_leaves_the_tables(backend: NftablesBackend, nft: Nft) -> None:
+    run(adopt(backend, desired_state(WEB)))
+
+    backend.close()
+
+    assert nft.find_table(NFPROTO_IPV4, TABLE) is not None

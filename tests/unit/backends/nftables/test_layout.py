@@ -1,0 +1,295 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.kernel.nft_expressions import (
+    AnyExpression,
+    Lookup,
+    Masquerade,
+    MetaSet,
+    Nat,
+    Numgen,
+    Reject,
+    Verdict,
+    parse_expressions,
+)
+from backends.kernel.nft_messages import BaseChain
+from backends.kernel.nft_numbers import Hook, NumgenKind, VerdictCode
+from backends.nftables import rules
+from backends.nftables.layout import (
+    DRAWS,
+    Layout,
+    NftSettings,
+    capacity_for,
+    is_picking,
+    picking_chain,
+)
+from backends.nftables.model import (
+    CLUSTER_IP,
+    CLUSTER_IPS,
+    REFUSE,
+    SERVICES,
+    ChainFacts,
+    ChainSpec,
+)
+from proxy.model import FAMILIES, PROTOCOLS, Family, Protocol
+
+CIDRS = ("10.244.0.0/16", "fd00:10:244::/48")
+both_families = pytest.mark.parametrize("family", FAMILIES)
+
+
+def make_layout(*, masquerade_all: bool = False, cluster_cidrs: tuple[str, ...] = CIDRS) -> Layout:
+    return Layout(
+        NftSettings(families=FAMILIES, masquerade_all=masquerade_all, cluster_cidrs=cluster_cidrs)
+    )
+
+
+def chain_named(layout: Layout, name: str, family: Family = "IPv4") -> ChainSpec:
+    return next(chain for chain in layout.skeleton(family) if chain.name == name)
+
+
+def content(chain: ChainSpec) -> list[tuple[AnyExpression, ...]]:
+    return [parse_expressions(rule.expressions) for rule in chain.rules]
+
+
+def chains_of(layout: Layout, family: Family) -> list[ChainSpec]:
+    """One of each kind, in the order in which they are made."""
+    picking = [layout.chain(family, picking_chain(p, c)) for p in PROTOCOLS for c in (1, 2, 8)]
+    return [*layout.skeleton(family), *picking]
+
+
+# --- capacities
+
+
+@given(st.integers(1, 100_000))
+def test_a_pool_fills_more_than_half_of_its_capacity(endpoints: int) -> None:
+    capacity = capacity_for(endpoints)
+
+    assert capacity / 2 < endpoints <= capacity
+    assert capacity & (capacity - 1) == 0
+
+
+def test_an_empty_pool_has_the_smallest_capacity() -> None:
+    assert capacity_for(0) == 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@given(st.integers(0, 20))
+def test_a_chain_that_picks_is_known_by_its_name(protocol: Protocol, power: int) -> None:
+    name = picking_chain(protocol, 1 << power)
+
+    assert is_picking(name)
+    assert [p for p in PROTOCOLS if is_picking(name, p)] == [protocol]
+
+
+@pytest.mark.parametrize("name", ["pick-tcp-3", "pick-tcp-0", "pick-icmp-2", "pick-tcp-2x", ""])
+def test_other_names_are_no_chains_that_pick(name: str) -> None:
+    assert not is_picking(name)
+
+
+def test_a_chain_of_another_name_cannot_be_had() -> None:
+    with pytest.raises(ValueError, match="services"):
+        make_layout().chain("IPv4", "services")
+
+
+# --- chains that pick
+
+
+@pytest.mark.parametrize(
+    ("capacity", "drawn"),
+    [
+        pytest.param(1, [1, 1], id="1"),
+        pytest.param(2, [2, 2], id="2, both full"),
+        pytest.param(4, [4] * DRAWS + [2], id="4"),
+        pytest.param(64, [64] * DRAWS + [32], id="64"),
+    ],
+)
+def test_slots_are_drawn_often_and_then_from_the_half_that_is_full(
+    capacity: int, drawn: list[int]
+) -> None:
+    rules = content(make_layout().chain("IPv4", picking_chain("TCP", capacity)))
+
+    numbers = [e for rule in rules for e in rule if isinstance(e, Numgen)]
+    random = [number.modulus for number in numbers if number.kind == NumgenKind.RANDOM]
+    assert random == drawn
+    # and at last the first slot, for a packet that saw the service without an endpoint a moment ago
+    assert [n.modulus for n in numbers if n.kind == NumgenKind.INCREMENTAL] == [1]
+
+
+@both_families
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_who_finds_no_endpoint_is_refused_or_dropped_but_never_let_through(
+    family: Family, protocol: Protocol
+) -> None:
+    *draws, refused, first, last = content(make_layout().chain(family, picking_chain(protocol, 8)))
+
+    assert all(isinstance(rule[-1], Nat) for rule in [*draws, first])
+    assert refused[-1] == Verdict(VerdictCode.GOTO, REFUSE)
+    assert Lookup("refused") in refused
+    assert last == (Verdict(VerdictCode.DROP),)
+
+
+def test_a_chain_is_made_once() -> None:
+    layout = make_layout()
+
+    assert layout.chain("IPv4", "pick-tcp-4") is layout.chain("IPv4", "pick-tcp-4")
+
+
+# --- the fixed part
+
+
+@both_families
+def test_chains_come_before_those_that_refer_to_them(family: Family) -> None:
+    layout, made = make_layout(), set[str]()
+    for chain in chains_of(layout, family):
+        for rule in content(chain):
+            targets = {e.chain for e in rule if isinstance(e, Verdict) and e.chain}
+            assert targets <= made, f"{chain.name} refers to {targets - made}"
+        made.add(chain.name)
+
+
+@both_families
+def test_rules_look_up_sets_that_are_made(family: Family) -> None:
+    layout = make_layout()
+    looked_up = {
+        e.set_name
+        for chain in chains_of(layout, family)
+        for rule in content(chain)
+        for e in rule
+        if isinstance(e, Lookup)
+    }
+
+    assert looked_up == {spec.name for spec in layout.sets(family)}
+
+
+def test_no_rule_has_the_comment_of_another() -> None:
+    comments: dict[str, bytes] = {}
+    for family in FAMILIES:
+        for chain in chains_of(make_layout(), family):
+            for rule in chain.rules:
+                assert comments.setdefault(rule.comment, rule.expressions) == rule.expressions
+                assert len(rule.comment) < 128  # the stock tool takes no longer ones
+
+
+def test_the_hooks_are_where_nat_belongs() -> None:
+    hooks = {c.name: c.base for c in make_layout().skeleton("IPv4") if c.base is not None}
+
+    assert hooks == {
+        "prerouting": BaseChain("nat", Hook.PREROUTING, -100),
+        "output": BaseChain("nat", Hook.OUTPUT, -100),
+        "postrouting": BaseChain("nat", Hook.POSTROUTING, 100),
+    }
+
+
+def test_only_traffic_to_cluster_ips_is_looked_at() -> None:
+    (rule,) = content(chain_named(make_layout(), SERVICES))
+
+    assert Lookup(CLUSTER_IPS) in rule
+    assert rule[-1] == Verdict(VerdictCode.GOTO, CLUSTER_IP)
+
+
+def test_a_port_no_service_defines_is_refused_at_the_end() -> None:
+    *_, last = content(chain_named(make_layout(), CLUSTER_IP))
+
+    assert last == (Verdict(VerdictCode.GOTO, REFUSE),)
+
+
+def test_a_frontend_that_is_being_replaced_is_served_by_its_first_endpoint() -> None:
+    rules = content(chain_named(make_layout(cluster_cidrs=()), CLUSTER_IP))
+
+    look_up, *translations, _last = rules
+    assert Lookup(SERVICES, data_register=0) in look_up
+    assert len(translations) == len(PROTOCOLS)
+    for rule in translations:
+        assert Numgen(kind=NumgenKind.INCREMENTAL, modulus=1, register=10) in rule
+        assert isinstance(rule[-1], Nat)
+
+
+@both_families
+def test_refusing_ends_in_a_rejection_for_every_protocol(family: Family) -> None:
+    reset, unreachable = content(chain_named(make_layout(), REFUSE, family))
+
+    assert isinstance(reset[-1], Reject)
+    assert unreachable == (rules.refuse(family),)
+
+
+# --- masquerading
+
+
+def marking(layout: Layout, family: Family = "IPv4") -> list[tuple[AnyExpression, ...]]:
+    rules = content(chain_named(layout, CLUSTER_IP, family))
+    return [rule for rule in rules if any(isinstance(e, MetaSet) for e in rule)]
+
+
+def test_what_comes_from_a_pod_is_not_marked() -> None:
+    (rule,) = marking(make_layout())
+
+    assert len(rule) > len(rules.or_mark(1))
+    assert list(rule[:3]) == rules.source_outside("IPv4", bytes([10, 244, 0, 0]), b"\xff\xff\0\0")
+
+
+def test_everything_is_marked_if_so_configured() -> None:
+    (rule,) = marking(make_layout(masquerade_all=True))
+
+    assert list(rule) == rules.or_mark(0x4000)
+
+
+def test_without_a_range_of_pods_nothing_is_marked() -> None:
+    assert marking(make_layout(cluster_cidrs=())) == []
+
+
+@both_families
+def test_a_range_counts_only_in_its_family(family: Family) -> None:
+    for cidr, its_family in zip(CIDRS, FAMILIES, strict=True):
+        assert bool(marking(make_layout(cluster_cidrs=(cidr,)), family)) == (its_family == family)
+
+
+@both_families
+def test_the_marked_and_those_that_reach_themselves_are_masqueraded(family: Family) -> None:
+    marked, hairpin = content(chain_named(make_layout(), "postrouting", family))
+
+    assert isinstance(marked[-1], Masquerade)
+    assert isinstance(hairpin[-1], Masquerade)
+    assert Lookup("hairpin") in hairpin
+
+
+# --- what is ours
+
+
+def test_chains_and_sets_of_other_names_are_not_ours() -> None:
+    layout = make_layout()
+
+    assert not layout.is_ours("IPv4", "stranger", ChainFacts(None, ()))
+    assert not layout.is_our_name("IPv4", "pick-tcp-3")
+
+
+def test_a_chain_that_picks_is_ours_only_with_our_rules() -> None:
+    layout = make_layout()
+    spec = layout.chain("IPv4", "pick-tcp-4")
+
+    assert layout.is_ours("IPv4", spec.name, spec.facts)
+    assert not layout.is_ours("IPv4", spec.name, ChainFacts(None, ("something else",)))
+    assert not layout.is_ours("IPv4", "pick-tcp-2", spec.facts)
+
+
+def test_a_fixed_chain_is_ours_whatever_is_in_it() -> None:
+    assert make_layout().is_ours("IPv4", SERVICES, ChainFacts(None, ("something else",)))
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "is_misplaced"),
+    [
+        ("prerouting", BaseChain("nat", Hook.PREROUTING, -100), False),
+        ("prerouting", BaseChain("nat", Hook.PREROUTING, -99), True),
+        ("prerouting", BaseChain("nat", Hook.PREROUTING, -100, policy=0), True),
+        ("prerouting", None, True),
+        (SERVICES, BaseChain("nat", Hook.PREROUTING, -100), True),
+        ("pick-tcp-4", BaseChain("nat", Hook.PREROUTING, -100), True),
+        ("pick-tcp-4", None, False),
+        ("stranger", BaseChain("nat", Hook.PREROUTING, -100), False),
+    ],
+)
+def test_a_chain_of_ours_at_another_hook_is_misplaced(
+    name: str, base: BaseChain | None, is_misplaced: bool
+) -> None:
+    assert make_layout().is_misplaced("IPv4", name, ChainFacts(base, ())) == is_misplaced

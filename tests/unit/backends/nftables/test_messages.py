@@ -1,0 +1,167 @@
+from collections.abc import Iterable
+
+import pytest
+
+from backends.kernel import nft_elements, nft_messages
+from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6, MessageKind, VerdictCode
+from backends.nftables import messages
+from backends.nftables.layout import Layout, NftSettings
+from backends.nftables.messages import ELEMENTS_PER_MESSAGE
+from backends.nftables.model import (
+    ENDPOINTS,
+    HAIRPIN,
+    SERVICES,
+    TABLE,
+    Batch,
+    ChainSpec,
+    Data,
+    Element,
+    RuleSpec,
+    Transaction,
+)
+from proxy.model import FAMILIES, Family
+from proxy.netlink import codec
+from tests.model_builders import make_key
+
+LAYOUT = Layout(NftSettings(families=FAMILIES))
+WEB, API = make_key("default/web"), make_key("default/api")
+K = MessageKind
+
+
+def batch(set_name: str, *elements: Element) -> Batch:
+    return Batch("IPv4", set_name, elements)
+
+
+def kinds(requests: Iterable[codec.Request]) -> list[int]:
+    return [request.kind for request in requests]
+
+
+def test_a_transaction_is_packed_in_the_order_in_which_the_kernel_can_work_it_off() -> None:
+    chain = ChainSpec("chain", None, (RuleSpec(b"", "one"), RuleSpec(b"", "two")))
+    packed = messages.pack(
+        Transaction(
+            rebuild=("IPv4",),
+            tables=("IPv4",),
+            sets=(("IPv4", LAYOUT.sets("IPv4")[0]),),
+            chains=(("IPv4", chain),),
+            deletes=(batch(SERVICES, Element(b"old1", "drop", WEB)),),
+            adds=(batch(SERVICES, Element(b"new1", "drop", WEB)),),
+            gone_chains=(("IPv4", "gone"),),
+            gone_sets=(("IPv4", "gone"),),
+        )
+    )
+
+    assert kinds(packed.requests) == [
+        K.DELTABLE, K.NEWTABLE, K.NEWSET, K.NEWCHAIN, K.DELRULE, K.NEWRULE, K.NEWRULE,
+        K.DELSETELEM, K.NEWSETELEM, K.DELCHAIN, K.DELSET,
+    ]  # fmt: skip
+    assert len(packed.elements) == len(packed.requests)
+
+
+def test_messages_go_to_the_family_and_the_table_they_are_for() -> None:
+    numbers: dict[Family, int] = {"IPv4": NFPROTO_IPV4, "IPv6": NFPROTO_IPV6}
+    for family, number in numbers.items():
+        request = messages.pack_set(family, LAYOUT.sets(family)[0], TABLE)
+        found = nft_messages.parse_set(request.payload + codec.attr_be64(16, 1))
+        assert (found.family, found.table) == (number, TABLE)
+
+
+def test_nothing_is_no_message() -> None:
+    assert messages.pack(Transaction()).requests == []
+
+
+def largest(count: int) -> Batch:
+    """Elements as large as ours get."""
+    key = LAYOUT.sets("IPv6")[1].facts.key_length
+    data = LAYOUT.sets("IPv6")[1].facts.data_length
+    elements = [Element(n.to_bytes(key, "big"), bytes(data), WEB) for n in range(count)]
+    return Batch("IPv6", ENDPOINTS["TCP"], tuple(elements))
+
+
+def test_many_elements_take_several_messages_none_of_which_is_too_long() -> None:
+    many = largest(2 * ELEMENTS_PER_MESSAGE + 1)
+
+    packed = messages.pack(Transaction(adds=(many,)))
+
+    assert [len(elements) for elements in packed.elements] == [
+        ELEMENTS_PER_MESSAGE,
+        ELEMENTS_PER_MESSAGE,
+        1,
+    ]
+    assert len(packed.requests) == 3
+    for request, elements in zip(packed.requests, packed.elements, strict=True):
+        found = nft_elements.parse_elements(request.payload)
+        assert found == [(element.key, element.data) for element in elements]
+
+
+def test_verdicts_with_the_longest_name_fit_a_message_too() -> None:
+    key = LAYOUT.sets("IPv6")[0].facts.key_length
+    elements = [
+        Element(n.to_bytes(key, "big"), "goto pick-sctp-1048576", WEB)
+        for n in range(ELEMENTS_PER_MESSAGE)
+    ]
+
+    packed = messages.pack(Transaction(adds=(Batch("IPv6", SERVICES, tuple(elements)),)))
+
+    assert len(packed.requests) == 1
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_the_element_the_kernel_points_at_is_found(position: int) -> None:
+    elements = [Element(bytes([n] * 4), bytes(4), key) for n, key in enumerate([WEB, API, None])]
+    packed = messages.pack(Transaction(adds=(batch("data", *elements),)))
+    one = len(nft_elements.pack_data_element(bytes(4), bytes(4)))
+    size = codec.HEADER_LENGTH + len(packed.requests[0].payload)
+    first = size - 3 * one
+
+    assert packed.element_at(0, first + position * one) == elements[position]
+
+
+def test_what_is_no_element_is_not_taken_for_one() -> None:
+    only = Element(bytes(4), bytes(4), WEB)
+    packed = messages.pack(Transaction(adds=(batch("data", only),)))
+    name_of_the_set = (
+        codec.HEADER_LENGTH + 4 + 16
+    )  # after the header of nf_tables and the table's name
+
+    assert packed.element_at(0, name_of_the_set) is None
+    assert packed.element_at(0, None) is only
+
+
+def test_which_of_several_it_was_is_not_guessed() -> None:
+    elements = [Element(bytes([n] * 4), bytes(4), WEB) for n in range(2)]
+    packed = messages.pack(Transaction(adds=(batch("data", *elements),)))
+
+    assert packed.element_at(0, None) is None
+
+
+DATA: list[Data] = [b"\1\2\3\4", "drop", "goto pick-tcp-1", "jump somewhere", None]
+
+
+@pytest.mark.parametrize("data", DATA, ids=str)
+def test_what_an_element_maps_to_is_read_as_it_was_packed(data: Data) -> None:
+    packed = messages.pack_element(b"key1", data)
+
+    request = nft_elements.new_elements(NFPROTO_IPV4, TABLE, "set", [packed])[0]
+    ((key, read),) = nft_elements.parse_elements(request.payload)
+    assert (key, messages.parse_data(read)) == (b"key1", data)
+
+
+def test_a_verdict_without_a_word_is_shown_by_its_number() -> None:
+    assert messages.parse_data((VerdictCode.ACCEPT, "")) == "verdict 1"
+
+
+@pytest.mark.parametrize("name", [SERVICES, ENDPOINTS["TCP"], HAIRPIN])
+def test_sets_are_made_as_they_are_recognised(name: str) -> None:
+    for family in FAMILIES:
+        spec = next(spec for spec in LAYOUT.sets(family) if spec.name == name)
+        request = messages.pack_set(family, spec, TABLE)
+        found = nft_messages.parse_set(request.payload + codec.attr_be64(16, 1))
+        assert spec.facts == (
+            found.flags,
+            found.key_type,
+            found.key_length,
+            found.data_type,
+            found.data_length,
+            found.size,
+        )

@@ -1,0 +1,66 @@
+from backends.nftables.layout import Layout, NftSettings
+from backends.nftables.model import (
+    CLUSTER_IPS,
+    SERVICES,
+    Batch,
+    ChainSpec,
+    Element,
+    NftPlan,
+    RuleSpec,
+    Transaction,
+)
+from tests.model_builders import make_key
+
+WEB = make_key("default/web", "http")
+SPEC = Layout(NftSettings(families=("IPv4",))).sets("IPv4")[0]
+FULL = Transaction(
+    rebuild=("IPv6",),
+    tables=("IPv6",),
+    sets=(("IPv4", SPEC),),
+    chains=(("IPv4", ChainSpec("chain", None, ())),),
+    deletes=(
+        Batch("IPv4", SERVICES, (Element(b"\1", "drop", WEB), Element(b"\2", "drop", None))),
+    ),
+    adds=(
+        Batch("IPv4", SERVICES, (Element(b"\1", "goto there", WEB),)),
+        Batch("IPv6", CLUSTER_IPS, (Element(b"\3", None, WEB),)),
+        Batch("IPv4", "endpoints-tcp", (Element(b"\4", b"\xff", WEB),)),
+    ),
+    gone_chains=(("IPv4", "old"),),
+    gone_sets=(("IPv6", "old"),),
+)
+
+
+def test_the_size_of_a_transaction_is_the_number_of_objects_it_writes() -> None:
+    assert FULL.size == 6 + 5
+    assert Transaction().size == 0
+
+
+def test_a_plan_without_transactions_is_false_even_if_service_ports_are_concerned() -> None:
+    assert not NftPlan((), {WEB: None}, {})
+    assert NftPlan((FULL,), {}, {})
+
+
+def test_a_plan_is_described_line_by_line_with_whom_each_line_is_for() -> None:
+    second = Transaction(gone_chains=(("IPv4", "older"),))
+
+    assert NftPlan((FULL, second), {}, {}).describe() == [
+        "1 delete table ip6 sliceproxy",
+        "1 add table ip6 sliceproxy",
+        "1 add set ip sliceproxy services",
+        "1 write chain ip sliceproxy chain",
+        "1 delete element ip sliceproxy services 01 : drop  # default/web:http (TCP, IPv4)",
+        "1 delete element ip sliceproxy services 02 : drop",
+        "1 add element ip sliceproxy services 01 : goto there  # default/web:http (TCP, IPv4)",
+        "1 add element ip6 sliceproxy cluster-ips 03  # default/web:http (TCP, IPv4)",
+        "1 add element ip sliceproxy endpoints-tcp 04 : ff  # default/web:http (TCP, IPv4)",
+        "1 delete chain ip sliceproxy old",
+        "1 delete set ip6 sliceproxy old",
+        "2 delete chain ip sliceproxy older",
+    ]
+
+
+def test_what_identifies_a_chain_is_its_hook_and_the_comments_of_its_rules() -> None:
+    chain = ChainSpec("chain", None, (RuleSpec(b"one", "why 1"), RuleSpec(b"two", "why 2")))
+
+    assert chain.facts == (None, ("why 1", "why 2"))

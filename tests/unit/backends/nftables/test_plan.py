@@ -1,0 +1,532 @@
+"""What a change writes. That all plans together keep the laws: tests/contract."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.kernel.nft_messages import BaseChain
+from backends.nftables.belief import Observed, TableFacts
+from backends.nftables.layout import Layout, NftSettings
+from backends.nftables.model import (
+    CLUSTER_IPS,
+    HAIRPIN,
+    REFUSED,
+    SERVICES,
+    ChainFacts,
+    Data,
+    NftPlan,
+)
+from backends.nftables.plan import changed_slots, is_entangled, needs_rebuild, plan, prune
+from backends.nftables.render import slot_key
+from proxy.desired import DesiredPort
+from tests.desired_strategies import Desired, addresses, desired_state, make_desired
+from tests.model_builders import make_endpoint, make_key
+
+LAYOUT = Layout(NftSettings(families=("IPv4",)))
+ENDPOINTS = "endpoints-tcp"
+WEB = make_key("default/web")
+FRONTEND = bytes([10, 96, 0, 10, 6, 0, 0, 0, 0, 80, 0, 0])
+PREFIX = bytes([10, 96, 0, 10, 0, 80, 0, 0])
+
+Written = dict[str, dict[bytes, Data]]
+"""What is written to each set: the new data of each key. What is only deleted is DELETED."""
+DELETED = "deleted"
+
+
+def believing(*ports: DesiredPort) -> Observed:
+    """A belief in which these have been programmed."""
+    observed = Observed({"IPv4": TableFacts()})
+    desired = desired_state(*ports)
+    carry_out(plan(desired, observed, list(desired), LAYOUT), observed)
+    carry_out(prune(observed, LAYOUT), observed)
+    return observed
+
+
+def carry_out(planned: NftPlan, observed: Observed) -> None:
+    for transaction in planned.transactions:
+        observed.fold(transaction)
+    observed.occupy(planned)
+
+
+def plan_for(observed: Observed, *ports: DesiredPort, gone: Sequence[str] = ()) -> NftPlan:
+    """Plan these as they are now, and those of the services in `gone`, which are no more."""
+    desired = desired_state(*ports)
+    return plan(desired, observed, [*desired, *map(make_key, gone)], LAYOUT)
+
+
+def written(planned: NftPlan) -> Written:
+    """Return the elements a plan changes. It must be one transaction of nothing else but chains."""
+    (transaction,) = planned.transactions
+    assert (transaction.rebuild, transaction.tables, transaction.sets) == ((), (), ())
+    found: Written = {}
+    for batch in transaction.deletes:
+        found.setdefault(batch.set, {}).update({e.key: DELETED for e in batch.elements})
+    for batch in transaction.adds:
+        found.setdefault(batch.set, {}).update({e.key: e.data for e in batch.elements})
+    return found
+
+
+def slot(number: int) -> bytes:
+    return slot_key(PREFIX, number)
+
+
+def data(address: str) -> bytes:
+    return make_endpoint(address).packed + b"\0\0"
+
+
+def web(*endpoints: str, is_any_usable: bool | None = None) -> DesiredPort:
+    return make_desired("default/web", *endpoints, is_any_usable=is_any_usable)
+
+
+A, B, C, D, E, F = (f"10.1.0.{number}:80" for number in range(1, 7))
+
+# --- pools
+
+
+def test_what_is_as_desired_is_not_planned() -> None:
+    observed = believing(web(A, B))
+
+    assert not plan_for(observed, web(A, B))
+    assert not plan_for(observed, web(B, A))
+    assert not prune(observed, LAYOUT)
+
+
+def test_one_replaced_endpoint_is_one_changed_slot() -> None:
+    observed = believing(web(A, B, C))
+
+    assert written(plan_for(observed, web(A, C, D))) == {ENDPOINTS: {slot(1): data(D)}}
+
+
+def test_one_more_endpoint_is_one_more_slot() -> None:
+    observed = believing(web(A, B, C))
+
+    assert written(plan_for(observed, web(A, B, C, D))) == {ENDPOINTS: {slot(3): data(D)}}
+
+
+def test_the_last_slots_move_into_the_holes_when_a_pool_shrinks() -> None:
+    observed = believing(web(A, B, C, D))
+
+    assert written(plan_for(observed, web(A, C, D))) == {
+        ENDPOINTS: {slot(1): data(D), slot(3): DELETED}
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "chain"),
+    [(1, 2, "pick-tcp-2"), (2, 3, "pick-tcp-4"), (3, 2, "pick-tcp-2"), (9, 8, "pick-tcp-8")],
+)
+def test_crossing_a_power_of_two_changes_the_verdict(before: int, after: int, chain: str) -> None:
+    observed = believing(web(*addresses(1, before)))
+
+    changes = written(plan_for(observed, web(*addresses(1, after))))
+
+    assert changes[SERVICES] == {FRONTEND: f"goto {chain}"}
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 4), (4, 3), (5, 8), (9, 16)])
+def test_within_a_power_of_two_the_verdict_stays(before: int, after: int) -> None:
+    observed = believing(web(*addresses(1, before)))
+
+    assert SERVICES not in written(plan_for(observed, web(*addresses(1, after))))
+
+
+def test_a_chain_is_made_with_the_first_pool_of_its_size() -> None:
+    observed = believing(web(A))
+    growing = plan_for(observed, web(A, B, C))
+
+    assert [spec.name for _, spec in growing.transactions[0].chains] == ["pick-tcp-4"]
+    carry_out(growing, observed)
+    other = make_desired("default/api", A, B, C, cluster_ip="10.96.0.11")
+    assert plan_for(observed, other).transactions[0].chains == ()
+
+
+def test_a_chain_with_other_rules_is_written_again() -> None:
+    observed = believing(web(A, B))
+    observed.tables["IPv4"].chains["pick-tcp-2"] = ChainFacts(None, ("something else",))
+
+    (transaction,) = plan_for(observed, web(A, B)).transactions
+
+    assert [spec.name for _, spec in transaction.chains] == ["pick-tcp-2"]
+
+
+def test_an_empty_pool_keeps_its_verdict() -> None:
+    observed = believing(web(A, B, C))
+
+    changes = written(plan_for(observed, web()))
+
+    assert changes == {
+        ENDPOINTS: dict.fromkeys([slot(0), slot(1), slot(2)], DELETED),
+        REFUSED: {FRONTEND: None},
+    }
+
+
+def test_an_empty_pool_with_endpoints_elsewhere_is_not_refused() -> None:
+    observed = believing(web(A))
+
+    assert written(plan_for(observed, web(is_any_usable=True))) == {ENDPOINTS: {slot(0): DELETED}}
+
+
+def test_the_first_endpoint_ends_the_refusal_in_the_same_transaction() -> None:
+    observed = believing(web())
+
+    assert written(plan_for(observed, web(A))) == {
+        ENDPOINTS: {slot(0): data(A)},
+        REFUSED: {FRONTEND: DELETED},
+    }
+
+
+def test_an_empty_pool_does_not_keep_a_verdict_that_is_not_ours() -> None:
+    observed = believing(web())
+    observed.tables["IPv4"].elements[SERVICES][FRONTEND] = "drop"
+
+    assert written(plan_for(observed, web())) == {SERVICES: {FRONTEND: "goto pick-tcp-1"}}
+
+
+def test_a_slot_lost_from_outside_is_filled_again() -> None:
+    observed = believing(web(A, B, C))
+    del observed.tables["IPv4"].elements[ENDPOINTS][slot(1)]
+
+    changes = written(plan_for(observed, web(A, B, C)))
+
+    assert set(changes) == {ENDPOINTS}
+    carry_out(plan_for(observed, web(A, B, C)), observed)
+    pool = observed.tables["IPv4"].elements[ENDPOINTS]
+    assert sorted(pool.items()) == [
+        (slot(0), data(A)), (slot(1), pool[slot(1)]), (slot(2), pool[slot(2)]),
+    ]  # fmt: skip
+    assert {pool[slot(1)], pool[slot(2)]} == {data(B), data(C)}
+
+
+def test_a_pool_with_a_lost_slot_can_shrink() -> None:
+    observed = believing(web(A, B, C, D, E))
+    del observed.tables["IPv4"].elements[ENDPOINTS][slot(1)]
+
+    carry_out(plan_for(observed, web(A, B)), observed)
+
+    assert observed.tables["IPv4"].elements[ENDPOINTS] == {slot(0): data(A), slot(1): data(B)}
+
+
+endpoints = st.sampled_from([bytes([number]) for number in range(8)])
+
+
+@given(st.lists(endpoints, max_size=6), st.lists(endpoints, max_size=6, unique=True))
+def test_slots_end_up_with_the_pool_and_change_as_little_as_possible(
+    old: list[bytes], pool: list[bytes]
+) -> None:
+    changes = changed_slots(old, pool)
+
+    result = dict(enumerate(old[: len(pool)])) | changes
+    assert sorted(result) == list(range(len(pool)))
+    assert sorted(result.values()) == sorted(pool)
+    staying = {endpoint for number, endpoint in enumerate(old[: len(pool)]) if endpoint in pool}
+    assert len(changes) == len(pool) - len(staying)
+
+
+# --- frontends
+
+
+def test_a_new_service_is_its_verdict_its_slots_and_its_address() -> None:
+    observed = believing()
+
+    assert written(plan_for(observed, web(A))) == {
+        SERVICES: {FRONTEND: "goto pick-tcp-1"},
+        ENDPOINTS: {slot(0): data(A)},
+        CLUSTER_IPS: {FRONTEND[:4]: None},
+    }
+
+
+def test_a_service_that_is_no_more_leaves_nothing_behind() -> None:
+    observed = believing(web(A, B))
+
+    carry_out(plan_for(observed, gone=["default/web"]), observed)
+
+    assert not any(observed.tables["IPv4"].elements.values())
+    assert (observed.rendered, observed.references, observed.holders) == ({}, {}, {})
+
+
+def test_a_refused_service_that_is_no_more_leaves_nothing_behind() -> None:
+    observed = believing(web())
+
+    carry_out(plan_for(observed, gone=["default/web"]), observed)
+
+    assert not any(observed.tables["IPv4"].elements.values())
+
+
+def test_a_frontend_that_moves_to_another_service_changes_only_in_its_pool() -> None:
+    observed = believing(web(A, B))
+    heir = make_desired("default/heir", A, C)
+    former = make_desired("default/web", A, B, cluster_ip=None)
+
+    for order in itertools.permutations([former, heir]):
+        assert written(plan_for(observed, *order)) == {ENDPOINTS: {slot(1): data(C)}}
+
+
+def test_a_frontend_that_moved_in_an_earlier_plan_is_not_taken_down_by_a_later_one() -> None:
+    observed = believing(web(A, B))
+
+    carry_out(plan_for(observed, make_desired("default/heir", A, B)), observed)
+
+    assert not plan_for(observed, make_desired("default/web", A, B, cluster_ip=None))
+    assert not plan_for(observed, gone=["default/web"])
+
+
+def test_another_cluster_ip_takes_all_elements_along() -> None:
+    observed = believing(web(A))
+
+    carry_out(
+        plan_for(observed, make_desired("default/web", A, cluster_ip="10.96.0.99")), observed
+    )
+
+    keys = {key for values in observed.tables["IPv4"].elements.values() for key in values}
+    assert {key[:4] for key in keys} == {bytes([10, 96, 0, 99])}
+
+
+# --- what is shared
+
+
+def shared_address(*ports: int) -> list[DesiredPort]:
+    """Ports of one service at one cluster IP."""
+    local = make_endpoint(A, is_local=True)
+    return [make_desired("default/web", local, port_name=str(p), port=p) for p in ports]
+
+
+def test_members_that_several_need_are_written_once_and_stay_for_the_last() -> None:
+    first, second = shared_address(80, 443)
+    observed = believing(first)
+
+    joining = written(plan_for(observed, second))
+    assert CLUSTER_IPS not in joining
+    assert HAIRPIN not in joining
+    carry_out(plan_for(observed, second), observed)
+
+    for leaving, is_last in ((first.key, False), (second.key, True)):
+        planned = plan({}, observed, [leaving], LAYOUT)
+        changes = written(planned)
+        assert (CLUSTER_IPS in changes, HAIRPIN in changes) == (is_last, is_last)
+        carry_out(planned, observed)
+
+
+def test_who_comes_and_who_goes_in_one_plan_share_without_a_change() -> None:
+    first, second = shared_address(80, 443)
+    observed = believing(first)
+
+    for order in itertools.permutations([first.key, second.key]):
+        changes = written(plan(desired_state(second), observed, list(order), LAYOUT))
+        assert not {CLUSTER_IPS, HAIRPIN} & changes.keys()
+
+
+def test_a_shared_member_lost_from_outside_comes_back_with_any_of_its_users() -> None:
+    first, second = shared_address(80, 443)
+    observed = believing(first, second)
+    del observed.tables["IPv4"].elements[CLUSTER_IPS][FRONTEND[:4]]
+
+    assert written(plan_for(observed, second)) == {CLUSTER_IPS: {FRONTEND[:4]: None}}
+
+
+def test_an_endpoint_that_leaves_this_node_no_longer_reaches_itself() -> None:
+    observed = believing(make_desired("default/web", make_endpoint(A, is_local=True)))
+
+    assert set(written(plan_for(observed, web(A)))) == {HAIRPIN}
+
+
+# --- the fixed part
+
+
+def test_on_an_empty_host_everything_is_one_transaction() -> None:
+    (transaction,) = plan_for(Observed({"IPv4": TableFacts()}), web(A)).transactions
+
+    assert transaction.tables == ("IPv4",)
+    assert [spec for _, spec in transaction.sets] == list(LAYOUT.sets("IPv4"))
+    names = [spec.name for _, spec in transaction.chains]
+    assert names == [*[spec.name for spec in LAYOUT.skeleton("IPv4")], "pick-tcp-1"]
+
+
+def test_without_services_prune_makes_the_fixed_part() -> None:
+    observed = Observed({"IPv4": TableFacts()})
+
+    carry_out(prune(observed, LAYOUT), observed)
+
+    assert observed.tables["IPv4"].is_present
+    assert not prune(observed, LAYOUT)
+
+
+def test_a_rule_changed_from_outside_is_written_again() -> None:
+    observed = believing(web(A))
+    observed.tables["IPv4"].chains[SERVICES] = ChainFacts(None, ("something else",))
+
+    (transaction,) = plan_for(observed, web(A)).transactions
+
+    assert [spec.name for _, spec in transaction.chains] == [SERVICES]
+    assert (transaction.deletes, transaction.adds) == ((), ())
+
+
+@pytest.mark.parametrize("change", ["set", "size", "hook", "dormant", "entangled"])
+def test_a_table_that_cannot_be_changed_into_ours_is_made_anew_as_a_whole(change: str) -> None:
+    observed = believing(web(A))
+    facts = observed.tables["IPv4"]
+    match change:
+        case "set":
+            facts.sets[REFUSED] = facts.sets[REFUSED]._replace(key_length=4)
+        case "size":
+            facts.sets[REFUSED] = facts.sets[REFUSED]._replace(size=5)
+        case "hook":
+            hook = BaseChain("nat", 0, -99)
+            facts.chains["prerouting"] = facts.chains["prerouting"]._replace(base=hook)
+        case "dormant":
+            facts.is_dormant = True
+        case _:
+            facts.is_entangled = True
+    facts.elements[SERVICES][b"foreign"] = "drop"
+    facts.chains["stranger"] = ChainFacts(None, ())
+
+    planned = plan_for(observed, web(A, B))
+    (transaction,) = planned.transactions
+    assert transaction.rebuild == transaction.tables == ("IPv4",)
+    assert not transaction.deletes
+    carry_out(planned, observed)
+
+    assert not prune(observed, LAYOUT)
+    fresh = believing(web(A, B)).tables["IPv4"]
+    rebuilt = observed.tables["IPv4"]
+    assert (rebuilt.sets, rebuilt.elements) == (fresh.sets, fresh.elements)
+    assert rebuilt.chains == fresh.chains
+    assert not needs_rebuild(rebuilt, LAYOUT, "IPv4")
+
+
+def test_without_services_prune_makes_the_table_anew() -> None:
+    observed = believing()
+    facts = observed.tables["IPv4"]
+    facts.is_dormant = True
+    facts.chains["stranger"] = ChainFacts(None, ())
+
+    (transaction,) = prune(observed, LAYOUT).transactions
+
+    assert transaction.rebuild == ("IPv4",)
+    assert (transaction.gone_chains, transaction.gone_sets) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("lost", "verdict", "stranger", "entangled"),
+    [
+        pytest.param("", f"goto {SERVICES}", "stranger", False, id="all rules are there"),
+        pytest.param(SERVICES, "drop", "", False, id="a verdict that leads nowhere"),
+        pytest.param(SERVICES, "goto pick-udp-8", "", False, id="a verdict like ours"),
+        pytest.param(SERVICES, f"goto {SERVICES}", "", True, id="a verdict that leads back"),
+        pytest.param(SERVICES, "drop", "stranger", True, id="a foreign chain"),
+        pytest.param(SERVICES, "drop", "pick-tcp-64", False, id="a chain that picks"),
+    ],
+)
+def test_rules_that_could_make_a_loop_are_seen_before_the_kernel_refuses_them(
+    lost: str, verdict: str, stranger: str, entangled: bool
+) -> None:
+    facts = believing(web(A)).tables["IPv4"]
+    facts.chains.pop(lost, None)
+    facts.elements[SERVICES][b"key"] = verdict
+    if stranger:
+        facts.chains[stranger] = ChainFacts(None, ())
+
+    assert is_entangled(facts, LAYOUT, "IPv4") == entangled
+
+
+# --- prune
+
+
+def test_prune_removes_what_nobody_occupies() -> None:
+    observed = believing(web(A))
+    elements = observed.tables["IPv4"].elements
+    kept = {name: dict(values) for name, values in elements.items()}
+    elements[SERVICES][b"foreign"] = "drop"
+    elements[ENDPOINTS][slot(1)] = data(B)
+    elements[HAIRPIN][b"\n\1\0\1\n\1\0\1"] = None
+    elements[REFUSED][FRONTEND[:4]] = None
+
+    assert written(prune(observed, LAYOUT)) == {
+        SERVICES: {b"foreign": DELETED},
+        ENDPOINTS: {slot(1): DELETED},
+        HAIRPIN: {b"\n\1\0\1\n\1\0\1": DELETED},
+        REFUSED: {FRONTEND[:4]: DELETED},
+    }
+    carry_out(prune(observed, LAYOUT), observed)
+    assert elements == kept
+
+
+def test_prune_removes_foreign_chains_and_sets_once_nothing_in_them_refers_to_anything() -> None:
+    observed = believing(web(A))
+    facts = observed.tables["IPv4"]
+    facts.sets["crowd"] = facts.sets[REFUSED]
+    facts.elements["crowd"] = {b"key": None}
+    facts.chains["stranger"] = ChainFacts(None, ("goto crowd",))
+    facts.chains["pick-tcp-8"] = ChainFacts(None, ("another choice",))
+
+    emptying, deleting = prune(observed, LAYOUT).transactions
+
+    names = {"stranger", "pick-tcp-8"}
+    assert {spec.name for _, spec in emptying.chains} == names
+    assert all(not spec.rules for _, spec in emptying.chains)
+    assert emptying.gone_sets == (("IPv4", "crowd"),)
+    assert {name for _, name in deleting.gone_chains} == names
+    carry_out(prune(observed, LAYOUT), observed)
+    assert not prune(observed, LAYOUT)
+
+
+def test_prune_keeps_chains_that_pick_for_nobody_at_present() -> None:
+    observed = believing(web(A, B))
+    carry_out(plan_for(observed, web(A)), observed)
+
+    assert "pick-tcp-2" in observed.tables["IPv4"].chains
+    assert not prune(observed, LAYOUT)
+
+
+# --- what a plan says of itself
+
+
+def test_every_element_of_a_plan_names_the_service_port_it_is_for() -> None:
+    observed = believing(web(A, B))
+    other = make_desired("default/api", A, cluster_ip="10.96.0.11")
+
+    (transaction,) = plan_for(observed, web(C), other).transactions
+
+    batches = (*transaction.deletes, *transaction.adds)
+    owners = {element.key[:4]: element.owner for batch in batches for element in batch.elements}
+    assert owners == {FRONTEND[:4]: WEB, bytes([10, 96, 0, 11]): other.key}
+
+
+def test_what_service_ports_will_occupy_is_in_the_plan() -> None:
+    observed = believing(web(A))
+
+    planned = plan_for(observed, web(A, B), gone=["default/never-there"])
+
+    rendered = planned.rendered[WEB]
+    assert rendered is not None
+    assert [target.slots for target in rendered.targets] == [2]
+    assert make_key("default/never-there") not in planned.rendered
+
+
+def states(*sizes: int) -> Iterable[Desired]:
+    return (desired_state(web(*addresses(1, size))) for size in sizes)
+
+
+def test_planning_changes_no_belief() -> None:
+    observed = believing(web(A, B, C))
+    before = (
+        {name: dict(values) for name, values in observed.tables["IPv4"].elements.items()},
+        dict(observed.rendered),
+        dict(observed.references),
+        dict(observed.holders),
+        observed.generation,
+    )
+
+    for desired in states(0, 1, 5):
+        plan(desired, observed, [WEB], LAYOUT)
+    prune(observed, LAYOUT)
+
+    assert before == (
+        observed.tables["IPv4"].elements,
+        observed.rendered,
+        observed.references,
+        observed.holders,
+        observed.generation,
+    )

@@ -1,0 +1,170 @@
+"""What single rules do. That they are byte for byte what the stock tool makes of the same words: e2e/test_nftables_rules.py."""
+
+import ipaddress
+import struct
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.kernel.nft_expressions import (
+    Bitwise,
+    Compare,
+    Expression,
+    Lookup,
+    Masquerade,
+    MetaLoad,
+    MetaSet,
+    Nat,
+    Numgen,
+    Payload,
+    Reject,
+    Verdict,
+    parse_expressions,
+)
+from backends.kernel.nft_numbers import MetaKey, Operator, RejectKind, VerdictCode
+from backends.nftables import rules
+from proxy.model import FAMILIES, PROTOCOLS, Family, Protocol
+
+both_families = pytest.mark.parametrize("family", FAMILIES)
+bits = st.integers(0, 31).map(lambda number: 1 << number)
+marks = st.integers(0, 2**32 - 1)
+
+
+def run_on_mark(expressions: Iterable[Expression], mark: int) -> tuple[int, bool]:
+    """Return the packet mark after these expressions, and whether they came to their end."""
+    register = 0
+    for expression in expressions:
+        match expression:
+            case MetaLoad(key=MetaKey.MARK):
+                register = mark
+            case Bitwise(mask=mask, xor=xor):
+                register = register & _number(mask) ^ _number(xor)
+            case Compare(operator=operator, data=data):
+                if (register == _number(data)) != (operator == Operator.EQ):
+                    return mark, False
+            case MetaSet(key=MetaKey.MARK):
+                mark = register
+            case _:
+                return mark, True
+    return mark, True
+
+
+def _number(word: bytes) -> int:
+    return int(struct.unpack("=I", word)[0])
+
+
+@given(marks, bits)
+def test_marking_sets_our_bit_and_leaves_all_others(mark: int, bit: int) -> None:
+    assert run_on_mark(rules.or_mark(bit), mark) == (mark | bit, True)
+
+
+@given(marks, bits)
+def test_only_what_is_marked_is_masqueraded_and_loses_the_mark(mark: int, bit: int) -> None:
+    expressions = rules.masquerade_marked(bit)
+
+    assert run_on_mark(expressions, mark) == (mark & ~bit, bool(mark & bit))
+    assert isinstance(expressions[-1], Masquerade)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_outside"),
+    [
+        pytest.param("10.244.0.0", False, id="first"),
+        pytest.param("10.244.255.255", False, id="last"),
+        pytest.param("10.243.255.255", True, id="before"),
+        pytest.param("10.245.0.0", True, id="after"),
+    ],
+)
+def test_a_source_outside_a_network_is_told_from_one_inside(
+    address: str, is_outside: bool
+) -> None:
+    network = ipaddress.ip_network("10.244.0.0/16")
+    source, mask, comparison = rules.source_outside(
+        "IPv4", network.network_address.packed, network.netmask.packed
+    )
+
+    assert isinstance(source, Payload)
+    assert (source.offset, source.length) == (12, 4)
+    assert isinstance(mask, Bitwise)
+    assert isinstance(comparison, Compare)
+    packed = ipaddress.ip_address(address).packed
+    masked = bytes([(a & m) ^ x for a, m, x in zip(packed, mask.mask, mask.xor, strict=True)])
+    assert comparison.operator == Operator.NEQ
+    assert (masked != comparison.data) == is_outside
+
+
+@both_families
+def test_the_parts_of_a_key_follow_one_another_without_a_gap(family: Family) -> None:
+    parts: list[tuple[int, int]] = []
+    for expression in rules.service_look_up(family):
+        match expression:
+            case Payload(length=length, register=register):
+                parts.append((_place(register), length))
+            case MetaLoad(register=register):
+                parts.append((_place(register), 4))
+            case _:
+                break  # the look-up itself
+    start = _place(1)
+    for place, length in parts:
+        assert place == start
+        start += (length + 3) & ~3
+
+
+def _place(register: int) -> int:
+    """Return the first byte of a register, of 16 (1 to 4) or of 4 bytes (from 8 on)."""
+    return (register - 1) * 16 if register <= 4 else (register - 8) * 4
+
+
+@both_families
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_translation_asks_for_the_protocol_then_for_the_slot_then_translates(
+    family: Family, protocol: Protocol
+) -> None:
+    expressions = rules.translate(family, protocol, rules.any_of(8))
+
+    assert expressions[:2] == [
+        MetaLoad(key=MetaKey.L4PROTO),
+        Compare(operator=Operator.EQ, data=bytes([{"TCP": 6, "UDP": 17, "SCTP": 132}[protocol]])),
+    ]
+    look_up, nat = expressions[-2:]
+    assert isinstance(look_up, Lookup)
+    assert look_up.set_name == f"endpoints-{protocol.lower()}"
+    assert isinstance(nat, Nat)
+    number = next(e for e in expressions if isinstance(e, Numgen))
+    assert number.modulus == 8
+    # address and port stand where the data of the map put them: the port after the address, filled up to 4 bytes
+    assert _place(nat.port_register or 0) == (4 if family == "IPv4" else 16)
+    assert _place(number.register) == _place(nat.port_register or 0) + 4
+
+
+def test_a_reset_is_only_for_tcp() -> None:
+    protocol, comparison, rejection = rules.reset()
+
+    assert protocol == MetaLoad(key=MetaKey.L4PROTO)
+    assert comparison == Compare(operator=Operator.EQ, data=b"\6")
+    assert rejection == Reject(kind=RejectKind.TCP_RESET)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code", "chain"),
+    [
+        (rules.goto("there"), VerdictCode.GOTO, "there"),
+        (rules.jump("there"), VerdictCode.JUMP, "there"),
+        (rules.drop(), VerdictCode.DROP, ""),
+    ],
+)
+def test_verdicts(verdict: Verdict, code: int, chain: str) -> None:
+    assert (verdict.code, verdict.chain) == (code, chain)
+
+
+def test_the_comment_of_a_rule_says_why_and_changes_with_its_content() -> None:
+    one, same, other = (
+        rules.rule([rules.goto(chain)], "because") for chain in ("there", "there", "elsewhere")
+    )
+
+    assert one == same
+    assert one.comment.startswith("because [")
+    assert one.comment != other.comment
+    assert parse_expressions(one.expressions) == (rules.goto("there"),)

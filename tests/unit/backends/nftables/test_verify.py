@@ -1,0 +1,210 @@
+"""What somebody else changed is found, and belief corrected. That it is then repaired: tests/contract."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from backends.kernel import nft_elements, nft_messages
+from backends.kernel.nft import Nft
+from backends.kernel.nft_numbers import NFPROTO_IPV4
+from backends.nftables import kernel, verify
+from backends.nftables.belief import Observed, TableFacts
+from backends.nftables.layout import Layout, NftSettings
+from backends.nftables.messages import pack_element
+from backends.nftables.model import CLUSTER_IPS, REFUSED, SERVICES, TABLE, Data
+from backends.nftables.plan import plan
+from proxy.backend import Drift
+from proxy.model import FAMILIES
+from proxy.netlink.codec import Request
+from proxy.netlink.socket import DumpInterrupted
+from tests.desired_strategies import desired_state, make_desired
+from tests.model_builders import make_key
+
+LAYOUT = Layout(NftSettings(families=FAMILIES))
+WEB, API = make_key("default/web"), make_key("default/api")
+SLOTS = "endpoints-tcp"
+PREFIX = bytes([10, 96, 0, 10])
+
+
+@pytest.fixture
+def observed(nft: Nft) -> Observed:
+    """The belief of a process that has programmed two services."""
+    desired = desired_state(
+        make_desired("default/web", "10.1.0.1:80", "10.1.0.2:80"),
+        make_desired("default/api", cluster_ip="10.96.0.11"),
+    )
+    tables = {family: TableFacts() for family in FAMILIES}
+    observed = Observed(tables, nft.generation())
+    planned = plan(desired, observed, list(desired), LAYOUT)
+    for transaction in planned.transactions:
+        kernel.commit(nft, transaction)
+        observed.fold(transaction)
+    observed.occupy(planned)
+    return observed
+
+
+def verified(nft: Nft, observed: Observed, background: Nft | None = None) -> list[Drift]:
+    return asyncio.run(verify.verify(nft, background or nft, asyncio.Lock(), observed))
+
+
+def only_key(observed: Observed, set_name: str, start: bytes = PREFIX) -> bytes:
+    keys = observed.tables["IPv4"].elements[set_name]
+    return min(key for key in keys if key.startswith(start))
+
+
+def delete(nft: Nft, set_name: str, *keys: bytes) -> None:
+    packed = [nft_elements.pack_key_element(key) for key in keys]
+    nft.commit(nft_elements.del_elements(NFPROTO_IPV4, TABLE, set_name, packed))
+
+
+def add(nft: Nft, set_name: str, key: bytes, data: Data = None) -> None:
+    nft.commit(nft_elements.new_elements(NFPROTO_IPV4, TABLE, set_name, [pack_element(key, data)]))
+
+
+def test_nothing_is_reported_where_nothing_was_changed(nft: Nft, observed: Observed) -> None:
+    assert verified(nft, observed) == []
+
+
+@pytest.mark.parametrize("set_name", [SERVICES, SLOTS, CLUSTER_IPS])
+def test_a_missing_element_is_its_service_ports(
+    nft: Nft, observed: Observed, set_name: str
+) -> None:
+    key = only_key(observed, set_name)
+    delete(nft, set_name, key)
+
+    (drift,) = verified(nft, observed)
+
+    assert drift.key == WEB
+    assert drift.what == f"IPv4: missing element {key.hex()} of {set_name}"
+    assert key not in observed.tables["IPv4"].elements[set_name]
+
+
+def test_a_missing_refusal_is_its_service_ports(nft: Nft, observed: Observed) -> None:
+    delete(nft, REFUSED, only_key(observed, REFUSED, b""))
+
+    (drift,) = verified(nft, observed)
+
+    assert drift.key == API
+
+
+def test_a_changed_element_is_its_service_ports(nft: Nft, observed: Observed) -> None:
+    key = only_key(observed, SLOTS)
+    delete(nft, SLOTS, key)
+    add(nft, SLOTS, key, bytes(8))
+
+    (drift,) = verified(nft, observed)
+
+    assert (drift.key, "changed" in drift.what) == (WEB, True)
+    assert observed.tables["IPv4"].elements[SLOTS][key] == bytes(8)
+
+
+def test_an_element_beyond_our_slots_is_nobodys(nft: Nft, observed: Observed) -> None:
+    key = only_key(observed, SLOTS)[:-4] + bytes([9, 0, 0, 0])
+    add(nft, SLOTS, key, bytes(8))
+
+    (drift,) = verified(nft, observed)
+
+    assert (drift.key, "foreign" in drift.what) == (None, True)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        nft_messages.del_table(NFPROTO_IPV4, TABLE),
+        nft_messages.flush_chain(NFPROTO_IPV4, TABLE, SERVICES),
+        nft_messages.new_chain(NFPROTO_IPV4, TABLE, "stranger"),
+        nft_messages.new_set(NFPROTO_IPV4, TABLE, "crowd", key_type=7, key_length=4),
+        nft_messages.new_table(NFPROTO_IPV4, TABLE, is_dormant=True),
+    ],
+    ids=["table", "rules", "chain", "set", "dormant"],
+)
+def test_a_change_to_what_all_share_is_nobodys(
+    nft: Nft, observed: Observed, request_: Request
+) -> None:
+    nft.commit([request_])
+
+    drifts = verified(nft, observed)
+
+    assert [drift.key for drift in drifts] == [None]
+    assert drifts[0].what.startswith("IPv4")
+
+
+def test_many_changes_are_not_read_one_by_one(
+    nft: Nft, observed: Observed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "SINGLE_READS", 1)
+    for number in range(2):
+        add(nft, CLUSTER_IPS, bytes([1, 1, 1, number]))
+
+    assert verified(nft, observed) == [Drift(key=None, what="2 elements")]
+
+
+# --- changes while we look
+
+
+class Interrupted(Nft):
+    """Something happens just before a given set is listed."""
+
+    def __init__(self, set_name: str, event: Callable[[], None]) -> None:
+        super().__init__()
+        self._set_name = set_name
+        self._event: Callable[[], None] | None = event
+
+    def list_elements(
+        self, family: int, table: str, name: str, *, is_strict: bool = True
+    ) -> Iterator[list[tuple[bytes, nft_elements.Data]]]:
+        if name == self._set_name and self._event is not None:
+            event, self._event = self._event, None
+            event()
+        return super().list_elements(family, table, name, is_strict=is_strict)
+
+
+def apply(nft: Nft, observed: Observed, *endpoints: str) -> None:
+    """Change a service as its process does."""
+    planned = plan(desired_state(make_desired("default/web", *endpoints)), observed, [WEB], LAYOUT)
+    for transaction in planned.transactions:
+        kernel.commit(nft, transaction)
+        observed.fold(transaction)
+    observed.occupy(planned)
+
+
+def test_what_we_change_ourselves_meanwhile_is_no_drift(nft: Nft, observed: Observed) -> None:
+    def change() -> None:
+        apply(nft, observed, "10.1.0.7:80", "10.1.0.8:80", "10.1.0.9:80")
+
+    with Interrupted(SLOTS, change) as background:
+        assert verified(nft, observed, background) == []
+    assert observed.generation == nft.generation()
+
+
+def test_what_was_seen_before_we_changed_it_is_read_again(nft: Nft, observed: Observed) -> None:
+    """The list still shows an element that we delete before its turn to be confirmed comes."""
+
+    def change() -> None:
+        apply(nft, observed, "10.1.0.1:80")
+
+    with Interrupted(CLUSTER_IPS, change) as background:
+        assert verified(nft, observed, background) == []
+
+
+def test_what_somebody_changes_meanwhile_is_left_to_the_next_look(
+    nft: Nft, observed: Observed
+) -> None:
+    key = only_key(observed, SERVICES)
+
+    with Interrupted(CLUSTER_IPS, lambda: delete(nft, SERVICES, key)) as background:
+        assert verified(nft, observed, background) == []
+
+    assert observed.generation != nft.generation()
+    assert [drift.key for drift in verified(nft, observed)] == [WEB]
+    assert observed.generation == nft.generation()
+
+
+def test_a_structure_that_changes_all_the_time_is_not_judged(nft: Nft, observed: Observed) -> None:
+    class Restless(Nft):
+        def list_sets(self, family: int, table: str) -> list[nft_messages.Set]:
+            raise DumpInterrupted("of course")
+
+    with Restless() as restless:
+        assert verified(nft, observed, restless) == []

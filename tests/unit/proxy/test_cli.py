@@ -1,0 +1,277 @@
+"""The command line around all commands: what runs which, exit codes, streams, and that no mistake ends in a traceback.
+
+What would touch the kernel is replaced by a recorder; `explain` and real processes have files of their own.
+"""
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from proxy import __version__, app
+from proxy.cli import main
+from proxy.config.settings import Settings
+from proxy.errors import ConfigError, KernelError, Unsupported
+from tests.unit.proxy.explaining import Answer, run
+
+CONFIG: Final = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+
+
+class Recorder:
+    """Stands for what would run; it remembers the settings, and raises if it is told to."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.seen: list[Settings] = []
+        self._error = error
+
+    def __call__(self, settings: Settings) -> int:
+        self.seen.append(settings)
+        if self._error is not None:
+            raise self._error
+        return 0
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    recorder = Recorder()
+    monkeypatch.setattr(app, "run", recorder)
+    return recorder
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Answer:
+    """Run a daemon that ends with this error."""
+    monkeypatch.setattr(app, "run", Recorder(error))
+    return run("run", "--manifests", "objects.yaml", "--cluster-cidr", "10.244.0.0/16")
+
+
+def test_version() -> None:
+    assert run("version") == Answer(0, f"sliceproxy {__version__}\n", "")
+    assert run("--version") == Answer(0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--help"], ["run", "cleanup", "explain", "version", "COMMAND"]),
+        (["-h"], ["run", "cleanup", "explain", "version", "COMMAND"]),
+        (["run", "--help"], ["--manifests PATH", "--cluster-cidr", "--proxy-mode", "default"]),
+        (["explain", "--help"], ["--manifests PATH", "--node NAME", "{text,json}", "default"]),
+        (["cleanup", "--help"], ["usage: sliceproxy cleanup"]),
+        (["version", "--help"], ["usage: sliceproxy version"]),
+    ],
+)
+def test_every_command_has_help(arguments: list[str], words: list[str]) -> None:
+    answer = run(*arguments)
+
+    assert (answer.code, answer.stderr) == (0, "")
+    assert [word for word in words if word not in answer.stdout] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["frobnicate"],
+        ["version", "extra"],
+        ["explain"],
+        ["explain", "--frobnicate"],
+        ["run", "--frobnicate"],
+        ["--frobnicate"],
+        ["run", "extra"],
+        ["--config-sync-period", "soon"],
+        ["--masquerade-all=maybe"],
+        ["--v", "loud"],
+        ["--config"],
+        # a flag is never abbreviated
+        ["--manifest", "objects.yaml"],
+    ],
+)
+def test_wrong_arguments_exit_2_with_usage_and_nothing_on_standard_output(
+    arguments: list[str], daemon: Recorder
+) -> None:
+    answer = run(*arguments)
+
+    assert (answer.code, answer.stdout) == (2, "")
+    assert "usage: sliceproxy" in answer.stderr
+    assert "error: " in answer.stderr
+    assert daemon.seen == []
+
+
+@pytest.mark.parametrize("command", [[], ["run"]], ids=["flags only", "run"])
+def test_called_with_flags_as_kube_proxy_is_it_runs(command: list[str], daemon: Recorder) -> None:
+    answer = run(
+        *command,
+        "--hostname-override=Node-A",
+        "--cluster-cidr",
+        "10.244.0.0/16",
+        "--proxy-mode=nftables",
+        "--masquerade-all",
+        "--v=2",
+        "--manifests",
+        "objects.yaml",
+    )
+
+    assert (answer.code, answer.stdout) == (0, "")
+    (settings,) = daemon.seen
+    assert (settings.node_name, settings.mode) == ("node-a", "nftables")
+    assert (settings.masquerade_all, settings.manifests) == (True, "objects.yaml")
+
+
+@pytest.mark.parametrize(
+    "flags", [["-v", "4", "--manifests", "x"], ["--manifests=x"], ["--init-only=false"]]
+)
+def test_whatever_flag_comes_first_it_runs(flags: list[str], daemon: Recorder) -> None:
+    assert run(*flags).code == 0
+    assert len(daemon.seen) == 1
+
+
+def test_cleanup_and_init_only_are_commands_of_kube_proxys_own(
+    monkeypatch: pytest.MonkeyPatch, daemon: Recorder
+) -> None:
+    init = Recorder()
+    cleaned: list[Settings] = []
+
+    def cleanup(settings: Settings) -> list[str]:
+        cleaned.append(settings)
+        return ["nftables: removed 3 objects"]
+
+    monkeypatch.setattr(app, "init", init)
+    monkeypatch.setattr(app, "cleanup", cleanup)
+
+    assert run("--init-only").code == 0
+    assert [len(init.seen), len(cleaned)] == [1, 0]
+    for arguments in (["cleanup"], ["--cleanup"], ["run", "--cleanup=true"]):
+        answer = run(*arguments)
+        assert (answer.code, answer.stdout) == (0, "nftables: removed 3 objects\n")
+    assert [len(init.seen), len(cleaned), len(daemon.seen)] == [1, 3, 0]
+
+
+def test_write_config_to_writes_and_does_not_run(tmp_path: Path, daemon: Recorder) -> None:
+    file = tmp_path / "config.yaml"
+
+    answer = run("--write-config-to", str(file), "--cluster-cidr", "10.244.0.0/16")
+
+    assert (answer.code, answer.stdout, answer.stderr) == (0, f"wrote {file}\n", "")
+    assert "kind: KubeProxyConfiguration" in file.read_text()
+    assert "clusterCIDR: 10.244.0.0/16" in file.read_text()
+    assert daemon.seen == []
+    # what was written is a configuration
+    assert run("--config", str(file)).code == 0
+    assert daemon.seen[0].cluster_cidrs == ("10.244.0.0/16",)
+
+
+def test_write_config_to_says_what_cannot_be_written_and_where(tmp_path: Path) -> None:
+    warned = run("--write-config-to", str(tmp_path / "config.yaml"))
+    nowhere = run("--write-config-to", str(tmp_path / "missing" / "config.yaml"))
+
+    assert warned.code == 0
+    assert warned.stderr.startswith("warning: clusterCIDR is empty: ")
+    assert (nowhere.code, nowhere.stdout) == (1, "")
+    assert f"No such file or directory: {tmp_path}/missing/config.yaml" in nowhere.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (CONFIG + "bindAddress: nowhere\n", ["bindAddress", "IP address", "nowhere"]),
+        (CONFIG + "mode: quantum\n", ["mode", "quantum", "nftables"]),
+        (CONFIG + "iptables: {masqueradeBit: 99}\n", ["masqueradeBit", "31"]),
+        (CONFIG + "conntrack: [1]\n", ["conntrack"]),
+        ("kind: Pod\n", ["KubeProxyConfiguration"]),
+        ("{", []),
+        ("", []),
+    ],
+)
+def test_a_mistake_in_the_configuration_exits_2_and_names_file_and_field(
+    content: str, words: list[str], tmp_path: Path, daemon: Recorder
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(content)
+
+    answer = run("--config", str(file))
+
+    assert (answer.code, answer.stdout) == (2, "")
+    assert answer.stderr.startswith(f"sliceproxy: {file}")
+    assert [word for word in words if word not in answer.stderr] == []
+    assert daemon.seen == []
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--config", "/nowhere/config.yaml"],
+        ["--config", "/"],
+        ["--sliceproxy-config", "/nowhere/config.yaml"],
+        ["--bind-address", "nowhere"],
+        ["--proxy-mode", "quantum"],
+        ["--cluster-cidr", "10.244.0.0"],
+        ["--hostname-override", " "],
+        ["--manifests", "a", "--watch-events", "b"],
+    ],
+)
+def test_a_mistake_in_a_flag_exits_2_and_names_it(flags: list[str], daemon: Recorder) -> None:
+    answer = run(*flags)
+
+    assert (answer.code, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("sliceproxy: ")
+    assert flags[1] in answer.stderr or flags[0] in answer.stderr
+    assert daemon.seen == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ConfigError("mode: wrong"), 2, "sliceproxy: mode: wrong\n"),
+        (Unsupported("nftables", "no kernel"), 1, "sliceproxy: nftables: no kernel\n"),
+        (
+            KernelError("add table", 1, "Operation not permitted"),
+            1,
+            "sliceproxy: add table: Operation not permitted (errno 1)\n",
+        ),
+        (
+            FileNotFoundError(2, "No such file or directory", "events"),
+            1,
+            "sliceproxy: No such file or directory: events\n",
+        ),
+        (OSError(28, "No space left on device"), 1, "sliceproxy: [Errno 28] No space left on"),
+    ],
+)
+def test_what_the_operator_can_act_on_is_said_in_a_sentence(
+    error: Exception, code: int, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = failing(monkeypatch, error)
+
+    assert (answer.code, answer.stdout) == (code, "")
+    assert text in answer.stderr
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ZeroDivisionError):
+        failing(monkeypatch, ZeroDivisionError())
+
+
+def test_an_interrupt_exits_130_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_settings: Settings) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "run", interrupted)
+
+    assert run("run", "--cluster-cidr", "10.244.0.0/16").code == 130
+
+
+def test_a_stream_that_does_not_exist_ends_the_real_daemon_with_a_sentence() -> None:
+    answer = run(
+        "--proxy-mode=null", "--metrics-bind-address=", "--watch-events=/nowhere/events.ndjson"
+    )
+
+    assert (answer.code, answer.stdout) == (2, "")
+    (told,) = [line for line in answer.stderr.splitlines() if line.startswith("sliceproxy: ")]
+    assert "No such file or directory" in told
+    assert "/nowhere/events.ndjson" in told
+
+
+def test_main_takes_its_arguments_from_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["sliceproxy", "version"])
+
+    assert main() == 0
