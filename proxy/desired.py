@@ -111,10 +111,6 @@ class DesiredState:
         self._asked: dict[PortKey, _Asked] = {}
         self._claims: dict[_Address, tuple[_Claim, ...]] = {}
 
-    def keys_of(self, name: ServiceName) -> tuple[PortKey, ...]:
-        """Return the keys of a service's ports in both families."""
-        return self._keys_of.get(name, ())
-
     def update(
         self,
         name: ServiceName,

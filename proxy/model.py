@@ -71,7 +71,7 @@ class Cause(Value, frozen=True, kw_only=True):
     def __str__(self) -> str:
         where = f"{self.namespace}/{self.name}" if self.namespace else self.name
         version = f"@{self.resource_version}" if self.resource_version else ""
-        return f"{self.kind} {where}{version}"
+        return f"{self.kind} {where}{version}".rstrip()
 
 
 class Rejected(Value, frozen=True, kw_only=True):

@@ -9,15 +9,16 @@ loop goes on without it: zone unknown, and said so.
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from proxy.backend import Applied, Backend, Drift
 from proxy.cache import Cache, Change
 from proxy.desired import DesiredPort, DesiredState
-from proxy.errors import ApplyError, ProxyError
+from proxy.errors import KernelError, ProxyError
 from proxy.journal import Entry, Journal
 from proxy.model import Cause, PortKey, ServiceName, Value
 from proxy.schedule import Backoff, Schedule
@@ -37,6 +38,14 @@ class Quarantined(Value, frozen=True, kw_only=True):
     reason: str
     failures: int
     retry_s: float
+
+
+class Leftovers(Value, frozen=True, kw_only=True):
+    """That the kernel may hold objects nothing asks for, and when they are removed: at once, or again later."""
+
+    error: str = ""
+    failures: int = 0
+    due_s: float = 0.0
 
 
 class Reconciler:
@@ -62,6 +71,7 @@ class Reconciler:
         self._undescribed: dict[ServiceName, Change] = {}
         self._dirty: dict[PortKey, Change] = {}
         self._is_full_due = True
+        self._leftovers: Leftovers | None = None
 
     def wake(self) -> None:
         """Tell the loop that the cache has news. Several calls before it looks count as one."""
@@ -115,6 +125,8 @@ class Reconciler:
         if self._has_work():
             return allowed_s
         retries_s = [quarantined.retry_s for quarantined in self.quarantine.values()]
+        if self._leftovers is not None:
+            retries_s.append(self._leftovers.due_s)
         return max(allowed_s, min(retries_s)) if retries_s else None
 
     async def _wait(self) -> None:
@@ -134,16 +146,14 @@ class Reconciler:
             if self._is_belief_stale:
                 self.observed = await self.backend.observe()
                 self._is_belief_stale, self._is_full_due = False, True
-            await self._take_changes()
-            if self._is_full_due:
-                await self._full()
-            else:
-                now_s = time.monotonic()
-                for key in [k for k, q in self.quarantine.items() if now_s >= q.retry_s]:
-                    self._dirty.setdefault(key, _again("retry", now_s))
-                await self._program(list(self._dirty))
+            try:
+                await self._take_changes()
+            finally:  # what could be described is programmed, whatever became of the rest
+                await self._program_due()
             self.last_error = ""
-        except Exception as error:
+        except (
+            Exception
+        ) as error:  # whatever it is, forwarding goes on and the next round looks anew
             failed = True
             self._is_belief_stale = True
             self.last_error = str(error) or type(error).__name__
@@ -157,7 +167,8 @@ class Reconciler:
     async def _take_changes(self) -> None:
         """Describe what changed in the cache, yielding often enough for others to run."""
         started_s = time.perf_counter()
-        self._undescribed.update(self.cache.take_changes())
+        for name, change in self.cache.take_changes().items():
+            self._undescribed.setdefault(name, change)
         while self._undescribed:
             name = next(iter(self._undescribed))
             change = self._undescribed.pop(name)
@@ -177,29 +188,48 @@ class Reconciler:
             name, self.cache.services.get(name), self.cache.endpoints(name), self.cache.node
         )
 
-    async def _full(self) -> None:
-        """Plan every key once, the most important first, then remove what nothing asks for."""
-        started_s = time.monotonic()
-        for key in self.desired.ports:
-            self._dirty.setdefault(key, _again("adoption", started_s))
-        keys = sorted(self._dirty, key=lambda key: _urgency(key, self.desired.ports.get(key)))
-        await self._program(keys)
+    async def _program_due(self) -> None:
+        """Program what changed and what is tried again; after an observation everything, then remove leftovers."""
+        now_s = time.monotonic()
+        for key in [k for k, q in self.quarantine.items() if now_s >= q.retry_s]:
+            self._dirty.setdefault(key, _again("retry", now_s))
+        if not self._is_full_due:
+            await self._program(list(self._dirty))
+        else:
+            for key in self.desired.ports:
+                self._dirty.setdefault(key, _again("adoption", now_s))
+            urgency = functools.partial(_urgency, self.desired.ports)
+            await self._program(sorted(self._dirty, key=urgency))
+            self._is_full_due, self._leftovers = False, Leftovers()
         if not self.is_synced.is_set():
             self.is_synced.set()
             log.info(
                 "programmed %d service ports in %.3f s with %d operations",
                 len(self.desired.ports),
-                time.monotonic() - started_s,
+                time.monotonic() - now_s,
                 self.operations,
             )
+        if self._leftovers is not None and now_s >= self._leftovers.due_s:
+            await self._prune(self._leftovers)
+
+    async def _prune(self, leftovers: "Leftovers") -> None:
+        """Remove what nothing asks for. What the kernel will not remove waits, and holds nothing else up."""
         plan = self.backend.prune(self.desired.ports, self.observed)
-        if plan:
+        error = ""
+        try:
             applied = await self.backend.apply(plan, self.observed)
             self._count(applied)
-            if applied.failed:
-                reasons = "; ".join(sorted(set(applied.failed.values())))
-                raise ApplyError(f"leftovers could not be removed: {reasons}")
-        self._is_full_due = False
+            error = "; ".join(sorted(set(applied.failed.values())))
+        except KernelError as refused:
+            self._is_belief_stale = True
+            error = str(refused)
+        if not error:
+            self._leftovers = None
+            return
+        failures = leftovers.failures + 1
+        due_s = time.monotonic() + self._backoff.delay_s(failures)
+        self._leftovers = Leftovers(error=error, failures=failures, due_s=due_s)
+        log.error("leftovers could not be removed, trying again later: %s", error)
 
     async def _program(self, keys: Iterable[PortKey]) -> None:
         for chunk in self._chunks(keys):
@@ -276,10 +306,11 @@ def _again(why: str, now_s: float) -> Change:
     return Change(cause=Cause(kind=why, namespace="", name=""), received_s=now_s)
 
 
-def _urgency(key: PortKey, port: DesiredPort | None) -> int:
+def _urgency(ports: Mapping[PortKey, DesiredPort], key: PortKey) -> int:
     """Order the first batch: the API server, DNS, what pods on this node serve, then the rest."""
     if (key.name.namespace, key.name.name) == ("default", "kubernetes"):
         return 0
+    port = ports.get(key)
     if port is None:
         return 3
     if any(frontend.port == 53 for frontend in port.frontends):

@@ -10,7 +10,7 @@ from typing import Final
 from proxy.model import Value
 
 RETRY_FIRST_S: Final = 0.1
-RETRY_LAST_S: Final = 30.0
+RETRY_LAST_S: Final = 5.0
 REPAIRS_BEFORE_CONTENDED: Final = 5
 REPAIR_WINDOW_S: Final = 60.0
 

@@ -1,8 +1,10 @@
 """The wiring. That it keeps the laws of proxy/backend.py: tests/contract."""
 
+import argparse
 import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -16,8 +18,10 @@ from backends.nftables.belief import Observed
 from backends.nftables.kernel import RefusedElements
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import CLUSTER_IPS, SERVICES, TABLE
+from proxy.config import load
+from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
-from proxy.model import FAMILIES
+from proxy.model import FAMILIES, IPV4
 from proxy.netlink.codec import Request
 from tests.desired_strategies import Desired, desired_state, make_desired, many_services
 from tests.fakes.nft import NftKernel
@@ -183,14 +187,22 @@ def test_a_refused_plan_names_the_service_port_and_the_reason(
     run(work())
 
 
+def settings_for(*arguments: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    args = parser.parse_args(arguments)
+    return load.load(args, hostname="n1", read_file=lambda path: Path(path).read_bytes())[0]
+
+
 def test_settings_shape_the_rules(nf_tables: NftKernel) -> None:
-    settings = Settings(masquerade_all=True, cluster_cidrs=("10.244.0.0/16",))
+    settings = settings_for("--masquerade-all", "--cluster-cidr=10.244.0.0/16")
 
-    layout = NftablesBackend.from_settings(settings).layout
+    shaped = NftablesBackend.from_settings(settings).layout.settings
 
-    assert layout.settings.masquerade_all
-    assert layout.settings.cluster_cidrs == ("10.244.0.0/16",)
-    assert layout.settings.masquerade_mark == settings.masquerade_mark
+    assert shaped.masquerade_all
+    assert shaped.cluster_cidrs == ("10.244.0.0/16",)
+    assert shaped.masquerade_mark == settings.masquerade_mark
+    assert IPV4 in shaped.families
 
 
 def test_closing_leaves_the_tables(backend: NftablesBackend, nft: Nft) -> None:
