@@ -26,10 +26,11 @@ from proxy.errors import ConfigError, ProxyError, Unsupported
 from proxy.model import NodeInfo
 from proxy.reconciler import Reconciler
 from proxy.schedule import Schedule
-from proxy.sources.events import Deliver, Event, Source
+from proxy.sources.events import Deliver, Event, Problems, Source
 from proxy.verifier import Verifier
 
 DEBUG_AT_LATEST_S: Final = 2.0
+COLLECT_AT_LATEST_S: Final = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,11 @@ def not_yet(settings: Settings) -> list[str]:
         found.append("healthz and livez are not served")
     if settings.conntrack.max_per_core or settings.conntrack.min:
         found.append("conntrack limits and timeouts are left as they are")
+    if settings.fallback:
+        found.append(f"fallback: {settings.fallback} does not exist")
+    if settings.log_format != "text":
+        found.append(f"logs are text, not {settings.log_format}")
+    found.append("only cluster IPs are served; stale UDP entries of connection tracking stay")
     return found
 
 
@@ -145,12 +151,15 @@ async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) 
         loop.add_signal_handler(number, stop.set)
 
     def deliver(events: Sequence[Event], received_s: float) -> None:
+        for event in events:
+            if isinstance(event, Problems):
+                log_problems(event, reconciler.cache)
         reconciler.cache.apply(events, received_s)
         reconciler.wake()
 
     async with asyncio.TaskGroup() as tasks:
         running = [
-            tasks.create_task(_feed(source, deliver), name="source"),
+            tasks.create_task(_feed(source, deliver, reconciler.cache), name="source"),
             tasks.create_task(reconciler.run(), name="reconciler"),
             tasks.create_task(Verifier(reconciler).run(), name="verifier"),
             tasks.create_task(_freeze_when_synced(reconciler), name="freeze"),
@@ -162,11 +171,22 @@ async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) 
             task.cancel()
 
 
-async def _feed(source: Source, deliver: Deliver) -> None:
+def log_problems(event: Problems, cache: Cache) -> None:
+    """Say what is wrong with an object, once for as long as it stays the same."""
+    known = cache.problems.get(event.object, ())
+    for rejected in event.rejected:
+        if rejected not in known:
+            log.warning("%s", rejected)
+
+
+async def _feed(source: Source, deliver: Deliver, cache: Cache) -> None:
     try:
         await source.run(deliver)
     except OSError as error:
         raise ConfigError(f"cannot read objects: {error}") from error
+    if cache.unlisted:
+        missing = ", ".join(sorted(cache.unlisted))
+        raise ConfigError(f"the stream of watch events ended before it had listed every {missing}")
 
 
 def build(settings: Settings, backend: Backend[Any, Any]) -> Reconciler:
@@ -185,6 +205,10 @@ async def _freeze_when_synced(reconciler: Reconciler) -> None:
     """Take what was loaded at start out of the garbage collector's sight: it lives as long as the process."""
     gc.disable()
     try:
+        async with asyncio.timeout(COLLECT_AT_LATEST_S):
+            await reconciler.is_synced.wait()
+    except TimeoutError:
+        gc.enable()
         await reconciler.is_synced.wait()
     finally:
         gc.enable()
@@ -220,6 +244,8 @@ async def _serve_debug(settings: Settings, reconciler: Reconciler, mode: str) ->
             try:
                 runner = await debug.serve(app, host, port)
             except OSError as error:
+                if settings.bind_address_hard_fail:
+                    raise ConfigError(f"cannot serve on {host} port {port}: {error}") from error
                 log.error("cannot serve on %s port %d, trying again: %s", host, port, error)
                 await asyncio.sleep(debug.BIND_RETRY_S)
             else:

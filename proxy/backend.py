@@ -12,7 +12,7 @@ L3 ownership     Objects without our mark are never touched.
 L4 honesty       Belief changes only after the kernel confirmed. After an error or an unknown outcome the
                  affected objects are read back.
 L5 make before   There is no instant at which a live frontend has no rule: endpoints come before the frontend
-   break         and go after it. What shrinks is made smaller first and its tail removed in a later step.
+   break         and go after it. A packet in flight that finds its endpoint gone is given another one.
 L6 proportion    One changed endpoint costs O(1) kernel operations and work proportional to its own service.
                  An empty plan makes no system call.
 L7 exit          cleanup leaves the node as it was before. Stopping the daemon leaves the rules in place.

@@ -1,12 +1,10 @@
 """The errors of the project, one class for each answer to "who must act?".
 
 They are raised at the borders (files, flags, API server, kernel) and caught in few places: the command line turns
-`ConfigError` into exit status 2, the source retries on `ApiError`, the reconciler quarantines the culprits of an
-`ApplyError`. Bad objects in the cluster are not errors but values: see `proxy.model.Rejected`. A failed assertion is
-our own bug and takes the process down.
+`ConfigError` into exit status 2, the source retries on `ApiError`, the reconciler tries again after a `KernelError`.
+Bad objects in the cluster are not errors but values: see `proxy.model.Rejected`. A failed assertion is our own bug and
+takes the process down.
 """
-
-from proxy.model import PortKey
 
 
 class ProxyError(Exception):
@@ -51,15 +49,3 @@ class KernelError(ProxyError):
         self.request = request
         self.errno = errno
         self.message = message
-
-
-class ApplyError(ProxyError):
-    """A plan was not, or not wholly, applied: nothing of it may be believed before it was read back.
-
-    `culprits` are the service ports whose operations were refused; empty when the plan as a whole failed.
-    """
-
-    def __init__(self, message: str, culprits: frozenset[PortKey] = frozenset()) -> None:
-        super().__init__(message)
-        self.message = message
-        self.culprits = culprits

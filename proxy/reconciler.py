@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
@@ -72,6 +73,7 @@ class Reconciler:
         self._dirty: dict[PortKey, Change] = {}
         self._is_full_due = True
         self._leftovers: Leftovers | None = None
+        self._retry_s = math.inf  # when the first refused ServicePort is tried again
 
     def wake(self) -> None:
         """Tell the loop that the cache has news. Several calls before it looks count as one."""
@@ -124,10 +126,9 @@ class Reconciler:
         allowed_s = self.schedule.round_due_s(has_changes=True) or 0.0
         if self._has_work():
             return allowed_s
-        retries_s = [quarantined.retry_s for quarantined in self.quarantine.values()]
-        if self._leftovers is not None:
-            retries_s.append(self._leftovers.due_s)
-        return max(allowed_s, min(retries_s)) if retries_s else None
+        due_s = self._leftovers.due_s if self._leftovers is not None else math.inf
+        due_s = max(allowed_s, min(due_s, self._retry_s))
+        return None if due_s == math.inf else due_s
 
     async def _wait(self) -> None:
         """Sleep until a round is due."""
@@ -155,7 +156,7 @@ class Reconciler:
             Exception
         ) as error:  # whatever it is, forwarding goes on and the next round looks anew
             failed = True
-            self._is_belief_stale = True
+            self.observed, self._is_belief_stale = None, True
             self.last_error = str(error) or type(error).__name__
             log.error(
                 "reconcile failed: %s",
@@ -191,10 +192,13 @@ class Reconciler:
     async def _program_due(self) -> None:
         """Program what changed and what is tried again; after an observation everything, then remove leftovers."""
         now_s = time.monotonic()
-        for key in [k for k, q in self.quarantine.items() if now_s >= q.retry_s]:
-            self._dirty.setdefault(key, _again("retry", now_s))
+        if now_s >= self._retry_s:
+            for key in [k for k, q in self.quarantine.items() if now_s >= q.retry_s]:
+                self._dirty.setdefault(key, _again("retry", now_s))
+            self._retry_s = min((q.retry_s for q in self.quarantine.values()), default=math.inf)
         if not self._is_full_due:
-            await self._program(list(self._dirty))
+            # What goes comes last, so that an address that changes hands is never without an owner.
+            await self._program(sorted(self._dirty, key=lambda k: k not in self.desired.ports))
         else:
             for key in self.desired.ports:
                 self._dirty.setdefault(key, _again("adoption", now_s))
@@ -279,6 +283,7 @@ class Reconciler:
             failures = self.quarantine[key].failures + 1 if key in self.quarantine else 1
             if error:
                 retry_s = now_s + self._backoff.delay_s(failures)
+                self._retry_s = min(self._retry_s, retry_s)
                 self.quarantine[key] = Quarantined(
                     reason=error, failures=failures, retry_s=retry_s
                 )
@@ -312,7 +317,7 @@ def _urgency(ports: Mapping[PortKey, DesiredPort], key: PortKey) -> int:
         return 0
     port = ports.get(key)
     if port is None:
-        return 3
+        return 4
     if any(frontend.port == 53 for frontend in port.frontends):
         return 1
     return 2 if any(endpoint.is_local for endpoint in port.reachable) else 3

@@ -13,6 +13,7 @@ RETRY_FIRST_S: Final = 0.1
 RETRY_LAST_S: Final = 5.0
 REPAIRS_BEFORE_CONTENDED: Final = 5
 REPAIR_WINDOW_S: Final = 60.0
+PAUSE_PER_WORK: Final = 20.0
 
 
 class Backoff(Value, frozen=True, kw_only=True):
@@ -48,6 +49,7 @@ class Schedule:
         self._verified_s = now_s
         self._polled_s = now_s
         self._repairs: list[float] = []
+        self._compare_s = now_s
 
     @property
     def failures(self) -> int:
@@ -84,12 +86,20 @@ class Schedule:
         """Return when the next full verification is due."""
         return self._verified_s + self._verify_period_s
 
-    def verified(self, now_s: float, *, repaired: bool) -> None:
-        """Note a verification, and whether it led to a repair."""
+    def verified(self, now_s: float, *, repaired: bool, took_s: float = 0.0) -> None:
+        """Note a verification, whether it led to a repair, and how long it took."""
         self._verified_s = now_s
+        self._compare_s = now_s + took_s * PAUSE_PER_WORK
         self._repairs = [at for at in self._repairs if at > now_s - REPAIR_WINDOW_S]
         if repaired:
             self._repairs.append(now_s)
+
+    def may_compare(self, now_s: float) -> bool:
+        """Whether a foreign change may lead to a comparison now: not while contended, nor one after the other.
+
+        On a host where somebody else changes the ruleset every second, comparing takes at most a small share of the time.
+        """
+        return now_s >= self._compare_s and not self.is_contended(now_s)
 
     def is_contended(self, now_s: float) -> bool:
         """Whether somebody undoes our repairs: then only the periodic verification repairs."""

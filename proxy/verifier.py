@@ -42,14 +42,16 @@ class Verifier:
         self._schedule.polled(now_s)
         observed = self._reconciler.observed
         if observed is None:
-            return  # about to be read anew
+            self._schedule.verified(now_s, repaired=False)  # everything is about to be read anew
+            return
         try:
             if now_s >= self._schedule.verify_due_s() or (
-                not self._schedule.is_contended(now_s)
+                self._schedule.may_compare(now_s)
                 and self._reconciler.backend.has_foreign_change(observed)
             ):
                 drifts = await self._reconciler.backend.verify(observed)
-                self._schedule.verified(time.monotonic(), repaired=bool(drifts))
+                done_s = time.monotonic()
+                self._schedule.verified(done_s, repaired=bool(drifts), took_s=done_s - now_s)
                 if self._reconciler.observed is observed:
                     self._repair(drifts)
         except KernelError as error:

@@ -62,7 +62,7 @@ def wanted_hairpins(desired: Mapping[PortKey, DesiredPort]) -> set[tuple[Family,
         (key.family, str(ipaddress.ip_address(endpoint.ip)))
         for key, port in desired.items()
         for endpoint in port.reachable
-        if endpoint.is_local
+        if endpoint.is_local or endpoint.node_name is None
     }
 
 

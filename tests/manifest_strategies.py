@@ -153,7 +153,7 @@ zone_hints = st.sampled_from(
 )
 node_hints = st.sampled_from([[{"name": "n1"}], [{"name": "n2"}]])
 # How the endpoints of one slice are hinted: all of them, some, or none.
-hint_styles = (
+hint_styles: tuple[Strategy, ...] = (
     st.fixed_dictionaries({"forZones": zone_hints}),
     st.fixed_dictionaries({"forNodes": node_hints, "forZones": zone_hints}),
     some(forZones=zone_hints | st.just([]), forNodes=node_hints | st.just([])),

@@ -1,6 +1,7 @@
 """The nftables data plane: the protocol of proxy/backend.py wired to layout, plan and kernel. Shell."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,8 @@ from proxy.backend import Applied, Drift
 from proxy.config.settings import Settings
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, IPV4, PortKey
+
+log = logging.getLogger(__name__)
 
 INLINE_OBJECTS: Final = 2000
 """Larger transactions are sent from a thread: they would hold the event loop for more than some milliseconds."""
@@ -37,6 +40,8 @@ class NftablesBackend:
     @classmethod
     def from_settings(cls, settings: Settings) -> "NftablesBackend":
         has_ipv6 = Path("/proc/net/if_inet6").exists()
+        if not has_ipv6:
+            log.warning("this host has no IPv6: IPv6 cluster IPs are not served")
         return cls(
             Layout(
                 NftSettings(
@@ -72,7 +77,7 @@ class NftablesBackend:
         return planning.plan(desired, observed, changed, self.layout)
 
     def prune(self, desired: Mapping[PortKey, DesiredPort], observed: Observed) -> NftPlan:
-        return planning.prune(observed, self.layout)
+        return planning.prune(desired, observed, self.layout)
 
     async def apply(self, plan: NftPlan, observed: Observed) -> Applied:
         operations = 0

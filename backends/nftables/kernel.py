@@ -8,12 +8,13 @@ from backends.kernel import nft_messages
 from backends.kernel.nft import Nft, Refused
 from backends.nftables import messages
 from backends.nftables.belief import TableFacts
-from backends.nftables.model import TABLE, ChainFacts, Data, SetFacts, Transaction
+from backends.nftables.model import PROBE_TABLE, TABLE, ChainFacts, Data, SetFacts, Transaction
 from proxy.errors import KernelError
 from proxy.model import Family, PortKey
 from proxy.netlink.socket import DumpInterrupted
 
-_READ_ATTEMPTS: Final = 20
+_STRICT_ATTEMPTS: Final = 10
+_LOOSE_ATTEMPTS: Final = 10
 _DORMANT: Final = 1  # NFT_TABLE_F_DORMANT
 
 
@@ -54,26 +55,30 @@ def commit(nft: Nft, transaction: Transaction) -> None:
 def read_tables(nft: Nft, families: Iterable[Family]) -> tuple[dict[Family, TableFacts], int]:
     """Read everything in our tables, as of one generation of the ruleset.
 
-    Raises KernelError when it cannot be read, or is changed so often that no reading comes to its end.
+    Where others change the ruleset all the time, a reading across their changes has to do: it stands for the
+    generation before it, so that the next look at the generation leads to a comparison. Raises KernelError.
     """
-    for _ in range(_READ_ATTEMPTS):
+    for attempt in range(_STRICT_ATTEMPTS + _LOOSE_ATTEMPTS):
+        is_strict = attempt < _STRICT_ATTEMPTS
         generation = nft.generation()
         try:
-            tables = {family: read_table(nft, family) for family in families}
+            tables = {family: read_table(nft, family, is_strict=is_strict) for family in families}
         except DumpInterrupted:
             continue
-        if nft.generation() == generation:
+        if nft.generation() == generation or not is_strict:
             return tables, generation
     raise KernelError("read our nftables tables", errno.EAGAIN, "the ruleset changes all the time")
 
 
-def read_table(nft: Nft, family: Family) -> TableFacts:
+def read_table(nft: Nft, family: Family, *, is_strict: bool = True) -> TableFacts:
     """Read one of our tables. Raises DumpInterrupted when the ruleset changes meanwhile."""
     facts = read_structure(nft, family)
     for name in facts.sets:
         facts.elements[name] = {
             key: messages.parse_data(data)
-            for block in nft.list_elements(messages.NUMBERS[family], TABLE, name)
+            for block in nft.list_elements(
+                messages.NUMBERS[family], TABLE, name, is_strict=is_strict
+            )
             for key, data in block
         }
     return facts
@@ -112,7 +117,12 @@ def read_elements(
 
 
 def delete_tables(nft: Nft) -> int:
-    """Remove our tables with everything in them; return how many there were."""
-    found = [number for number in messages.NUMBERS.values() if nft.find_table(number, TABLE)]
-    nft.commit([nft_messages.del_table(number, TABLE) for number in found])
+    """Remove our tables with everything in them, also those of an interrupted probe; return how many there were."""
+    found = [
+        (number, table)
+        for number in messages.NUMBERS.values()
+        for table in (TABLE, PROBE_TABLE)
+        if nft.find_table(number, table)
+    ]
+    nft.commit([nft_messages.del_table(number, table) for number, table in found])
     return len(found)

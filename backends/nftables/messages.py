@@ -113,6 +113,8 @@ def pack_element(key: bytes, data: Data) -> bytes:
     if data is None:
         return nft_elements.pack_key_element(key)
     word, _, chain = data.partition(" ")
+    if word == "goto":
+        return nft_elements.pack_verdict_element(key, chain)
     return nft_elements.pack_element(nft_elements.Element(key, (_VERDICTS[word], chain)))
 
 

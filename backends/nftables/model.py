@@ -12,6 +12,7 @@ from backends.kernel.nft_userdata import Declared
 from proxy.model import Family, PortKey, Protocol, Value
 
 TABLE: Final = "sliceproxy"
+PROBE_TABLE: Final = "sliceproxy-probe"
 SERVICES: Final = "services"
 REFUSED: Final = "refused"
 CLUSTER_IPS: Final = "cluster-ips"

@@ -55,6 +55,8 @@ def plan(
     rendered: dict[PortKey, Rendered | None] = {}
     wanted: list[tuple[PortKey, tuple[RenderedFrontend, ...]]] = []
     for key in changed:
+        if key.family not in tables.families:
+            continue  # this host does not have the family; the backend has said so
         old = observed.rendered.get(key)
         port = desired.get(key)
         frontends = render_frontends(port) if port is not None else ()
@@ -73,12 +75,21 @@ def plan(
     return NftPlan(draft.transactions(), rendered, draft.reference_changes)
 
 
-def prune(observed: Observed, tables: Layout) -> NftPlan:
-    """Return what removes everything in our tables that no ServicePort occupies. A full walk."""
+def prune(desired: Mapping[PortKey, DesiredPort], observed: Observed, tables: Layout) -> NftPlan:
+    """Return what removes everything in our tables that no ServicePort occupies. A full walk.
+
+    What an earlier process left for a ServicePort whose new state the kernel refuses stays: old is better than none.
+    """
     draft = _Draft(observed, tables)
     occupied: dict[Family, dict[str, set[bytes]]] = {family: {} for family in tables.families}
-    for key, rendered in observed.rendered.items():
-        in_family = occupied[key.family]
+    held_back = [
+        _left_for(port, observed) for key, port in desired.items() if key not in observed.rendered
+    ]
+    for family, rendered in (
+        *[(key.family, rendered) for key, rendered in observed.rendered.items()],
+        *[left for left in held_back if left[0] in tables.families],
+    ):
+        in_family = occupied[family]
         for target in rendered.targets:
             for set_name in (SERVICES, REFUSED):
                 in_family.setdefault(set_name, set()).add(target.services_key)
@@ -91,6 +102,19 @@ def prune(observed: Observed, tables: Layout) -> NftPlan:
             surplus = facts.elements.get(spec.name, {}).keys() - needed
             draft.values(family, spec.name).update(dict.fromkeys(surplus, (_ABSENT, None)))
     return NftPlan((*draft.transactions(), *_without_strangers(observed, tables)), {}, {})
+
+
+def _left_for(port: DesiredPort, observed: Observed) -> tuple[Family, Rendered]:
+    """Return what a ServicePort that is not programmed occupies, should the kernel hold it from before."""
+    family = port.key.family
+    facts = observed.tables.get(family, TableFacts())
+    targets = [
+        target._replace(
+            slots=len(_believed_slots(facts.elements.get(ENDPOINTS[target.protocol], {}), target))
+        )
+        for target in [frontend.target for frontend in render_frontends(port)]
+    ]
+    return family, Rendered(targets=tuple(targets), shared=render_shared(port))
 
 
 def _without_strangers(observed: Observed, layout: Layout) -> Iterator[Transaction]:
@@ -196,9 +220,7 @@ class _Draft:
         facts = self._facts[family].elements
         old = _believed_slots(facts.get(set_name, {}), target)
         changes = changed_slots(old, frontend.pool)
-        if (
-            self._has_withdrawn
-        ):  # perhaps these very slots, which this plan has found another owner for
+        if self._has_withdrawn:  # perhaps these very slots, for which another owner is found now
             changes = dict(enumerate(old[: target.slots])) | changes
         slots = self.values(family, set_name)
         for number, data in changes.items():

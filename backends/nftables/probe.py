@@ -4,24 +4,22 @@ The table is dormant: its chains are created like ours but not hooked in, so no 
 """
 
 from collections.abc import Iterator
-from typing import Final
 
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft
 from backends.nftables import messages
 from backends.nftables.layout import Layout, picking_chain
-from backends.nftables.model import SERVICES, ChainSpec
+from backends.nftables.model import PROBE_TABLE, SERVICES, ChainSpec
 from proxy.errors import KernelError, Unsupported
 from proxy.model import PROTOCOLS, Family
 from proxy.netlink.codec import Request
-
-PROBE_TABLE: Final = "sliceproxy-probe"
 
 
 def probe(nft: Nft, layout: Layout) -> None:
     """Create one of everything, then remove it. Raises Unsupported naming the first thing the kernel refuses."""
     for family in layout.families:
         number = messages.NUMBERS[family]
+        _remove(nft, number)  # an earlier probe may have been interrupted
         try:
             for what, requests in _steps(layout, family):
                 try:
@@ -29,8 +27,12 @@ def probe(nft: Nft, layout: Layout) -> None:
                 except KernelError as error:
                     raise Unsupported(f"{family} {what}", error.message) from error
         finally:
-            if nft.find_table(number, PROBE_TABLE) is not None:
-                nft.commit([nft_messages.del_table(number, PROBE_TABLE)])
+            _remove(nft, number)
+
+
+def _remove(nft: Nft, number: int) -> None:
+    if nft.find_table(number, PROBE_TABLE) is not None:
+        nft.commit([nft_messages.del_table(number, PROBE_TABLE)])
 
 
 def _steps(layout: Layout, family: Family) -> Iterator[tuple[str, list[Request]]]:

@@ -14,8 +14,8 @@ from backends.nftables.model import (
     Target,
 )
 from backends.nftables.rules import PROTOCOL_NUMBERS
+from proxy.addresses import parse_ip
 from proxy.desired import DesiredPort
-from proxy.sources.addresses import parse_ip
 
 _PADDING: Final = b"\0\0"
 _SLOT_NUMBERS: Final = tuple([struct.pack("=I", number) for number in range(1024)])
@@ -69,14 +69,15 @@ def render_shared(port: DesiredPort) -> frozenset[SharedMember]:
     """Render what several ServicePorts may share.
 
     The cluster IP marks all other ports of that address as undefined. A pod that reaches itself through a
-    service must be masqueraded, or it would answer itself directly; only local endpoints can do that.
+    service must be masqueraded, or it would answer itself directly. Only endpoints on this node can do that;
+    manifests may not say on which node an endpoint is.
     """
     members: set[SharedMember] = set()
     for frontend in port.frontends:
         if frontend.kind == "ClusterIP" and frontend.address is not None:
             members.add((CLUSTER_IPS, _packed(frontend.address)))
     for endpoint in port.reachable:
-        if endpoint.is_local:
+        if endpoint.is_local or endpoint.node_name is None:
             address = endpoint.packed[:-2]
             members.add((HAIRPIN, address + address))
     return frozenset(members)

@@ -5,30 +5,42 @@ each suspect is read once more, between two transactions, before it counts as dr
 """
 
 import asyncio
+import sys
 from typing import Final, NamedTuple
 
 from backends.kernel.nft import Nft
 from backends.nftables import kernel, messages
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.model import ENDPOINTS, REFUSED, SERVICES, TABLE
-from backends.nftables.plan import slot_keys
 from proxy.backend import Drift
 from proxy.model import Family, PortKey
 from proxy.netlink.socket import DumpInterrupted
 
 SINGLE_READS: Final = 1000
-"""With more suspects than this everything is observed anew instead of being read one by one."""
+"""With more suspects than this, those that are suspect twice decide; everything is then observed anew."""
 
 
 class Suspects(NamedTuple):
-    """Where the kernel seemed to differ: whole tables (in their structure), and single elements."""
+    """Where the kernel seemed to differ: whole tables (in their structure), and single elements.
+
+    `is_unreadable`: a structure was changed so often that it could not be read.
+    """
 
     structures: list[Family]
     elements: dict[tuple[Family, str], list[bytes]]
+    is_unreadable: bool = False
 
     @property
     def total(self) -> int:
         return sum(map(len, self.elements.values()))
+
+    def also_in(self, other: "Suspects") -> "Suspects":
+        """Return what two looks have in common: what is just being changed by us differs only once."""
+        both = {
+            place: sorted(set(keys).intersection(other.elements.get(place, ())))
+            for place, keys in self.elements.items()
+        }
+        return self._replace(elements={place: keys for place, keys in both.items() if keys})
 
 
 async def verify(nft: Nft, background: Nft, lock: asyncio.Lock, observed: Observed) -> list[Drift]:
@@ -39,10 +51,13 @@ async def verify(nft: Nft, background: Nft, lock: asyncio.Lock, observed: Observ
     async with lock:
         generation, commits = nft.generation(), observed.commits
     suspects = await asyncio.to_thread(find_suspects, background, observed)
+    if suspects.total > SINGLE_READS:
+        suspects = suspects.also_in(await asyncio.to_thread(find_suspects, background, observed))
     async with lock:
         drifts = _confirm(nft, suspects, observed)
         # Whoever changed something since we began is seen by the next look at the generation.
-        observed.generation = generation + observed.commits - commits
+        if not suspects.is_unreadable:
+            observed.generation = generation + observed.commits - commits
     return drifts
 
 
@@ -50,7 +65,10 @@ def find_suspects(nft: Nft, observed: Observed) -> Suspects:
     """Read everything and note what differs from belief, which may change meanwhile."""
     suspects = Suspects([], {})
     for family, belief in observed.tables.items():
-        if _differs(_structure(nft, family), belief):
+        structure = _structure(nft, family)
+        if structure is None:
+            suspects = suspects._replace(is_unreadable=True)
+        if _differs(structure, belief):
             suspects.structures.append(family)
             continue
         for set_name in belief.sets:
@@ -85,7 +103,7 @@ def _confirm(nft: Nft, suspects: Suspects, observed: Observed) -> list[Drift]:
         for key in keys:
             if (key in actual) == (key in believed) and actual.get(key) == believed.get(key):
                 continue
-            owners = owners or _owners(observed)
+            owners = owners or _owners(observed, suspects)
             what = "missing" if key not in actual else "changed" if key in believed else "foreign"
             drifts.append(
                 Drift(
@@ -115,16 +133,23 @@ def _differs(found: TableFacts | None, belief: TableFacts) -> bool:
     )
 
 
-def _owners(observed: Observed) -> dict[tuple[Family, str, bytes], PortKey]:
-    """Return who occupies what; of those who share an element, any one will do to have it planned again."""
+def _owners(observed: Observed, suspects: Suspects) -> dict[tuple[Family, str, bytes], PortKey]:
+    """Return who occupies the suspects; of those who share an element, any one will do to have it planned again."""
+    wanted = {(f, name, key) for (f, name), keys in suspects.elements.items() for key in keys}
+    # the key of a slot is its frontend's prefix and a number of four bytes
+    by_prefix: dict[tuple[Family, str, bytes], list[bytes]] = {}
+    for family, name, key in wanted:
+        by_prefix.setdefault((family, name, key[:-4]), []).append(key)
     owners: dict[tuple[Family, str, bytes], PortKey] = {}
     for port_key, rendered in observed.rendered.items():
         family = port_key.family
         for target in rendered.targets:
-            owners[family, SERVICES, target.services_key] = port_key
-            owners[family, REFUSED, target.services_key] = port_key
-            for slot in slot_keys(target):
-                owners[family, ENDPOINTS[target.protocol], slot] = port_key
-        for set_name, member in rendered.shared:
-            owners[family, set_name, member] = port_key
-    return owners
+            for name in (SERVICES, REFUSED):
+                owners[family, name, target.services_key] = port_key
+            slots = ENDPOINTS[target.protocol]
+            for key in by_prefix.get((family, slots, target.slots_prefix), ()):
+                if int.from_bytes(key[-4:], sys.byteorder) < target.slots:
+                    owners[family, slots, key] = port_key
+        for name, member in rendered.shared:
+            owners[family, name, member] = port_key
+    return {place: owner for place, owner in owners.items() if place in wanted}

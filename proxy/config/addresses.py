@@ -5,8 +5,8 @@ Every function raises ValueError with the form that is allowed; what comes out i
 
 from typing import Final, NamedTuple
 
+from proxy import addresses
 from proxy.model import IPV4, IPV6, Family
-from proxy.sources import addresses
 
 CIDR_FORM: Final = "must be a CIDR such as 10.244.0.0/16 or fd00:10:244::/56"
 

@@ -45,6 +45,11 @@ def state(reconciler: Reconciler, mode: str) -> dict[str, Any]:
             }
             for key, q in reconciler.quarantine.items()
         ],
+        "contested": [
+            {"servicePort": str(key.name), "family": key.family, "ownedByOthers": port.lost}
+            for key, port in reconciler.desired.ports.items()
+            if port.lost
+        ],
         "rejected": [problem for problems in cache.problems.values() for problem in problems],
         "kernel": {
             "operations": reconciler.operations,
@@ -80,7 +85,7 @@ def application(reconciler: Reconciler, mode: str) -> web.Application:
         return web.Response(body=body, content_type="application/json")
 
     app = web.Application(middlewares=[_guard])
-    app.router.add_get("/debug/state", get_state)
+    app.router.add_get("/debug/state", get_state, allow_head=False)
     return app
 
 

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from msgspec import UNSET
 
+from proxy import addresses
 from proxy.model import (
     FAMILIES,
     EndpointSlice,
@@ -28,7 +29,7 @@ from proxy.model import (
     ServicePortName,
     SlicePort,
 )
-from proxy.sources import addresses, advice, endpoints, frontends, wire
+from proxy.sources import advice, endpoints, frontends, wire
 from proxy.sources.findings import Findings, quoted
 
 _FAMILY: Final[dict[str | None, Family]] = {family: family for family in FAMILIES}

@@ -10,9 +10,9 @@ from functools import lru_cache
 from sys import intern
 from typing import Final, NamedTuple
 
+from proxy.addresses import pack_canonical_ipv4, parse_ip
 from proxy.model import IPV4, Endpoint, Family, SlicePort
 from proxy.sources import advice, wire
-from proxy.sources.addresses import pack_canonical_ipv4, parse_ip
 from proxy.sources.findings import Findings, quoted
 
 _NO_CONDITIONS: Final = wire.EndpointConditions()

@@ -7,8 +7,9 @@ ranges in front of these. Whatever is of the other family is none of a family's 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
+from proxy import addresses
 from proxy.model import FAMILIES, Family
-from proxy.sources import addresses, wire
+from proxy.sources import wire
 from proxy.sources.findings import Findings, quoted
 
 ByFamily = Mapping[Family, tuple[str, ...]]

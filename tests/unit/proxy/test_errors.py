@@ -2,11 +2,10 @@
 
 import pytest
 
-from proxy.errors import ApiError, ApplyError, ConfigError, KernelError, ProxyError, Unsupported
-from proxy.model import PortKey, ServicePortName
+from proxy.errors import ApiError, ConfigError, KernelError, ProxyError, Unsupported
 
 
-@pytest.mark.parametrize("error", [ConfigError, ApiError, Unsupported, KernelError, ApplyError])
+@pytest.mark.parametrize("error", [ConfigError, ApiError, Unsupported, KernelError])
 def test_every_error_is_a_proxy_error(error: type[Exception]) -> None:
     assert issubclass(error, ProxyError)
 
@@ -40,13 +39,3 @@ def test_kernel_error_of_a_tool_has_no_number_to_show() -> None:
         str(KernelError("iptables-restore", 0, "line 3 failed"))
         == "iptables-restore: line 3 failed"
     )
-
-
-def test_apply_error_names_the_culprits() -> None:
-    key = PortKey(ServicePortName("default", "web", "http", "TCP"), "IPv4")
-
-    error = ApplyError("the kernel refused 1 of 20 operations", frozenset({key}))
-
-    assert error.culprits == {key}
-    assert str(error) == error.message == "the kernel refused 1 of 20 operations"
-    assert ApplyError("no answer").culprits == frozenset()

@@ -6,6 +6,7 @@ what the command prints.
 
 import json
 import textwrap
+from collections.abc import Mapping
 
 import pytest
 
@@ -29,7 +30,7 @@ SLICE = {
 UNKNOWN_NODE = "no Node object named n1"
 
 
-def without_kind(obj: dict[str, object]) -> dict[str, object]:
+def without_kind(obj: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in obj.items() if key not in ("kind", "apiVersion")}
 
 

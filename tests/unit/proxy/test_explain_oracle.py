@@ -154,7 +154,7 @@ def document(service: Wire, objects: list[Wire], version: int, vip: Address, por
         local = [e for e in here if e["ready"]] or draining(here)
 
     timeout = dig(spec, "sessionAffinityConfig", "clientIP", "timeoutSeconds")
-    frontends = [("ClusterIP", str(vip), port["port"])]
+    frontends: list[tuple[str, str | None, int]] = [("ClusterIP", str(vip), port["port"])]
     frontends += [("NodePort", None, node_port)] * bool(node_port)
     frontends += [("ExternalIP", str(ip), port["port"]) for ip in external]
     frontends += [("LoadBalancer", str(ip), port["port"]) for ip in vips]

@@ -185,9 +185,6 @@ def test_a_service_that_could_not_be_described_is_tried_again(daemon: Daemon) ->
     daemon.live(life)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="a round ends at the first service that cannot be described"
-)
 def test_a_service_that_can_never_be_described_does_not_stop_the_others(daemon: Daemon) -> None:
     daemon.reconciler.desired = _Defective(times=1000)
 
@@ -200,9 +197,6 @@ def test_a_service_that_can_never_be_described_does_not_stop_the_others(daemon: 
     daemon.live(life)
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="such a round counts as failed, and then changes have to wait"
-)
 def test_a_leftover_that_cannot_be_removed_delays_no_change(daemon: Daemon) -> None:
     daemon.find_in_kernel(make_service("default/db"))
     daemon.backend.refused[DB] = "busy"

@@ -125,7 +125,7 @@ def test_success_cancels_the_retry_and_resets_the_delay() -> None:
     [
         (1, RETRY_FIRST_S),
         (2, 2 * RETRY_FIRST_S),
-        (9, 25.6),
+        (6, 3.2),
         (10, RETRY_LAST_S),
         (10_000, RETRY_LAST_S),
     ],

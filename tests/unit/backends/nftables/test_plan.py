@@ -41,7 +41,7 @@ def believing(*ports: DesiredPort) -> Observed:
     observed = Observed({"IPv4": TableFacts()})
     desired = desired_state(*ports)
     carry_out(plan(desired, observed, list(desired), LAYOUT), observed)
-    carry_out(prune(observed, LAYOUT), observed)
+    carry_out(prune({}, observed, LAYOUT), observed)
     return observed
 
 
@@ -91,7 +91,7 @@ def test_what_is_as_desired_is_not_planned() -> None:
 
     assert not plan_for(observed, web(A, B))
     assert not plan_for(observed, web(B, A))
-    assert not prune(observed, LAYOUT)
+    assert not prune({}, observed, LAYOUT)
 
 
 def test_one_replaced_endpoint_is_one_changed_slot() -> None:
@@ -347,10 +347,10 @@ def test_on_an_empty_host_everything_is_one_transaction() -> None:
 def test_without_services_prune_makes_the_fixed_part() -> None:
     observed = Observed({"IPv4": TableFacts()})
 
-    carry_out(prune(observed, LAYOUT), observed)
+    carry_out(prune({}, observed, LAYOUT), observed)
 
     assert observed.tables["IPv4"].is_present
-    assert not prune(observed, LAYOUT)
+    assert not prune({}, observed, LAYOUT)
 
 
 def test_a_rule_changed_from_outside_is_written_again() -> None:
@@ -388,7 +388,7 @@ def test_a_table_that_cannot_be_changed_into_ours_is_made_anew_as_a_whole(change
     assert not transaction.deletes
     carry_out(planned, observed)
 
-    assert not prune(observed, LAYOUT)
+    assert not prune({}, observed, LAYOUT)
     fresh = believing(web(A, B)).tables["IPv4"]
     rebuilt = observed.tables["IPv4"]
     assert (rebuilt.sets, rebuilt.elements) == (fresh.sets, fresh.elements)
@@ -402,7 +402,7 @@ def test_without_services_prune_makes_the_table_anew() -> None:
     facts.is_dormant = True
     facts.chains["stranger"] = ChainFacts(None, ())
 
-    (transaction,) = prune(observed, LAYOUT).transactions
+    (transaction,) = prune({}, observed, LAYOUT).transactions
 
     assert transaction.rebuild == ("IPv4",)
     assert (transaction.gone_chains, transaction.gone_sets) == ((), ())
@@ -443,13 +443,13 @@ def test_prune_removes_what_nobody_occupies() -> None:
     elements[HAIRPIN][b"\n\1\0\1\n\1\0\1"] = None
     elements[REFUSED][FRONTEND[:4]] = None
 
-    assert written(prune(observed, LAYOUT)) == {
+    assert written(prune({}, observed, LAYOUT)) == {
         SERVICES: {b"foreign": DELETED},
         ENDPOINTS: {slot(1): DELETED},
         HAIRPIN: {b"\n\1\0\1\n\1\0\1": DELETED},
         REFUSED: {FRONTEND[:4]: DELETED},
     }
-    carry_out(prune(observed, LAYOUT), observed)
+    carry_out(prune({}, observed, LAYOUT), observed)
     assert elements == kept
 
 
@@ -461,15 +461,15 @@ def test_prune_removes_foreign_chains_and_sets_once_nothing_in_them_refers_to_an
     facts.chains["stranger"] = ChainFacts(None, ("goto crowd",))
     facts.chains["pick-tcp-8"] = ChainFacts(None, ("another choice",))
 
-    emptying, deleting = prune(observed, LAYOUT).transactions
+    emptying, deleting = prune({}, observed, LAYOUT).transactions
 
     names = {"stranger", "pick-tcp-8"}
     assert {spec.name for _, spec in emptying.chains} == names
     assert all(not spec.rules for _, spec in emptying.chains)
     assert emptying.gone_sets == (("IPv4", "crowd"),)
     assert {name for _, name in deleting.gone_chains} == names
-    carry_out(prune(observed, LAYOUT), observed)
-    assert not prune(observed, LAYOUT)
+    carry_out(prune({}, observed, LAYOUT), observed)
+    assert not prune({}, observed, LAYOUT)
 
 
 def test_prune_keeps_chains_that_pick_for_nobody_at_present() -> None:
@@ -477,7 +477,7 @@ def test_prune_keeps_chains_that_pick_for_nobody_at_present() -> None:
     carry_out(plan_for(observed, web(A)), observed)
 
     assert "pick-tcp-2" in observed.tables["IPv4"].chains
-    assert not prune(observed, LAYOUT)
+    assert not prune({}, observed, LAYOUT)
 
 
 # --- what a plan says of itself
@@ -521,7 +521,7 @@ def test_planning_changes_no_belief() -> None:
 
     for desired in states(0, 1, 5):
         plan(desired, observed, [WEB], LAYOUT)
-    prune(observed, LAYOUT)
+    prune({}, observed, LAYOUT)
 
     assert before == (
         observed.tables["IPv4"].elements,

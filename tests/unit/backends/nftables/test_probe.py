@@ -7,7 +7,8 @@ from backends.kernel.nft_expressions import parse_expressions
 from backends.kernel.nft_numbers import MessageKind
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.messages import NUMBERS
-from backends.nftables.probe import PROBE_TABLE, probe
+from backends.nftables.model import PROBE_TABLE
+from backends.nftables.probe import probe
 from proxy.errors import Unsupported
 from proxy.model import FAMILIES
 from proxy.netlink.codec import Request

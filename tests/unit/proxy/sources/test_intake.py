@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy import addresses
 from proxy.model import EndpointSlice, NodeInfo, Rejected, Service
-from proxy.sources import addresses, decode
+from proxy.sources import decode
 from proxy.sources.events import Delete, Event, Problems, Upsert
 from proxy.sources.intake import Intake, ObjectKey, Reading, read
 from tests.builders import ABSENT, make_endpoint, make_node, make_service, make_slice, watch_line

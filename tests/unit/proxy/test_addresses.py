@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.model import Family
-from proxy.sources.addresses import (
+from proxy.addresses import (
     Address,
     Cidr,
     join_host_port,
@@ -15,6 +14,7 @@ from proxy.sources.addresses import (
     parse_cidr,
     parse_ip,
 )
+from proxy.model import Family
 
 
 @given(st.ip_addresses())

@@ -1,0 +1,114 @@
+"""The nftables data plane of a node, programmed from inside the test: no daemon, no API, one plan after the other."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+from backends.nftables.backend import NftablesBackend
+from backends.nftables.layout import Layout, NftSettings
+from e2e.topology import CLUSTER_CIDRS, SERVICE_CIDRS, Family, Host, Node, World
+from proxy.desired import DesiredPort
+from proxy.model import FAMILIES, Endpoint, PortKey
+from tests.model_builders import make_endpoint
+
+LAYOUT = Layout(NftSettings(families=FAMILIES, cluster_cidrs=CLUSTER_CIDRS))
+_STRAY_COUNTERS = """
+    table inet stray {
+        counter seen { }
+        chain leaving {
+            type filter hook postrouting priority -300
+            ip daddr %s counter name seen
+            ip6 daddr %s counter name seen
+        }
+    }
+"""
+
+
+class Programmed:
+    """The backend at work on a node. Whatever `put` was told last for a ServicePort holds."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._runner = asyncio.Runner()
+        with node.entered():
+            self._backend = NftablesBackend(LAYOUT)
+            self._observed = self._runner.run(self._backend.observe())
+        self._desired: dict[PortKey, DesiredPort] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._backend.close()
+        self._runner.close()
+
+    def put(self, *ports: DesiredPort) -> None:
+        """Bring these ServicePorts into the kernel with one plan; what was put before stays."""
+        self._runner.run(self._apply(ports))
+
+    def alternate(self, states: Iterable[Sequence[DesiredPort]]) -> int:
+        """Put one state after the other, as fast as it goes, and return how many plans that were."""
+        return self._runner.run(self._apply_all(states))
+
+    def clear(self) -> None:
+        """Withdraw every service; the fixed rules stay."""
+        keys, self._desired = list(self._desired), {}
+        self._runner.run(self._carry_out(keys))
+
+    async def _apply_all(self, states: Iterable[Sequence[DesiredPort]]) -> int:
+        count = 0
+        for ports in states:
+            await self._apply(ports)
+            count += 1
+        return count
+
+    async def _apply(self, ports: Sequence[DesiredPort]) -> None:
+        self._desired.update((port.key, port) for port in ports)
+        await self._carry_out([port.key for port in ports])
+
+    async def _carry_out(self, keys: list[PortKey]) -> None:
+        plan = self._backend.plan(self._desired, self._observed, keys)
+        applied = await self._backend.apply(plan, self._observed)
+        assert not applied.failed, applied.failed
+
+
+def endpoint(host: Host, family: Family, port: int = 80, *, is_local: bool = True) -> Endpoint:
+    """A server on that host as an endpoint, on the node under test unless told otherwise."""
+    address = host.addresses.of(family)
+    written = f"[{address}]:{port}" if family == "IPv6" else f"{address}:{port}"
+    return make_endpoint(written, is_local=is_local)
+
+
+@contextmanager
+def default_route(world: World) -> Iterator["Stray"]:
+    """Give the node a way to the service addresses, as the default route of a real node does, and count who takes it.
+
+    The router at its end forwards nothing. Only with such a route can the node itself connect, and only a packet that
+    nothing has translated is counted: it leaves the node under the service's own address.
+    """
+    namespace, source = world.node.namespace, world.node.addresses
+    router = world.node.add_client("router").addresses
+    namespace.ip(
+        *(
+            f"route add {cidr} via {router.of(family)} dev to-router onlink src {source.of(family)}"
+            for family, cidr in zip(FAMILIES, SERVICE_CIDRS, strict=True)
+        )
+    )
+    namespace.run(["nft", "-f", "-"], stdin=_STRAY_COUNTERS % SERVICE_CIDRS)
+    yield Stray(world)
+
+
+class Stray:
+    """Packets that left the node for a service address."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def count(self) -> int:
+        """How many there were so far."""
+        listed = self._world.node.namespace.run(
+            ["nft", "list", "counter", "inet", "stray", "seen"]
+        )
+        words = listed.split()
+        return int(words[words.index("packets") + 1])
