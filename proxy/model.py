@@ -86,8 +86,8 @@ class Rejected(Value, frozen=True, kw_only=True):
     reason: str
 
     def __str__(self) -> str:
-        field = f" {self.field}:" if self.field else ":"
-        return f"{self.kind} {self.name}{field} {self.reason}"
+        where = " ".join([part for part in (self.kind, self.name, self.field) if part])
+        return f"{where}: {self.reason}" if where else self.reason
 
 
 class ServicePort(Value, frozen=True, kw_only=True):

@@ -1,18 +1,20 @@
 """Whether this kernel can do what our rules need, tried for real in a throw-away table. Shell.
 
-The table is dormant: its chains are created like ours but not hooked in, so no packet sees them.
+The table is dormant: its chains are created like ours but not hooked in, so no packet sees them. Where an earlier
+process has left all of our rules there is nothing to try, and a restart writes nothing.
 """
 
 from collections.abc import Iterator
 
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft
-from backends.nftables import messages
-from backends.nftables.layout import Layout, picking_chain
+from backends.nftables import kernel, messages
+from backends.nftables.layout import Layout, is_picking, picking_chain
 from backends.nftables.model import PROBE_TABLE, SERVICES, ChainSpec
 from proxy.errors import KernelError, Unsupported
 from proxy.model import PROTOCOLS, Family
 from proxy.netlink.codec import Request
+from proxy.netlink.socket import DumpInterrupted
 
 
 def probe(nft: Nft, layout: Layout) -> None:
@@ -20,6 +22,8 @@ def probe(nft: Nft, layout: Layout) -> None:
     for family in layout.families:
         number = messages.NUMBERS[family]
         _remove(nft, number)  # an earlier probe may have been interrupted
+        if _is_proven(nft, layout, family):
+            continue
         try:
             for what, requests in _steps(layout, family):
                 try:
@@ -28,6 +32,18 @@ def probe(nft: Nft, layout: Layout) -> None:
                     raise Unsupported(f"{family} {what}", error.message) from error
         finally:
             _remove(nft, number)
+
+
+def _is_proven(nft: Nft, layout: Layout, family: Family) -> bool:
+    """Whether the kernel holds all of our rules already: they were accepted by this very kernel."""
+    try:
+        chains = kernel.read_structure(nft, family).chains
+    except DumpInterrupted:
+        return False
+    picking = [name for name in chains if is_picking(name)]
+    return any(chains[name] == layout.chain(family, name).facts for name in picking) and all(
+        chains.get(spec.name) == spec.facts for spec in layout.skeleton(family)
+    )
 
 
 def _remove(nft: Nft, number: int) -> None:

@@ -139,6 +139,11 @@ def read_document(document: object) -> Iterator[Decoded]:
         yield _read_one(item, kind.removesuffix(_LIST))
 
 
+def no_object(reason: str) -> Decoded:
+    """Return what a document that is no object comes to: a finding, and nothing else."""
+    return _unusable("Document", {}, "", reason)
+
+
 def _look_closer_at_event(line: bytes | memoryview) -> WatchEvent:
     try:
         event = _decode_loose_event(line)

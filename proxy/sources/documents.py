@@ -59,15 +59,16 @@ def _parse_json(data: bytes) -> Iterator[Document]:
 
 
 def _parse_yaml(data: bytes) -> Iterator[Document]:
-    line = 0
     try:
         for value, line in plain_yaml.read(data):
             if value is None:  # nothing but comments between two separators
                 continue
             is_list = isinstance(value, dict) and "items" in value
-            for item, decoded in enumerate(decode.read_document(value), 1):
+            try:
+                found = list(decode.read_document(value))
+            except decode.MalformedError as error:
+                found = [decode.no_object(str(error))]
+            for item, decoded in enumerate(found, 1):
                 yield Document(decoded, line, item if is_list else None)
     except plain_yaml.YamlError as error:
         raise UnreadableError(str(error), error.line) from error
-    except decode.MalformedError as error:
-        raise UnreadableError(str(error), line) from error

@@ -157,7 +157,7 @@ def written(objects: list[Any], is_json: bool) -> tuple[bytes, str]:
     return yaml.safe_dump_all(objects, allow_unicode=True).encode(), "objects.yaml"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(worlds, chances, st.integers(1, 6), json_files)
 def test_broken_objects(
     objects: list[Wire], chance: random.Random, times: int, is_json: bool
@@ -165,7 +165,7 @@ def test_broken_objects(
     check(*written(broken(objects, chance, times), is_json))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(worlds, chances, st.integers(1, 6), json_files)
 def test_garbled_files(
     objects: list[Wire], chance: random.Random, times: int, is_json: bool

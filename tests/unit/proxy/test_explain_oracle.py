@@ -237,7 +237,7 @@ def without_reasons(documents: list[Document]) -> list[Document]:
     return in_order(documents)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(worlds, st.booleans())
 def test_every_answer_is_what_the_rules_say(objects: list[Wire], is_json: bool) -> None:
     if is_json:

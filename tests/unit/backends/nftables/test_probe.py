@@ -2,16 +2,21 @@ from collections.abc import Sequence
 
 import pytest
 
+from backends.kernel import nft_messages
 from backends.kernel.nft import Nft, Refusal, Refused
 from backends.kernel.nft_expressions import parse_expressions
 from backends.kernel.nft_numbers import MessageKind
+from backends.nftables import kernel
+from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.messages import NUMBERS
-from backends.nftables.model import PROBE_TABLE
+from backends.nftables.model import PROBE_TABLE, TABLE
+from backends.nftables.plan import plan
 from backends.nftables.probe import probe
 from proxy.errors import Unsupported
 from proxy.model import FAMILIES
 from proxy.netlink.codec import Request
+from tests.desired_strategies import desired_state, make_desired
 
 LAYOUT = Layout(NftSettings(families=FAMILIES, cluster_cidrs=("10.244.0.0/16",)))
 
@@ -63,6 +68,33 @@ def test_what_a_kernel_lacks_is_named_and_nothing_is_left_behind(nft: Nft, lacki
 
     assert caught.value.feature.startswith("IPv4 rule of chain ")
     assert nothing_is_left(nft)
+
+
+def test_what_an_earlier_process_has_left_proves_enough(nft: Nft) -> None:
+    desired = desired_state(
+        make_desired("default/web", "10.1.0.1:80"),
+        make_desired("default/web", "[fd00::1]:80", cluster_ip="fd00:10:96::1"),
+    )
+    observed = Observed({family: TableFacts() for family in FAMILIES})
+    for transaction in plan(desired, observed, list(desired), LAYOUT).transactions:
+        kernel.commit(nft, transaction)
+    before = nft.generation()
+
+    probe(nft, LAYOUT)
+
+    assert nft.generation() == before
+
+
+@pytest.mark.parametrize("lost", ["cluster-ip", "pick-tcp-1"])
+def test_less_than_all_rules_prove_nothing(nft: Nft, lost: str) -> None:
+    desired = desired_state(make_desired("default/web", "10.1.0.1:80"))
+    observed = Observed({family: TableFacts() for family in FAMILIES})
+    for transaction in plan(desired, observed, list(desired), LAYOUT).transactions:
+        kernel.commit(nft, transaction)
+    nft.commit([nft_messages.flush_chain(NUMBERS["IPv4"], TABLE, lost)])
+
+    with Limited("masq") as limited, pytest.raises(Unsupported):
+        probe(limited, LAYOUT)
 
 
 def test_an_attempt_that_was_cut_off_is_cleared_away(nft: Nft) -> None:

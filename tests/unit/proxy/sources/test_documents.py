@@ -110,8 +110,6 @@ def test_times_stay_text() -> None:
     [
         ("kind: Service\nmetadata: [\n", 3),
         ("kind: Service\n---\nkind: Service\n\tname: x\n", 4),
-        ("kind: Service\n---\n- 1\n", 3),
-        ("kind: Service\n---\ntext\n", 3),
         ("kind: Service\n---\nkind: !!int x\n", 3),
         ("kind: Service\n---\nkind: !!timestamp x\n", 3),
         ("kind: Service\n---\nkind: !!python/object:os.system x\n", 3),
@@ -152,3 +150,13 @@ def test_a_fault_in_json_is_told_with_its_line() -> None:
 def test_a_json_file_is_not_taken_for_yaml() -> None:
     with pytest.raises(UnreadableError):
         _parse("kind: Service\n", is_json=True)
+
+
+@pytest.mark.parametrize("stray", ["- 1", "text", "kind: List\nitems: 5"])
+def test_a_yaml_document_that_is_no_object_costs_only_itself(stray: str) -> None:
+    first, broken, last = _parse(f"kind: Service\n---\n{stray}\n---\nkind: Service\n")
+
+    assert first.decoded.object is not None
+    assert last.decoded.object is not None
+    assert broken.line == 3
+    assert [rejected.field for rejected in broken.decoded.rejected] == [""]
