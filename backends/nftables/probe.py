@@ -24,14 +24,25 @@ def probe(nft: Nft, layout: Layout) -> None:
         _remove(nft, number)  # an earlier probe may have been interrupted
         if _is_proven(nft, layout, family):
             continue
+        steps = list(_steps(layout, family))
         try:
-            for what, requests in _steps(layout, family):
-                try:
-                    nft.commit(requests)
-                except KernelError as error:
-                    raise Unsupported(f"{family} {what}", error.message) from error
+            nft.commit([request for _, requests in steps for request in requests])
+        except KernelError:
+            _name_what_is_refused(nft, family, steps)
+            raise
         finally:
             _remove(nft, number)
+
+
+def _name_what_is_refused(
+    nft: Nft, family: Family, steps: list[tuple[str, list[Request]]]
+) -> None:
+    """Go one step at a time and raise Unsupported at the first that the kernel refuses."""
+    for what, requests in steps:
+        try:
+            nft.commit(requests)
+        except KernelError as error:
+            raise Unsupported(f"{family} {what}", error.message) from error
 
 
 def _is_proven(nft: Nft, layout: Layout, family: Family) -> bool:
