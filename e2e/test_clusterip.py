@@ -221,7 +221,7 @@ def test_a_pod_reaches_itself_through_its_service(world: World, service: Service
     itself, other = world.pods[:2]
     service.serve(itself, other)
 
-    outcomes = service.asked_often(itself, 60)
+    outcomes = service.asked_often(itself, 25, timeout_s=AT_ONCE_S)
 
     assert {outcome[:2] for outcome in outcomes if isinstance(outcome, Answer)} == {
         (itself.name, GATEWAY.of(service.family)),
@@ -263,6 +263,19 @@ def test_without_an_endpoint_connections_are_refused_at_once(
     for host in askers(world, pod, service.protocol):
         outcomes = service.asked_often(host, 5, timeout_s=AT_ONCE_S)
         assert outcomes == [Failure.REFUSED] * 5, host.name
+
+
+@both_families
+def test_a_program_that_does_not_ask_for_icmp_errors_is_refused_at_once_as_well(
+    world: World, service: Service, pod: Host
+) -> None:
+    # only a reset ends its connect() for certain: an ICMP error may come too early to be heard
+    service.serve()
+
+    for host in (pod, world.client, world.node):
+        for _ in range(5):
+            with host.entered(), pytest.raises(ConnectionRefusedError):
+                socket.create_connection((service.address, SERVICE_PORT), timeout=AT_ONCE_S)
 
 
 @both_families

@@ -14,6 +14,7 @@ The verdict of an endpoint depends on a handful of flags, so verdicts are made o
 combination of flags that occurs and shared: thousands of endpoints cost one look-up each.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Final, Literal
 
@@ -84,7 +85,12 @@ def select(endpoints: tuple[Endpoint, ...], port: ServicePort, node: NodeInfo) -
     if uses_cluster:
         topology, topology_reason = _topology([e for e in endpoints if e.ready], node)
 
-    codes = [_code(e, topology, node) for e in endpoints]
+    codes = [_CODES[e.ready, e.serving, e.terminating, e.is_local] for e in endpoints]
+    if topology:
+        codes = [
+            code if _is_hinted(e, topology, node) else code & ~_HINTED
+            for e, code in zip(endpoints, codes, strict=True)
+        ]
     occurring = set(codes)
     is_any_usable = any(code & (_READY | _FALLBACK) for code in occurring)
     cluster_wants = _wanted(occurring, _READY | _HINTED, _FALLBACK) if uses_cluster else None
@@ -119,21 +125,24 @@ _TERMINATING: Final = 16
 _NEVER: Final = 1 << 30  # a bit no endpoint has: selects nothing
 
 
-def _code(endpoint: Endpoint, topology: Topology, node: NodeInfo) -> int:
-    code = _TERMINATING if endpoint.terminating else 0
-    if endpoint.ready:
-        code |= _READY
-    elif endpoint.terminating and endpoint.serving:
-        code |= _FALLBACK
-    if endpoint.is_local:
-        code |= _LOCAL
-    if (
-        topology == ""
-        or (topology == "SameNode" and endpoint.node_hints and node.name in endpoint.node_hints)
-        or (topology == "SameZone" and endpoint.zone_hints and node.zone in endpoint.zone_hints)
-    ):
-        code |= _HINTED
-    return code
+def _code(*, ready: bool, serving: bool, terminating: bool, is_local: bool) -> int:
+    """Return the flags of an endpoint in these conditions, as if every endpoint were hinted."""
+    code = _HINTED | (_TERMINATING if terminating else 0) | (_LOCAL if is_local else 0)
+    if ready:
+        return code | _READY
+    return code | (_FALLBACK if terminating and serving else 0)
+
+
+_CODES: Final = {
+    flags: _code(ready=flags[0], serving=flags[1], terminating=flags[2], is_local=flags[3])
+    for flags in itertools.product((False, True), repeat=4)
+}
+
+
+def _is_hinted(endpoint: Endpoint, topology: Topology, node: NodeInfo) -> bool:
+    if topology == "SameNode":
+        return endpoint.node_hints is not None and node.name in endpoint.node_hints
+    return endpoint.zone_hints is not None and node.zone in endpoint.zone_hints
 
 
 def _topology(ready: Sequence[Endpoint], node: NodeInfo) -> tuple[Topology, TopologyReason]:

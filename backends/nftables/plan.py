@@ -331,15 +331,15 @@ def changed_slots(old: Sequence[bytes], pool: Sequence[bytes]) -> dict[int, byte
     `old` are the slots as they are, `pool` the distinct endpoints wanted. What can stay in its slot stays.
     """
     size = len(pool)
-    wanted = set(pool)
-    staying: set[bytes] = set()
-    holes: list[int] = []
-    for number, data in enumerate(old[:size]):
-        if data in wanted and data not in staying:
-            staying.add(data)
+    kept = old[:size]
+    staying = set(kept).intersection(pool)
+    left, holes = set(staying), []
+    for number, data in enumerate(kept):
+        if data in left:
+            left.remove(data)
         else:
             holes.append(number)
-    holes += range(min(len(old), size), size)
+    holes += range(len(kept), size)
     return dict(zip(holes, [data for data in pool if data not in staying], strict=True))
 
 
@@ -351,10 +351,14 @@ def slot_keys(target: Target) -> list[bytes]:
 def _believed_slots(elements: Mapping[bytes, Data], target: Target) -> list[bytes]:
     """Return the slots from 0 on that we believe full, usually one more or less than wanted."""
     found: list[bytes] = []
-    block = target.slots + 2
     while True:
-        for key in slot_range(target.slots_prefix, len(found), block):
-            data = elements.get(key)
-            if not isinstance(data, bytes):
-                return found
-            found.append(data)
+        keys = slot_range(target.slots_prefix, len(found), target.slots + 2)
+        block = list(map(elements.get, keys))
+        is_end = None in block
+        found += [
+            data
+            for data in block[: block.index(None) if is_end else None]
+            if isinstance(data, bytes)
+        ]
+        if is_end:
+            return found

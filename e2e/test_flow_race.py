@@ -1,0 +1,250 @@
+"""Law L5 under the heaviest load one machine can make: tens of thousands of new flows a second, thousands of changes.
+
+Where test_race.py watches connections from end to end, here the kernel counts: what came to the node for the service,
+what left the look-up translated, what was refused. What is missing was dropped; what kept its address went through
+untranslated, and conntrack would remember that for good.
+"""
+
+import itertools
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from backends.nftables.model import REFUSE, TABLE
+from e2e import topology
+from e2e.manifests import until
+from e2e.namespace import TopologyError
+from e2e.programmed import Programmed, endpoint
+from e2e.topology import Addresses, Family, World
+from proxy.desired import DesiredPort
+from tests.desired_strategies import make_desired
+
+pytestmark = pytest.mark.requires("nftables")
+
+RACE_S = 1.2
+ENOUGH_FLOWS = 2_000
+ENOUGH_CHANGES = 200
+SINKS = range(8001, 8005)
+PREFIXES = Addresses("10.244.1.", "fd00:10:244:1::")
+_PROGRAM = [sys.executable, "-I", "-S", str(Path(__file__).with_name("flows.py"))]
+_COUNTERS = """
+    table inet watch {
+        counter came { }
+        counter escaped { }
+        counter translated { }
+        chain before {
+            type filter hook prerouting priority -150
+            ct state new ip daddr 10.96.0.0/16 counter name came
+            ct state new ip6 daddr fd00:10:96::/112 counter name came
+        }
+        chain after {
+            type filter hook prerouting priority -50
+            ip daddr 10.96.0.0/16 counter name escaped
+            ip6 daddr fd00:10:96::/112 counter name escaped
+            ct state new ct original ip daddr 10.96.0.0/16 ip daddr != 10.96.0.0/16 counter name translated
+            ct state new ct original ip6 daddr fd00:10:96::/112 ip6 daddr != fd00:10:96::/112 counter name translated
+        }
+    }
+"""
+
+_REFUSING = [[word, TABLE, REFUSE] for word in ("ip", "ip6")]
+
+Pool = Sequence[int]
+
+
+class Counts(NamedTuple):
+    """Packets of new flows to a service: those that came to the node, and what became of them."""
+
+    came: int
+    escaped: int
+    translated: int
+    refused: int
+
+    @property
+    def dropped(self) -> int:
+        return self.came - self.escaped - self.translated - self.refused
+
+
+class Race(NamedTuple):
+    changes: int
+    took_s: float
+    counts: Counts
+
+    def __str__(self) -> str:
+        came, escaped, translated, refused = self.counts
+        return (
+            f"{self.changes / self.took_s:.0f} changes/s, {came / self.took_s:.0f} flows/s for {self.took_s:.1f} s: "
+            f"{came} flows, {translated} translated, {refused} refused, {self.counts.dropped} dropped, {escaped} untranslated"
+        )
+
+
+class Ground:
+    """A node with services, pods that swallow datagrams, and a pod that sends them."""
+
+    def __init__(self, world: World, data_plane: Programmed) -> None:
+        self._world = world
+        self._data_plane = data_plane
+        self._numbers = itertools.count(10)
+
+    def race(self, family: Family, pools: Sequence[Pool]) -> Race:
+        """Put one pool after the other behind a service, over and over, while flows begin."""
+        number = next(self._numbers)
+        vip = Addresses(f"10.96.0.{number}", f"fd00:10:96::{number:x}").of(family)
+        states = [[self._service(vip, pool, family)] for pool in pools]
+        self._data_plane.put(*states[0])
+        before = self._counts()
+        with self._flows(family, vip):
+            begun_s = time.monotonic()
+            changes = self._data_plane.alternate(_cycle(states[1:] + states[:1], begun_s + RACE_S))
+            took_s = time.monotonic() - begun_s
+        return Race(changes, took_s, self._since(before))
+
+    def observe(self, family: Family, vip: str) -> Counts:
+        """What becomes of flows to an address while nothing changes."""
+        before = self._counts()
+        with self._flows(family, vip):
+            until(lambda: self._since(before).came, "flows come")
+        return self._since(before)
+
+    def put(self, port: DesiredPort) -> None:
+        self._data_plane.put(port)
+
+    def _since(self, before: Counts) -> Counts:
+        return Counts(*[now - then for now, then in zip(self._counts(), before, strict=True)])
+
+    def _service(self, vip: str, pool: Pool, family: Family) -> DesiredPort:
+        sinks = list(itertools.product(SINKS, self._world.pods[1:]))
+        chosen = [sinks[number] for number in pool]
+        return make_desired(
+            f"default/at-{vip}",
+            *[endpoint(pod, family, port) for port, pod in chosen],
+            protocol="UDP",
+            cluster_ip=vip,
+        )
+
+    @contextmanager
+    def _flows(self, family: Family, vip: str) -> Iterator[None]:
+        pod = self._world.pods[0].namespace
+        program = pod.popen([*_PROGRAM, PREFIXES.of(family), vip, "80"], stderr=subprocess.PIPE)
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        program.stdin.write("go\n")
+        program.stdin.flush()
+        try:
+            yield
+        finally:
+            _, complaint = program.communicate(timeout=10)
+            if program.returncode != 0:
+                raise TopologyError(f"the flows ended: {complaint}")
+
+    def count_refusals(self) -> None:
+        """Have our own chain count what is refused: its ICMP errors would be limited by the kernel."""
+        self._data_plane.put(self._service("10.96.0.9", [], "IPv4"))
+        for chain in _REFUSING:
+            self._world.node.namespace.run(["nft", "insert", "rule", *chain, "counter"])
+
+    def _counts(self) -> Counts:
+        node = self._world.node.namespace
+        listed = node.run(["nft", "list", "counters", "table", "inet", "watch"])
+        found = dict(re.findall(r"counter (\w+) \{\s*packets (\d+)", listed))
+        refusing = "".join([node.run(["nft", "list", "chain", *chain]) for chain in _REFUSING])
+        refused = sum(map(int, re.findall(r"counter packets (\d+)", refusing)))
+        came, escaped, translated = (int(found[name]) for name in Counts._fields[:-1])
+        return Counts(came, escaped, translated, refused)
+
+
+def _cycle(states: Sequence[list[DesiredPort]], end_s: float) -> Iterator[list[DesiredPort]]:
+    for state in itertools.cycle(states):
+        if time.monotonic() > end_s:
+            return
+        yield state
+
+
+@pytest.fixture(scope="module")
+def ground() -> Iterator[Ground]:
+    with topology.world(pods=4) as world:
+        for pod in world.pods[1:]:
+            # they answer, but to addresses nobody has
+            pod.serve(*[f"udp:{port}" for port in SINKS])
+        world.node.namespace.run(["nft", "-f", "-"], stdin=_COUNTERS)
+        with Programmed(world.node) as data_plane:
+            made = Ground(world, data_plane)
+            made.count_refusals()
+            yield made
+
+
+def assert_it_was_a_race(result: Race) -> None:
+    assert result.changes >= ENOUGH_CHANGES, result
+    assert result.counts.came >= ENOUGH_FLOWS, result
+
+
+FIRST = range
+
+
+@pytest.mark.parametrize(
+    ("family", "pools"),
+    [
+        pytest.param("IPv4", [FIRST(1), FIRST(2)], id="1 and 2"),
+        pytest.param("IPv6", [FIRST(1), FIRST(2)], id="1 and 2, IPv6"),
+        pytest.param("IPv4", [FIRST(2), FIRST(3)], id="2 and 3"),
+        pytest.param("IPv6", [FIRST(4), FIRST(5)], id="4 and 5, IPv6"),
+        pytest.param("IPv4", [FIRST(8), FIRST(9)], id="8 and 9"),
+        pytest.param("IPv4", [FIRST(9), FIRST(10)], id="9 and 10"),
+        pytest.param("IPv4", [FIRST(2), FIRST(10)], id="2 and 10"),
+        pytest.param("IPv4", [[0], [1]], id="the only one replaced"),
+        pytest.param("IPv6", [[0, 1, 2], [0, 3, 2]], id="one of 3 replaced, IPv6"),
+        pytest.param("IPv4", [[0, 1, 2, 3, 4], [4, 5], [5, 6, 7, 8]], id="little in common"),
+    ],
+)
+def test_every_new_flow_finds_an_endpoint(
+    ground: Ground, family: Family, pools: Sequence[Pool]
+) -> None:
+    result = ground.race(family, pools)
+
+    print(result)
+    assert_it_was_a_race(result)
+    assert result.counts.escaped == 0, result
+    assert result.counts.refused == 0, result
+    assert result.counts.dropped == 0, result
+
+
+@pytest.mark.parametrize("family", ["IPv4", "IPv6"])
+def test_between_no_endpoint_and_one_every_new_flow_is_translated_or_refused(
+    ground: Ground, family: Family
+) -> None:
+    result = ground.race(family, [[], [0]])
+
+    print(result)
+    assert_it_was_a_race(result)
+    assert result.counts.escaped == 0, result
+    assert result.counts.dropped == 0, result
+    assert result.counts.translated > 0, result
+    assert result.counts.refused > 0, result
+
+
+@pytest.mark.parametrize("family", topology.FAMILIES)
+def test_the_counters_see_what_no_rule_translates(ground: Ground, family: Family) -> None:
+    unknown = Addresses("10.96.200.1", "fd00:10:96::c801").of(family)
+
+    counts = ground.observe(family, unknown)
+
+    assert counts.escaped == counts.came > 0
+
+
+def test_the_counters_see_what_is_dropped(ground: Ground) -> None:
+    vip = "10.96.0.8"
+    ground.put(
+        make_desired("default/not-here", cluster_ip=vip, protocol="UDP", is_any_usable=True)
+    )
+
+    counts = ground.observe("IPv4", vip)
+
+    assert counts.dropped == counts.came > 0
