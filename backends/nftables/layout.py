@@ -7,7 +7,7 @@ follows a packet through all of it. Whatever depends on a single service is an e
 import functools
 import ipaddress
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from backends.kernel.nft_expressions import Numgen
 from backends.kernel.nft_messages import BaseChain
@@ -70,6 +70,13 @@ def is_picking(name: str, protocol: Protocol | None = None) -> bool:
     )
 
 
+class Fixed(NamedTuple):
+    """The fixed part of a table as facts, by name."""
+
+    sets: dict[str, SetFacts]
+    chains: dict[str, ChainFacts]
+
+
 class Layout:
     """Our tables for given settings. Specs are made once and then the same objects for ever."""
 
@@ -78,6 +85,13 @@ class Layout:
         self.families = settings.families
         self._sets = {family: _sets(family) for family in self.families}
         self._skeleton = {family: self._skeleton_of(family) for family in self.families}
+        self._fixed = {
+            f: Fixed(
+                sets={spec.name: spec.facts for spec in self._sets[f]},
+                chains={spec.name: spec.facts for spec in self._skeleton[f]},
+            )
+            for f in self.families
+        }
         self._bases = {f: {c.name: c.base for c in self._skeleton[f]} for f in self.families}
         self.chain = functools.cache(self._chain)
 
@@ -87,6 +101,10 @@ class Layout:
     def skeleton(self, family: Family) -> tuple[ChainSpec, ...]:
         """Return the fixed chains, every chain before those that refer to it."""
         return self._skeleton[family]
+
+    def fixed(self, family: Family) -> "Fixed":
+        """Return what the fixed part of a table looks like when read back."""
+        return self._fixed[family]
 
     def is_our_name(self, family: Family, name: str) -> bool:
         """Whether we make chains of that name."""

@@ -273,6 +273,8 @@ class _Draft:
         chains: list[tuple[Family, ChainSpec]] = []
         for family in self._layout.families:
             facts = self._facts[family]
+            if is_whole(facts, self._layout, family):
+                continue
             if not facts.is_present:
                 tables.append(family)
             sets += [(family, s) for s in self._layout.sets(family) if s.name not in facts.sets]
@@ -284,17 +286,29 @@ class _Draft:
         return tables, sets, chains
 
 
+def is_whole(facts: TableFacts, layout: Layout, family: Family) -> bool:
+    """Tell whether the fixed part of a table is all there. Asked for every plan, hence by comparing whole indexes."""
+    fixed = layout.fixed(family)
+    return (
+        facts.is_present
+        and facts.sets.items() >= fixed.sets.items()
+        and facts.chains.items() >= fixed.chains.items()
+    )
+
+
 def needs_rebuild(facts: TableFacts, layout: Layout, family: Family) -> bool:
     """Tell whether a table has to be made anew: the kernel does not let us make it what it should be.
 
     Sets and hooks cannot be changed, a table cannot be woken and given hooks in one transaction, and loops are refused.
     """
-    return (
-        facts.is_dormant
-        or facts.is_entangled
-        or any(facts.sets.get(spec.name, spec.facts) != spec.facts for spec in layout.sets(family))
-        or any(layout.is_misplaced(family, name, chain) for name, chain in facts.chains.items())
-    )
+    if facts.is_dormant or facts.is_entangled:
+        return True
+    if is_whole(facts, layout, family):  # then nothing but a hook where none belongs can be wrong
+        hooked = [(name, chain) for name, chain in facts.chains.items() if chain.base is not None]
+        return any(layout.is_misplaced(family, name, chain) for name, chain in hooked)
+    return any(
+        facts.sets.get(spec.name, spec.facts) != spec.facts for spec in layout.sets(family)
+    ) or any(layout.is_misplaced(family, name, chain) for name, chain in facts.chains.items())
 
 
 def is_entangled(facts: TableFacts, layout: Layout, family: Family) -> bool:
