@@ -20,6 +20,7 @@ from e2e.namespace import Namespace
 
 KINDS = ("replace", "add/remove", "0↔1", "crossing 8→9")
 ROUNDS = 3
+PAUSE_S = 0.002
 
 
 def main() -> int:
@@ -94,26 +95,24 @@ def say(text: str) -> None:
 class Node:
     """A measured process in a namespace of its own, and the process that feeds it."""
 
-    def __init__(self, namespace: Namespace, directory: Path) -> None:
+    def __init__(
+        self, namespace: Namespace, directory: Path, services: int, endpoints: int
+    ) -> None:
         fifo = directory / f"{namespace.name}.fifo"
         os.mkfifo(fifo)
-        argv = [
-            "ip",
-            "netns",
-            "exec",
-            namespace.name,
-            sys.executable,
-            "-m",
-            "bench.node",
-            str(fifo),
-        ]
-        self.started_s = time.monotonic()
-        self._node = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
         source = [sys.executable, "-m", "bench.source", str(fifo)]
         self._source = subprocess.Popen(
             source, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.feed(do="load", services=services, endpoints=endpoints)
+        assert self._source.stdout is not None
+        self._source.stdout.readline()  # all objects are made
+        enter = ["ip", "netns", "exec", namespace.name]
+        self._node = subprocess.Popen(
+            [*enter, sys.executable, "-m", "bench.node", str(fifo)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def feed(self, **command: object) -> None:
@@ -144,10 +143,10 @@ def _tell(pipe: IO[str] | None, command: dict[str, object]) -> None:
 
 
 @contextlib.contextmanager
-def node() -> Iterator[tuple[Node, Namespace]]:
-    """Yield a measured process in a new namespace."""
+def node(services: int, endpoints: int) -> Iterator[tuple[Node, Namespace]]:
+    """Yield a measured process in a new namespace, which is about to read these services."""
     with tempfile.TemporaryDirectory() as directory, Namespace("bench") as namespace:
-        measured = Node(namespace, Path(directory))
+        measured = Node(namespace, Path(directory), services, endpoints)
         try:
             yield measured, namespace
         finally:
@@ -159,16 +158,13 @@ def measure_size(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Measure the cold start and each kind of change at one size, beside both references."""
     say(f"{services} services × {args.endpoints} endpoints: loading ours")
-    with (
-        node() as (ours, _),
-        node() as (other, other_namespace),
-        Namespace("bench-ref") as reference,
-    ):
-        ours.feed(do="load", services=services, endpoints=args.endpoints)
+    with contextlib.ExitStack() as stack:
+        ours, _ = stack.enter_context(node(services, args.endpoints))
         start = ours.ask(do="sync") | {"services": services}
-        other.feed(do="load", services=services, endpoints=args.endpoints)
+        other, other_namespace = stack.enter_context(node(services, args.endpoints))
         other.ask(do="sync")
         other.stop()
+        reference = stack.enter_context(Namespace("bench-ref"))
         on_ours = Reference(other_namespace.name, args.endpoints, is_ours=True)
         on_theirs = Reference(reference.name, args.endpoints, is_ours=False)
         say(f"{services} services: loading the reference layout in parts")
@@ -195,7 +191,7 @@ def measure_kind(
     on_theirs: Reference,
 ) -> dict[str, Any]:
     """Measure one kind of change, ours and the references in turns, so that noise meets all alike."""
-    common = {"kind": kind, "services": services, "endpoints": args.endpoints, "pause_s": 0.004}
+    common = {"kind": kind, "services": services, "endpoints": args.endpoints, "pause_s": PAUSE_S}
     warm_up = 60
     ours.feed(do="change", count=warm_up, **common)
     ours.ask(do="changes", count=warm_up)
@@ -302,8 +298,7 @@ def measure_wide(args: argparse.Namespace) -> dict[str, Any]:
     """Measure one endpoint of a service with 1,000 endpoints in 10 slices."""
     say("one service with 1,000 endpoints in 10 slices")
     common = {"kind": "replace", "services": 20, "endpoints": 1000, "pause_s": 0.02, "width": 20}
-    with node() as (ours, _):
-        ours.feed(do="load", services=20, endpoints=1000)
+    with node(20, 1000) as (ours, _):
         ours.ask(do="sync")
         ours.feed(do="change", count=40, **common)
         ours.ask(do="changes", count=40)
@@ -337,8 +332,7 @@ def measure_sustained(services: int, args: argparse.Namespace) -> dict[str, Any]
         "endpoints": args.endpoints,
         "pause_s": 0.001,
     }
-    with node() as (ours, _):
-        ours.feed(do="load", services=services, endpoints=args.endpoints)
+    with node(services, args.endpoints) as (ours, _):
         ours.ask(do="sync")
         verified = ours.ask(do="verify")
         ours.feed(do="change", count=count, **common, width=services)
@@ -388,8 +382,7 @@ def measure_sustained(services: int, args: argparse.Namespace) -> dict[str, Any]
 def measure_large() -> dict[str, Any]:
     """Load a million endpoints."""
     say("1,000 services × 1,000 endpoints")
-    with node() as (ours, _):
-        ours.feed(do="load", services=1000, endpoints=1000)
+    with node(1000, 1000) as (ours, _):
         start = ours.ask(do="sync")
     row = [
         [

@@ -1,6 +1,7 @@
 """The other end of the pipe: a process that writes watch events when told to. `python -m bench.source PIPE`.
 
-Commands come as JSON lines on standard input; a line `done` on standard output follows when all is written:
+Commands come as JSON lines on standard input. The first is "load"; it is answered by a line `ready` when all
+objects are made, and they are written as soon as somebody reads. A line `done` follows when all is written.
 
 {"do": "load", "services": N, "endpoints": E}
 {"do": "change", "kind": "replace", "count": C, "pause_s": P, "services": N, "endpoints": E}
@@ -17,13 +18,16 @@ from bench import workload
 
 def main() -> None:
     """Write events to the pipe named on the command line until standard input ends."""
-    pipe = os.open(sys.argv[1], os.O_WRONLY)
     changer = Changer()
     for line in sys.stdin:
         command = json.loads(line)
         if command["do"] == "load":
-            # One string first, so that making the objects is not what is measured.
-            write(pipe, b"".join(workload.initial(command["services"], command["endpoints"])))
+            # All made before the measured process is started, which happens when it is told to.
+            objects = b"".join(workload.initial(command["services"], command["endpoints"]))
+            print("ready", flush=True)
+            pipe = os.open(sys.argv[1], os.O_WRONLY)  # waits for a reader
+            write(pipe, objects)
+            del objects
         else:
             events = changer.events(command)
             due_s = time.monotonic()

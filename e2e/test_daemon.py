@@ -213,14 +213,23 @@ def test_an_element_deleted_by_somebody_is_repaired_and_named(site: Site) -> Non
     assert f"missing element {key} of services of default/web:web (TCP, IPv4)" in line
 
 
-def test_a_foreign_element_in_our_maps_is_removed_again(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("set_name", "element", "named"),
+    [
+        pytest.param("cluster-ips", "192.0.2.1", "foreign element c0000201 of", id="an address"),
+        pytest.param("services", "* : drop", "foreign element  of", id="all others"),
+    ],
+)
+def test_a_foreign_element_in_our_maps_is_removed_again(
+    site: Site, set_name: str, element: str, named: str
+) -> None:
     start(site)
     ruleset = site.ruleset()
 
-    site.node.run(["nft", "add", "element", "ip", "sliceproxy", "cluster-ips", "{ 192.0.2.1 }"])
+    site.node.run(["nft", "add", "element", "ip", "sliceproxy", set_name, f"{{ {element} }}"])
 
     until(lambda: site.ruleset() == ruleset, "the element is gone")
-    assert any("foreign element c0000201 of cluster-ips" in line for line in site.warnings())
+    assert any(f"{named} {set_name}" in line for line in site.warnings())
 
 
 # --- what is not ours

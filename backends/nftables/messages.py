@@ -62,7 +62,7 @@ def pack(transaction: Transaction, table: str = TABLE) -> Messages:
         keys = [nft_elements.pack_key_element(e.key) for e in batch.elements]
         _extend(messages, nft_elements.del_elements, table, batch, keys)
     for batch in transaction.adds:
-        packed = [pack_element(e.key, e.data) for e in batch.elements]
+        packed = [pack_element(key, data) for key, data, _ in batch.elements]
         _extend(messages, nft_elements.new_elements, table, batch, packed)
     last = [
         nft_messages.del_chain(NUMBERS[family], table, name)

@@ -13,6 +13,7 @@ What keeps every live frontend answered (see proxy.backend, L5):
 - Everything is one transaction. A packet in flight that finds a slot empty draws another one (see `layout`).
 """
 
+import enum
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
@@ -145,11 +146,13 @@ def _without_strangers(observed: Observed, layout: Layout) -> Iterator[Transacti
         yield Transaction(gone_chains=tuple(chains))
 
 
-class _Absent:
+class _Absent(enum.Enum):
     """The value of an element that should not exist; None is the data of a plain set's member."""
 
+    ABSENT = 0
 
-_ABSENT: Final = _Absent()
+
+_ABSENT: Final = _Absent.ABSENT
 _Values = dict[bytes, tuple[Data | _Absent, PortKey | None]]
 
 
@@ -332,9 +335,9 @@ def _differences(
         old = believed.get(key, _ABSENT)
         if old is data or old == data:
             continue
-        if not isinstance(old, _Absent):
+        if old is not _ABSENT:
             gone.append(Element(key, old, owner))
-        if not isinstance(data, _Absent):
+        if data is not _ABSENT:
             new.append(Element(key, data, owner))
     return gone, new
 

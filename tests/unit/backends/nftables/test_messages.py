@@ -147,6 +147,17 @@ def test_what_an_element_maps_to_is_read_as_it_was_packed(data: Data) -> None:
     assert (key, messages.parse_data(read)) == (b"key1", data)
 
 
+@pytest.mark.parametrize("data", DATA, ids=str)
+def test_the_element_that_stands_for_all_others_has_a_flag_and_no_key(data: Data) -> None:
+    packed = messages.pack_element(b"", data)
+
+    ((_, entry),) = codec.iter_attrs(packed)
+    attrs = codec.parse_attrs(entry)
+    assert 1 not in attrs
+    assert codec.read_be32(attrs[3]) == 2
+    assert nft_elements.parse_element(entry).key == b""
+
+
 def test_a_verdict_without_a_word_is_shown_by_its_number() -> None:
     assert messages.parse_data((VerdictCode.ACCEPT, "")) == "verdict 1"
 
