@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -297,7 +296,7 @@ def print_changes(changes: list[dict[str, Any]]) -> None:
 def measure_wide(args: argparse.Namespace) -> dict[str, Any]:
     """Measure one endpoint of a service with 1,000 endpoints in 10 slices."""
     say("one service with 1,000 endpoints in 10 slices")
-    common = {"kind": "replace", "services": 20, "endpoints": 1000, "pause_s": 0.02, "width": 20}
+    common = {"kind": "replace", "services": 20, "endpoints": 1000, "pause_s": 0.005, "width": 20}
     with node(20, 1000) as (ours, _):
         ours.ask(do="sync")
         ours.feed(do="change", count=40, **common)
@@ -336,9 +335,8 @@ def measure_sustained(services: int, args: argparse.Namespace) -> dict[str, Any]
         ours.ask(do="sync")
         verified = ours.ask(do="verify")
         ours.feed(do="change", count=count, **common, width=services)
-        started_s = time.monotonic()
         answer = ours.ask(do="watched", count=count)
-        took_s = time.monotonic() - started_s
+        took_s = answer["span_s"]
         state = ours.ask(do="state")
     latencies = answer["latencies_ms"]
     found = {

@@ -125,9 +125,7 @@ class Node:
     async def _sync(self) -> dict[str, Any]:
         await self._reconciler.is_synced.wait()
         wall_s, usage = since_process_start_s(), resource.getrusage(resource.RUSAGE_SELF)
-        gc.enable()
-        gc.collect()
-        gc.freeze()
+        app.freeze_heap()
         self._seen = self._reconciler.journal.total
         return {
             "wall_s": wall_s,
@@ -147,6 +145,7 @@ class Node:
         entries = list(self._reconciler.journal)[-(self._reconciler.journal.total - self._seen) :]
         self._seen = self._reconciler.journal.total
         return {
+            "span_s": entries[-1].acknowledged_s - entries[0].received_s if entries else 0.0,
             "latencies_ms": [(e.acknowledged_s - e.received_s) * 1e3 for e in entries],
             "planned_ms": [(e.planned_s - e.received_s) * 1e3 for e in entries],
             "errors": [e.error for e in entries if e.error],

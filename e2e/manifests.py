@@ -8,7 +8,7 @@ from typing import Any
 
 from e2e.demo.daemon import Daemon
 from e2e.namespace import TopologyError
-from e2e.topology import FAMILIES, Addresses, Family, Host, World
+from e2e.topology import FAMILIES, Addresses, Host, World
 from tests.builders import make_endpoint, make_node, make_service, make_slice
 
 NODE_NAME = "node"
@@ -104,7 +104,3 @@ def synced(daemon: Daemon) -> dict[str, Any]:
 def address(number: int) -> Addresses:
     """A cluster IP of each family."""
     return Addresses(f"10.96.0.{number}", f"fd00:10:96::{number:x}")
-
-
-def host_port(family: Family, host: str, port: int) -> str:
-    return f"[{host}]:{port}" if family == "IPv6" else f"{host}:{port}"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from backends.kernel import nft_messages
+from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft, Refused
 from backends.kernel.nft_elements import Data
 from backends.kernel.nft_expressions import AnyExpression, parse_expressions
@@ -86,8 +86,13 @@ def content(nft: Nft) -> dict[str, Content]:
     return found
 
 
+def clear(nft: Nft) -> None:
+    left = [name for name in TABLES if nft.find_table(NUMBER, name)]
+    nft.commit([nft_messages.del_table(NUMBER, name) for name in left])
+
+
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(transactions())
 def test_the_fake_refuses_and_keeps_what_the_kernel_does(
@@ -96,8 +101,7 @@ def test_the_fake_refuses_and_keeps_what_the_kernel_does(
     fake = NftKernel()
     with fake.entered():
         imitation = Nft()
-    left = [name for name in TABLES if nft.find_table(NUMBER, name)]
-    nft.commit([nft_messages.del_table(NUMBER, name) for name in left])
+    clear(nft)
     with imitation:
         for messages in batches:
             generations = nft.generation(), imitation.generation()
@@ -107,3 +111,45 @@ def test_the_fake_refuses_and_keeps_what_the_kernel_does(
             steps = nft.generation() - generations[0], imitation.generation() - generations[1]
             assert steps[0] == steps[1]
         assert content(imitation) == content(nft)
+
+
+def limited_set(size: int, *keys: int) -> list[Request]:
+    """A set that takes only so many elements, and elements."""
+    packed = [nft_elements.pack_key_element(key.to_bytes(4, "big")) for key in keys]
+    new = nft_messages.new_set(NUMBER, "t", "limited", key_type=7, key_length=4, size=size)
+    return [new, *nft_elements.new_elements(NUMBER, "t", "limited", packed)]
+
+
+def without(*keys: int) -> list[Request]:
+    packed = [nft_elements.pack_key_element(key.to_bytes(4, "big")) for key in keys]
+    return nft_elements.del_elements(NUMBER, "t", "limited", packed)
+
+
+@pytest.mark.parametrize(
+    ("before", "messages"),
+    [
+        pytest.param(limited_set(2, 1), limited_set(2, 2, 3), id="one too many"),
+        pytest.param(limited_set(2, 1), limited_set(2, 2), id="the last that fits"),
+        pytest.param(limited_set(2, 1, 2), limited_set(2, 1, 2), id="there already"),
+        pytest.param(
+            limited_set(2, 1, 2), [*without(1), *limited_set(2, 3)], id="one for another"
+        ),
+        pytest.param(limited_set(2, 1, 2), limited_set(3, 3), id="room made in the transaction"),
+        pytest.param(limited_set(2, 1, 2), limited_set(0, 3), id="a limit is not lifted"),
+        pytest.param([], limited_set(2, 1, 2, 3), id="a new set"),
+    ],
+)
+def test_a_set_that_is_full_takes_no_more(
+    nft: Nft, before: list[Request], messages: list[Request]
+) -> None:
+    fake = NftKernel()
+    with fake.entered():
+        imitation = Nft()
+    outcomes: list[list[Outcome]] = []
+    with imitation:
+        for door in (nft, imitation):
+            clear(door)
+            steps = [[nft_messages.new_table(NUMBER, "t")], before, messages]
+            outcomes.append([carry_out(door, step) for step in steps])
+        assert outcomes[0] == outcomes[1]
+        assert content(nft) == content(imitation)

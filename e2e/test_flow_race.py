@@ -95,14 +95,34 @@ class Ground:
 
     def race(self, family: Family, pools: Sequence[Pool]) -> Race:
         """Put one pool after the other behind a service, over and over, while flows begin."""
+        vip = self._next_vip(family)
+        return self._race(family, vip, [[self._service(vip, pool, family)] for pool in pools])
+
+    def race_of_owners(self, family: Family) -> Race:
+        """Have a frontend change hands between two services, over and over, while flows begin."""
+        vip = self._next_vip(family)
+        one, other = (f"default/{name}-{vip}" for name in ("one", "other"))
+        states = [
+            [
+                self._service(vip, [0, 1], family, name=owner),
+                self._service(None, [1, 2], family, name=loser),
+            ]
+            for owner, loser in ((one, other), (other, one))
+        ]
+        return self._race(family, vip, states)
+
+    def _next_vip(self, family: Family) -> str:
         number = next(self._numbers)
-        vip = Addresses(f"10.96.0.{number}", f"fd00:10:96::{number:x}").of(family)
-        states = [[self._service(vip, pool, family)] for pool in pools]
+        return Addresses(f"10.96.0.{number}", f"fd00:10:96::{number:x}").of(family)
+
+    def _race(self, family: Family, vip: str, states: Sequence[list[DesiredPort]]) -> Race:
         self._data_plane.put(*states[0])
         before = self._counts()
         with self._flows(family, vip):
             begun_s = time.monotonic()
-            changes = self._data_plane.alternate(_cycle(states[1:] + states[:1], begun_s + RACE_S))
+            changes = self._data_plane.alternate(
+                _cycle([*states[1:], states[0]], begun_s + RACE_S)
+            )
             took_s = time.monotonic() - begun_s
         return Race(changes, took_s, self._since(before))
 
@@ -119,14 +139,17 @@ class Ground:
     def _since(self, before: Counts) -> Counts:
         return Counts(*[now - then for now, then in zip(self._counts(), before, strict=True)])
 
-    def _service(self, vip: str, pool: Pool, family: Family) -> DesiredPort:
+    def _service(
+        self, vip: str | None, pool: Pool, family: Family, *, name: str = ""
+    ) -> DesiredPort:
         sinks = list(itertools.product(SINKS, self._world.pods[1:]))
         chosen = [sinks[number] for number in pool]
         return make_desired(
-            f"default/at-{vip}",
+            name or f"default/at-{vip}",
             *[endpoint(pod, family, port) for port, pod in chosen],
             protocol="UDP",
             cluster_ip=vip,
+            family=family,
         )
 
     @contextmanager
@@ -216,7 +239,18 @@ def test_every_new_flow_finds_an_endpoint(
     assert result.counts.dropped == 0, result
 
 
-@pytest.mark.parametrize("family", ["IPv4", "IPv6"])
+@pytest.mark.parametrize("family", topology.FAMILIES)
+def test_a_frontend_that_changes_hands_is_served_throughout(
+    ground: Ground, family: Family
+) -> None:
+    result = ground.race_of_owners(family)
+
+    print(result)
+    assert_it_was_a_race(result)
+    assert (result.counts.escaped, result.counts.refused, result.counts.dropped) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("family", topology.FAMILIES)
 def test_between_no_endpoint_and_one_every_new_flow_is_translated_or_refused(
     ground: Ground, family: Family
 ) -> None:

@@ -9,6 +9,7 @@ What an event costs depends on the slices of its own service only. A change of t
 one event that concerns every service.
 """
 
+import operator
 from collections.abc import Iterable, Mapping
 
 from proxy.model import (
@@ -184,32 +185,30 @@ def merge(slices: Iterable[EndpointSlice]) -> Mapping[tuple[Family, SlicePort], 
     terminating replaces an earlier one wholesale, a terminating one only fills a gap: a pod IP that is
     used again must not inherit the conditions of its former owner.
     """
-    found: dict[tuple[Family, SlicePort], dict[str, Endpoint]] = {}
-    shadowed: dict[tuple[Family, SlicePort], list[Endpoint]] = {}
+    stated: dict[tuple[Family, SlicePort], list[Endpoint]] = {}
     for endpoint_slice in slices:
         for slice_port, endpoints in endpoint_slice.ports:
-            key = (endpoint_slice.family, slice_port)
-            by_address = found.setdefault(key, {})
-            new = {endpoint.address: endpoint for endpoint in endpoints}
-            if len(new) == len(endpoints) and by_address.keys().isdisjoint(new):
-                # no address is stated twice: the usual case, and several times faster
-                by_address.update(new)
-                continue
-            for endpoint in endpoints:
-                earlier = by_address.get(endpoint.address)
-                if earlier is None:
-                    by_address[endpoint.address] = endpoint
-                    continue
-                winner, loser = (
-                    (earlier, endpoint) if endpoint.terminating else (endpoint, earlier)
-                )
-                by_address[endpoint.address] = winner
-                shadowed.setdefault(key, []).append(loser)
-    return {
-        key: Merged(
-            endpoints=tuple([by_address[address] for address in sorted(by_address)]),
-            shadowed=tuple(shadowed.get(key, ())),
-        )
-        for key, by_address in found.items()
-        if by_address
-    }
+            stated.setdefault((endpoint_slice.family, slice_port), []).extend(endpoints)
+    return {key: _merge_port(endpoints) for key, endpoints in stated.items() if endpoints}
+
+
+_address_of = operator.attrgetter("address")
+
+
+def _merge_port(stated: list[Endpoint]) -> Merged:
+    """Merge all statements about one service port, in the order in which slices and endpoints come."""
+    if len({endpoint.address for endpoint in stated}) == len(stated):  # as usual
+        return Merged(endpoints=tuple(sorted(stated, key=_address_of)))
+    by_address: dict[str, Endpoint] = {}
+    shadowed: list[Endpoint] = []
+    for endpoint in stated:
+        earlier = by_address.setdefault(endpoint.address, endpoint)
+        if earlier is endpoint:
+            continue
+        if endpoint.terminating:
+            shadowed.append(endpoint)
+        else:
+            shadowed.append(earlier)
+            by_address[endpoint.address] = endpoint
+    endpoints = tuple([by_address[address] for address in sorted(by_address)])
+    return Merged(endpoints=endpoints, shadowed=tuple(shadowed))

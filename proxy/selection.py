@@ -103,8 +103,8 @@ def select(endpoints: tuple[Endpoint, ...], port: ServicePort, node: NodeInfo) -
         for code in occurring
     }
     verdicts = tuple([verdict_of[code] for code in codes])
-    cluster = _chosen(endpoints, codes, cluster_wants)
-    local = _chosen(endpoints, codes, local_wants)
+    cluster = _chosen(endpoints, codes, occurring, cluster_wants)
+    local = _chosen(endpoints, codes, occurring, local_wants)
     return Selection(
         endpoints=endpoints,
         verdicts=verdicts,
@@ -178,10 +178,12 @@ def _wanted(occurring: set[int], first: int, otherwise: int) -> int:
 
 
 def _chosen(
-    endpoints: tuple[Endpoint, ...], codes: list[int], wanted: int | None
+    endpoints: tuple[Endpoint, ...], codes: list[int], occurring: set[int], wanted: int | None
 ) -> tuple[Endpoint, ...] | None:
     if wanted is None:
         return None
+    if all(code & wanted == wanted for code in occurring):
+        return endpoints
     return tuple([e for e, code in zip(endpoints, codes, strict=True) if code & wanted == wanted])
 
 

@@ -347,17 +347,18 @@ def changed_slots(old: Sequence[bytes], pool: Sequence[bytes]) -> dict[int, byte
 
     `old` are the slots as they are, `pool` the distinct endpoints wanted. What can stay in its slot stays.
     """
-    size = len(pool)
+    size, wanted = len(pool), set(pool)
     kept = old[:size]
-    staying = set(kept).intersection(pool)
-    left, holes = set(staying), []
-    for number, data in enumerate(kept):
-        if data in left:
-            left.remove(data)
-        else:
-            holes.append(number)
+    missing = wanted.difference(kept)
+    if not missing and len(kept) == size:
+        return {}
+    holes = [number for number, data in enumerate(kept) if data not in wanted]
+    if len(holes) + size - len(kept) < len(missing):
+        # somebody has put an endpoint into two slots: all but the first are holes
+        first = {data: number for number, data in reversed(list(enumerate(kept)))}
+        holes = [n for n, data in enumerate(kept) if data not in wanted or first[data] != n]
     holes += range(len(kept), size)
-    return dict(zip(holes, [data for data in pool if data not in staying], strict=True))
+    return dict(zip(holes, [data for data in pool if data in missing], strict=True))
 
 
 def slot_keys(target: Target) -> list[bytes]:
@@ -369,7 +370,8 @@ def _believed_slots(elements: Mapping[bytes, Data], target: Target) -> list[byte
     """Return the slots from 0 on that we believe full, usually one more or less than wanted."""
     found: list[bytes] = []
     while True:
-        keys = slot_range(target.slots_prefix, len(found), target.slots + 2)
+        # one size for pools that grow and shrink a little
+        keys = slot_range(target.slots_prefix, len(found), (target.slots | 7) + 1)
         block = list(map(elements.get, keys))
         is_end = None in block
         found += [

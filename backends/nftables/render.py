@@ -4,7 +4,9 @@ Keys are the concatenations the kernel builds from a packet: each part in networ
 four bytes; the slot number is a host-endian word, as `numgen` produces it.
 """
 
+import functools
 import struct
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from backends.nftables.model import (
@@ -17,6 +19,7 @@ from backends.nftables.rules import PROTOCOL_NUMBERS
 from proxy.addresses import parse_ip
 from proxy.desired import DesiredPort
 
+_WIDE: Final = 128
 _PADDING: Final = b"\0\0"
 _SLOT_NUMBERS: Final = tuple([struct.pack("=I", number) for number in range(1024)])
 
@@ -39,11 +42,18 @@ def slot_key(prefix: bytes, number: int) -> bytes:
     return prefix + struct.pack("=I", number)
 
 
-def slot_range(prefix: bytes, start: int, count: int) -> list[bytes]:
+def slot_range(prefix: bytes, start: int, count: int) -> Sequence[bytes]:
     """Return the keys of consecutive slots."""
-    if start + count <= len(_SLOT_NUMBERS):
-        return [prefix + number for number in _SLOT_NUMBERS[start : start + count]]
-    return [slot_key(prefix, number) for number in range(start, start + count)]
+    if count < _WIDE:
+        return [slot_key(prefix, number) for number in range(start, start + count)]
+    return _wide_slot_range(prefix, start, count)
+
+
+@functools.lru_cache(maxsize=64)
+def _wide_slot_range(prefix: bytes, start: int, count: int) -> tuple[bytes, ...]:
+    """Return the keys of many slots. Kept, because a large pool rarely changes only once, and because
+    bytes remember their hash: looking the same objects up again is several times faster."""
+    return tuple([slot_key(prefix, number) for number in range(start, start + count)])
 
 
 def render_frontends(port: DesiredPort) -> tuple[RenderedFrontend, ...]:

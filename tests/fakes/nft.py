@@ -50,6 +50,7 @@ class NftKernel:
         self._tables: dict[tuple[int, str], Table] = {}
         self._numbers = itertools.count(1)
         self._undo: list[Callable[[], object]] = []
+        self._at_commit: list[Callable[[], object]] = []
         self._actions: dict[int, Callable[[Attrs], None]] = {
             MessageKind.NEWTABLE: self._new_table,
             MessageKind.DELTABLE: self._del_table,
@@ -83,7 +84,7 @@ class NftKernel:
 
     def _transact(self, messages: list[Message]) -> list[Reply]:
         """Carry out all, or take everything back. After a refusal the kernel goes on, to find the others."""
-        self._undo = []
+        self._undo, self._at_commit = [], []
         for table in self._tables.values():
             table.is_being_changed = False
         replies: list[Reply] = []
@@ -103,6 +104,8 @@ class NftKernel:
                 undo()
         elif self._undo:
             self.generation += 1
+            for change in self._at_commit:
+                change()
         return replies
 
     # --- tables, chains and rules
@@ -181,8 +184,9 @@ class NftKernel:
             self._put(table.sets, name, Set(attrs.content, shape, shape.size, handle))
         elif not old.is_like(shape):
             raise attrs.refuse(errno.EEXIST, 2)
-        else:
-            self._assign(old, "size", shape.size or old.size)
+        else:  # the limit changes when the transaction is committed
+            self._note(lambda: None)
+            self._at_commit.append(lambda: setattr(old, "size", shape.size or old.size))
 
     def _del_set(self, attrs: Attrs) -> None:
         table, name = self._table(attrs), attrs.name(2)

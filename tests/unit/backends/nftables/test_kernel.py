@@ -9,7 +9,15 @@ from backends.kernel.nft_numbers import NFPROTO_IPV4
 from backends.nftables import kernel, messages
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import REFUSED, SERVICES, TABLE, Batch, Element, Transaction
+from backends.nftables.model import (
+    PROBE_TABLE,
+    REFUSED,
+    SERVICES,
+    TABLE,
+    Batch,
+    Element,
+    Transaction,
+)
 from backends.nftables.plan import plan
 from proxy.model import FAMILIES, PortKey
 from proxy.netlink.codec import Request
@@ -240,3 +248,10 @@ def test_our_tables_are_deleted_and_counted_and_nobody_elses(nft: Nft) -> None:
     assert kernel.delete_tables(nft) == 2
     assert kernel.delete_tables(nft) == 0
     assert [table.name for table in nft.list_tables(NFPROTO_IPV4)] == ["other"]
+
+
+def test_what_an_interrupted_probe_left_goes_too(nft: Nft) -> None:
+    nft.commit([nft_messages.new_table(NFPROTO_IPV4, PROBE_TABLE, is_dormant=True)])
+
+    assert kernel.delete_tables(nft) == 1
+    assert nft.list_tables(NFPROTO_IPV4) == []

@@ -91,6 +91,14 @@ def test_local_endpoints_may_reach_themselves_and_others_cannot() -> None:
     assert shared == {(CLUSTER_IPS, IPV4), (HAIRPIN, b"\n\1\0\1\n\1\0\1")}
 
 
+def test_an_endpoint_of_which_nobody_says_where_it_is_may_be_here() -> None:
+    somewhere = structs.replace(make_endpoint("10.1.0.1:80"), node_name=None)
+
+    shared = render_shared(make_desired("default/web", somewhere))
+
+    assert (HAIRPIN, b"\n\1\0\1\n\1\0\1") in shared
+
+
 def test_an_address_that_is_none_is_a_bug() -> None:
     with pytest.raises(ValueError, match="not an address"):
         render_frontends(make_desired(cluster_ip="ten.ninety"))

@@ -1,0 +1,52 @@
+"""What a process does with its backend, step by step, and what must be so after each step."""
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, TypeVar
+
+from proxy.backend import Applied
+from proxy.model import PortKey
+from tests.contract.host import AnyBackend, Ground, Host
+from tests.data_plane import wanted
+from tests.desired_strategies import Desired
+
+T = TypeVar("T")
+
+
+def run_on(ground: Ground, run: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    with ground.fresh() as host:
+        return asyncio.run(run(host))
+
+
+async def program(
+    backend: AnyBackend, observed: Any, desired: Desired, keys: Collection[PortKey]
+) -> Applied:
+    """Plan some keys and apply the plan."""
+    applied = await backend.apply(backend.plan(desired, observed, keys), observed)
+    assert applied.failed == {}
+    return applied
+
+
+async def adopt(backend: AnyBackend, desired: Desired, *, parts: int = 1) -> Any:
+    """Do what a process does that starts: observe, plan all keys in as many parts, prune."""
+    observed = await backend.observe()
+    keys = sorted(desired)
+    size = len(keys) if observed.is_rebuild_due else -(-len(keys) // parts)
+    for at in range(0, len(keys), max(size, 1)):
+        await program(backend, observed, desired, keys[at : at + size])
+    applied = await backend.apply(backend.prune(desired, observed), observed)
+    assert applied.failed == {}
+    return observed
+
+
+async def check(host: Host, backend: AnyBackend, observed: Any, desired: Desired) -> None:
+    """L1: belief is what is there, nothing is left to do, and the data plane does what is desired."""
+    assert host.state(await host.read_back(backend, observed)) == host.state(observed)
+    plan = backend.plan(desired, observed, sorted(desired))
+    assert not plan, plan.describe()
+    assert not backend.prune(desired, observed)
+    assert host.behaviour(observed) == wanted(desired)
+
+
+def changed(before: Desired, after: Desired) -> list[PortKey]:
+    return sorted([k for k in before.keys() | after.keys() if before.get(k) != after.get(k)])

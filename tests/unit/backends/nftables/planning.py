@@ -1,0 +1,70 @@
+"""Beliefs of a small world, plans for it, and what they write. Shared by the tests of planning."""
+
+from collections.abc import Sequence
+
+from backends.nftables.belief import Observed, TableFacts
+from backends.nftables.layout import Layout, NftSettings
+from backends.nftables.model import Data, NftPlan
+from backends.nftables.plan import plan, prune
+from backends.nftables.render import slot_key
+from proxy.desired import DesiredPort
+from tests.desired_strategies import desired_state, make_desired
+from tests.model_builders import make_endpoint, make_key
+
+LAYOUT = Layout(NftSettings(families=("IPv4",)))
+ENDPOINTS = "endpoints-tcp"
+WEB = make_key("default/web")
+FRONTEND = bytes([10, 96, 0, 10, 6, 0, 0, 0, 0, 80, 0, 0])
+PREFIX = bytes([10, 96, 0, 10, 0, 80, 0, 0])
+
+Written = dict[str, dict[bytes, Data]]
+"""What is written to each set: the new data of each key. What is only deleted is DELETED."""
+DELETED = "deleted"
+
+
+def believing(*ports: DesiredPort) -> Observed:
+    """A belief in which these have been programmed."""
+    observed = Observed({"IPv4": TableFacts()})
+    desired = desired_state(*ports)
+    carry_out(plan(desired, observed, list(desired), LAYOUT), observed)
+    carry_out(prune({}, observed, LAYOUT), observed)
+    return observed
+
+
+def carry_out(planned: NftPlan, observed: Observed) -> None:
+    for transaction in planned.transactions:
+        observed.fold(transaction)
+    observed.occupy(planned)
+
+
+def plan_for(observed: Observed, *ports: DesiredPort, gone: Sequence[str] = ()) -> NftPlan:
+    """Plan these as they are now, and those of the services in `gone`, which are no more."""
+    desired = desired_state(*ports)
+    return plan(desired, observed, [*desired, *map(make_key, gone)], LAYOUT)
+
+
+def written(planned: NftPlan) -> Written:
+    """Return the elements a plan changes. It must be one transaction of nothing else but chains."""
+    (transaction,) = planned.transactions
+    assert (transaction.rebuild, transaction.tables, transaction.sets) == ((), (), ())
+    found: Written = {}
+    for batch in transaction.deletes:
+        found.setdefault(batch.set, {}).update({e.key: DELETED for e in batch.elements})
+    for batch in transaction.adds:
+        found.setdefault(batch.set, {}).update({e.key: e.data for e in batch.elements})
+    return found
+
+
+def slot(number: int) -> bytes:
+    return slot_key(PREFIX, number)
+
+
+def data(address: str) -> bytes:
+    return make_endpoint(address).packed + b"\0\0"
+
+
+def web(*endpoints: str, is_any_usable: bool | None = None) -> DesiredPort:
+    return make_desired("default/web", *endpoints, is_any_usable=is_any_usable)
+
+
+A, B, C, D, E, F = (f"10.1.0.{number}:80" for number in range(1, 7))

@@ -1,0 +1,193 @@
+"""What planning does about the fixed part of our tables, and about what nobody needs."""
+
+import pytest
+
+from backends.kernel.nft_messages import BaseChain
+from backends.nftables.belief import Observed, TableFacts
+from backends.nftables.model import (
+    HAIRPIN,
+    REFUSED,
+    SERVICES,
+    ChainFacts,
+    NftPlan,
+)
+from backends.nftables.plan import is_entangled, needs_rebuild, prune
+from tests.desired_strategies import desired_state, make_desired
+from tests.unit.backends.nftables.planning import (
+    DELETED,
+    ENDPOINTS,
+    FRONTEND,
+    LAYOUT,
+    A,
+    B,
+    C,
+    believing,
+    carry_out,
+    data,
+    plan_for,
+    slot,
+    web,
+    written,
+)
+
+# --- the fixed part
+
+
+def test_on_an_empty_host_everything_is_one_transaction() -> None:
+    (transaction,) = plan_for(Observed({"IPv4": TableFacts()}), web(A)).transactions
+
+    assert transaction.tables == ("IPv4",)
+    assert [spec for _, spec in transaction.sets] == list(LAYOUT.sets("IPv4"))
+    names = [spec.name for _, spec in transaction.chains]
+    assert names == [*[spec.name for spec in LAYOUT.skeleton("IPv4")], "pick-tcp-1"]
+
+
+def test_without_services_prune_makes_the_fixed_part() -> None:
+    observed = Observed({"IPv4": TableFacts()})
+
+    carry_out(prune({}, observed, LAYOUT), observed)
+
+    assert observed.tables["IPv4"].is_present
+    assert not prune({}, observed, LAYOUT)
+
+
+def test_a_rule_changed_from_outside_is_written_again() -> None:
+    observed = believing(web(A))
+    observed.tables["IPv4"].chains[SERVICES] = ChainFacts(None, ("something else",))
+
+    (transaction,) = plan_for(observed, web(A)).transactions
+
+    assert [spec.name for _, spec in transaction.chains] == [SERVICES]
+    assert (transaction.deletes, transaction.adds) == ((), ())
+
+
+@pytest.mark.parametrize("change", ["set", "size", "hook", "dormant", "entangled"])
+def test_a_table_that_cannot_be_changed_into_ours_is_made_anew_as_a_whole(change: str) -> None:
+    observed = believing(web(A))
+    facts = observed.tables["IPv4"]
+    match change:
+        case "set":
+            facts.sets[REFUSED] = facts.sets[REFUSED]._replace(key_length=4)
+        case "size":
+            facts.sets[REFUSED] = facts.sets[REFUSED]._replace(size=5)
+        case "hook":
+            hook = BaseChain("nat", 0, -99)
+            facts.chains["prerouting"] = facts.chains["prerouting"]._replace(base=hook)
+        case "dormant":
+            facts.is_dormant = True
+        case _:
+            facts.is_entangled = True
+    facts.elements[SERVICES][b"foreign"] = "drop"
+    facts.chains["stranger"] = ChainFacts(None, ())
+
+    planned = plan_for(observed, web(A, B))
+    (transaction,) = planned.transactions
+    assert transaction.rebuild == transaction.tables == ("IPv4",)
+    assert not transaction.deletes
+    carry_out(planned, observed)
+
+    assert not prune({}, observed, LAYOUT)
+    fresh = believing(web(A, B)).tables["IPv4"]
+    rebuilt = observed.tables["IPv4"]
+    assert (rebuilt.sets, rebuilt.elements) == (fresh.sets, fresh.elements)
+    assert rebuilt.chains == fresh.chains
+    assert not needs_rebuild(rebuilt, LAYOUT, "IPv4")
+
+
+def test_without_services_prune_makes_the_table_anew() -> None:
+    observed = believing()
+    facts = observed.tables["IPv4"]
+    facts.is_dormant = True
+    facts.chains["stranger"] = ChainFacts(None, ())
+
+    (transaction,) = prune({}, observed, LAYOUT).transactions
+
+    assert transaction.rebuild == ("IPv4",)
+    assert (transaction.gone_chains, transaction.gone_sets) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("lost", "verdict", "stranger", "entangled"),
+    [
+        pytest.param("", f"goto {SERVICES}", "stranger", False, id="all rules are there"),
+        pytest.param(SERVICES, "drop", "", False, id="a verdict that leads nowhere"),
+        pytest.param(SERVICES, "goto pick-udp-8", "", False, id="a verdict like ours"),
+        pytest.param(SERVICES, f"goto {SERVICES}", "", True, id="a verdict that leads back"),
+        pytest.param(SERVICES, "drop", "stranger", True, id="a foreign chain"),
+        pytest.param(SERVICES, "drop", "pick-tcp-64", False, id="a chain that picks"),
+    ],
+)
+def test_rules_that_could_make_a_loop_are_seen_before_the_kernel_refuses_them(
+    lost: str, verdict: str, stranger: str, entangled: bool
+) -> None:
+    facts = believing(web(A)).tables["IPv4"]
+    facts.chains.pop(lost, None)
+    facts.elements[SERVICES][b"key"] = verdict
+    if stranger:
+        facts.chains[stranger] = ChainFacts(None, ())
+
+    assert is_entangled(facts, LAYOUT, "IPv4") == entangled
+
+
+# --- prune
+
+
+def test_prune_removes_what_nobody_occupies() -> None:
+    observed = believing(web(A))
+    elements = observed.tables["IPv4"].elements
+    kept = {name: dict(values) for name, values in elements.items()}
+    elements[SERVICES][b"foreign"] = "drop"
+    elements[ENDPOINTS][slot(1)] = data(B)
+    elements[HAIRPIN][b"\n\1\0\1\n\1\0\1"] = None
+    elements[REFUSED][FRONTEND[:4]] = None
+
+    assert written(prune({}, observed, LAYOUT)) == {
+        SERVICES: {b"foreign": DELETED},
+        ENDPOINTS: {slot(1): DELETED},
+        HAIRPIN: {b"\n\1\0\1\n\1\0\1": DELETED},
+        REFUSED: {FRONTEND[:4]: DELETED},
+    }
+    carry_out(prune({}, observed, LAYOUT), observed)
+    assert elements == kept
+
+
+def test_prune_leaves_what_an_earlier_process_made_for_who_is_desired_but_was_refused() -> None:
+    observed = believing(web(A, B), make_desired("default/gone", A, cluster_ip="10.96.0.11"))
+    observed.occupy(NftPlan((), dict.fromkeys(list(observed.rendered)), {}))
+    before = {name: dict(e) for name, e in observed.tables["IPv4"].elements.items()}
+
+    carry_out(prune(desired_state(web(C)), observed, LAYOUT), observed)
+
+    left = {name: e for name, e in observed.tables["IPv4"].elements.items() if e}
+    kept = {
+        name: {key: data for key, data in elements.items() if key.startswith(FRONTEND[:4])}
+        for name, elements in before.items()
+    }
+    assert left == {name: elements for name, elements in kept.items() if elements}
+
+
+def test_prune_removes_foreign_chains_and_sets_once_nothing_in_them_refers_to_anything() -> None:
+    observed = believing(web(A))
+    facts = observed.tables["IPv4"]
+    facts.sets["crowd"] = facts.sets[REFUSED]
+    facts.elements["crowd"] = {b"key": None}
+    facts.chains["stranger"] = ChainFacts(None, ("goto crowd",))
+    facts.chains["pick-tcp-8"] = ChainFacts(None, ("another choice",))
+
+    emptying, deleting = prune({}, observed, LAYOUT).transactions
+
+    names = {"stranger", "pick-tcp-8"}
+    assert {spec.name for _, spec in emptying.chains} == names
+    assert all(not spec.rules for _, spec in emptying.chains)
+    assert emptying.gone_sets == (("IPv4", "crowd"),)
+    assert {name for _, name in deleting.gone_chains} == names
+    carry_out(prune({}, observed, LAYOUT), observed)
+    assert not prune({}, observed, LAYOUT)
+
+
+def test_prune_keeps_chains_that_pick_for_nobody_at_present() -> None:
+    observed = believing(web(A, B))
+    carry_out(plan_for(observed, web(A)), observed)
+
+    assert "pick-tcp-2" in observed.tables["IPv4"].chains
+    assert not prune({}, observed, LAYOUT)
