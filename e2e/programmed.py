@@ -10,8 +10,11 @@ from backends.nftables.layout import Layout, NftSettings
 from e2e.topology import CLUSTER_CIDRS, SERVICE_CIDRS, Family, Host, Node, World
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, Endpoint, PortKey
+from proxy.netlink import codec
+from proxy.netlink.socket import NetlinkSocket
 from tests.model_builders import make_endpoint
 
+_DELETE_FLOWS = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
 LAYOUT = Layout(NftSettings(families=FAMILIES, cluster_cidrs=CLUSTER_CIDRS))
 _STRAY_COUNTERS = """
     table inet stray {
@@ -34,12 +37,14 @@ class Programmed:
         with node.entered():
             self._backend = NftablesBackend(LAYOUT)
             self._observed = self._runner.run(self._backend.observe())
+            self._conntrack = NetlinkSocket(codec.NETLINK_NETFILTER)
         self._desired: dict[PortKey, DesiredPort] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._conntrack.close()
         self._backend.close()
         self._runner.close()
 
@@ -50,6 +55,15 @@ class Programmed:
     def alternate(self, states: Iterable[Sequence[DesiredPort]]) -> int:
         """Put one state after the other, as fast as it goes, and return how many plans that were."""
         return self._runner.run(self._apply_all(states))
+
+    def forget_flows(self) -> None:
+        """Empty the node's connection tracking.
+
+        What was translated once stays so for as long as its entry lives: a UDP client that happens on the source port
+        of an earlier one would be sent where that one was.
+        """
+        everything = codec.Request(_DELETE_FLOWS, codec.NLM_F_ACK, bytes(4))
+        assert not self._conntrack.transact([everything])
 
     def clear(self) -> None:
         """Withdraw every service; the fixed rules stay."""

@@ -54,8 +54,10 @@ class Service:
         )
 
     def serve(self, *pods: Host, remote: tuple[Host, ...] = ()) -> None:
-        """Have exactly these endpoints from now on."""
+        """Have exactly these endpoints from now on, for every new flow."""
         self.data_plane.put(self.described(*pods, remote=remote))
+        if self.protocol == "UDP":
+            self.data_plane.forget_flows()
 
     def has_none_here(self) -> None:
         """internalTrafficPolicy Local, and endpoints on other nodes only."""
