@@ -141,11 +141,21 @@ class Service(Value, frozen=True, kw_only=True):
     resource_version: str = ""
 
 
+READY: Final = 1
+SERVING: Final = 2
+TERMINATING: Final = 4
+LOCAL: Final = 8
+ZONE_HINTED: Final = 16
+NODE_HINTED: Final = 32
+
+
 class Endpoint(Value, frozen=True, kw_only=True, gc=False):
     """One address and port behind a ServicePort, as one EndpointSlice states it.
 
     `address` is `host:port` with IPv6 in brackets: the identity within a ServicePort and the sort key.
-    `packed` is the address in network byte order followed by the port, as kernel interfaces want it.
+    `packed` is the address followed by the port, in network byte order and padded to whole words of four bytes, as
+    the kernel's sets and maps hold a concatenation of the two.
+    `flags` says all that selection asks of most endpoints in one number, so that a large service is looked through fast.
     Hints are None where the slice gives none: an empty hint list is no hint.
     """
 
@@ -154,14 +164,28 @@ class Endpoint(Value, frozen=True, kw_only=True, gc=False):
     port: int
     packed: bytes
     slice: str
-    ready: bool = True
-    serving: bool = True
-    terminating: bool = False
-    is_local: bool = False
+    flags: int = READY | SERVING
     node_name: str | None = None
     zone: str | None = None
     zone_hints: frozenset[str] | None = None
     node_hints: frozenset[str] | None = None
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.flags & READY)
+
+    @property
+    def serving(self) -> bool:
+        return bool(self.flags & SERVING)
+
+    @property
+    def terminating(self) -> bool:
+        return bool(self.flags & TERMINATING)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this node."""
+        return bool(self.flags & LOCAL)
 
 
 class SlicePort(NamedTuple):
@@ -175,6 +199,8 @@ class EndpointSlice(Value, frozen=True, kw_only=True):
     """An EndpointSlice reduced to what a proxy needs: for each of its ports, the endpoints it lists.
 
     `service` is None where the slice belongs to no service here (no label, or labelled headless).
+    `triggered_s` (unix seconds) is when the first change of a pod or Service led to this version of the slice, as
+    its author states it in `endpoints.kubernetes.io/last-change-trigger-time`; None where it does not.
     """
 
     namespace: str
@@ -184,14 +210,20 @@ class EndpointSlice(Value, frozen=True, kw_only=True):
     ports: tuple[tuple[SlicePort, tuple[Endpoint, ...]], ...] = ()
     uid: str = ""
     resource_version: str = ""
+    triggered_s: float | None = None
 
 
 class NodeInfo(Value, frozen=True, kw_only=True):
-    """What is known of the own Node. Everything but the name is empty until the Node has been read."""
+    """What is known of the own Node. Everything but the name is empty until the Node has been read.
+
+    `leaving` names why no new traffic should come here: the Node is being deleted, or the cluster autoscaler is about
+    to; empty otherwise.
+    """
 
     name: str
     zone: str = ""
     addresses: tuple[str, ...] = ()
     pod_cidrs: tuple[str, ...] = ()
+    leaving: str = ""
     is_known: bool = False
     resource_version: str = ""

@@ -10,15 +10,25 @@ endpoints) and KEP-2086 (traffic policies):
   of them names this node (node hints, tried first) or this node's zone.
 - A list that no traffic policy of the ServicePort uses is None, which is not the same as empty.
 
-The verdict of an endpoint depends on a handful of flags, so verdicts are made once for each
-combination of flags that occurs and shared: thousands of endpoints cost one look-up each.
+The verdict of an endpoint depends on a handful of flags, so everything is decided once for each
+combination of flags that occurs, its kind: thousands of endpoints cost one look-up each.
 """
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal
 
-from proxy.model import Endpoint, NodeInfo, ServicePort, Value
+from proxy.model import (
+    LOCAL,
+    NODE_HINTED,
+    READY,
+    SERVING,
+    TERMINATING,
+    ZONE_HINTED,
+    Endpoint,
+    NodeInfo,
+    ServicePort,
+    Value,
+)
 
 Topology = Literal["SameNode", "SameZone", ""]
 Reason = Literal[
@@ -61,14 +71,15 @@ class Verdict(Value, frozen=True, kw_only=True):
 class Selection(Value, frozen=True, kw_only=True):
     """The outcome for one ServicePort.
 
-    `verdicts` has one entry for each of `endpoints`, in the same order (bytewise by address).
+    `verdicts` has one entry for each of `endpoints`, in the same order (bytewise by address): the verdict of its kind.
     `reachable` is everything this node may send to for any of the service's frontends.
     `is_any_usable` says whether the service can be served anywhere in the cluster: false means
     refuse, true with an empty list means drop.
     """
 
     endpoints: tuple[Endpoint, ...]
-    verdicts: tuple[Verdict, ...]
+    kinds: tuple[int, ...]
+    verdict_of: Mapping[int, Verdict]
     cluster: tuple[Endpoint, ...] | None
     local: tuple[Endpoint, ...] | None
     reachable: tuple[Endpoint, ...]
@@ -76,67 +87,54 @@ class Selection(Value, frozen=True, kw_only=True):
     topology: Topology
     topology_reason: TopologyReason
 
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        return tuple([self.verdict_of[kind] for kind in self.kinds])
+
 
 def select(endpoints: tuple[Endpoint, ...], port: ServicePort, node: NodeInfo) -> Selection:
     """Select among `endpoints`, which are merged and sorted bytewise by address."""
     uses_cluster, uses_local = port.uses_cluster, port.uses_local
+    kinds = [e.flags for e in endpoints]
     topology: Topology = ""
     topology_reason: TopologyReason = "policy-unused"
     if uses_cluster:
-        topology, topology_reason = _topology([e for e in endpoints if e.ready], node)
-
-    codes = [_CODES[e.ready, e.serving, e.terminating, e.is_local] for e in endpoints]
+        topology, topology_reason = _topology(endpoints, set(kinds), node)
     if topology:
-        codes = [
-            code if _is_hinted(e, topology, node) else code & ~_HINTED
-            for e, code in zip(endpoints, codes, strict=True)
+        kinds = [
+            kind if _is_hinted(e, topology, node) else kind | _ELSEWHERE
+            for e, kind in zip(endpoints, kinds, strict=True)
         ]
-    occurring = set(codes)
-    is_any_usable = any(code & (_READY | _FALLBACK) for code in occurring)
-    cluster_wants = _wanted(occurring, _READY | _HINTED, _FALLBACK) if uses_cluster else None
-    local_wants = _wanted(occurring, _READY | _LOCAL, _FALLBACK | _LOCAL) if uses_local else None
-    verdict_of = {
-        code: Verdict(
-            cluster=_cluster_choice(code, cluster_wants, topology),
-            local=_local_choice(code, local_wants),
-        )
-        for code in occurring
-    }
-    verdicts = tuple([verdict_of[code] for code in codes])
-    cluster = _chosen(endpoints, codes, occurring, cluster_wants)
-    local = _chosen(endpoints, codes, occurring, local_wants)
+    occurring = frozenset(kinds)
+    in_cluster = _usable(occurring, avoided=_ELSEWHERE) if uses_cluster else None
+    here = frozenset([kind for kind in occurring if kind & LOCAL])
+    in_local = _usable(here) if uses_local else None
+    cluster = _chosen(endpoints, kinds, occurring, in_cluster)
+    local = _chosen(endpoints, kinds, occurring, in_local)
+    reachable = cluster or local or ()
+    if in_cluster is not None and in_local is not None:
+        reachable = _chosen(endpoints, kinds, occurring, in_cluster | in_local) or ()
     return Selection(
         endpoints=endpoints,
-        verdicts=verdicts,
+        kinds=tuple(kinds),
+        verdict_of={
+            kind: Verdict(
+                cluster=_cluster_choice(kind, in_cluster, topology),
+                local=_local_choice(kind, in_local),
+            )
+            for kind in occurring
+        },
         cluster=cluster,
         local=local,
-        reachable=_union(endpoints, verdicts, cluster, local),
-        is_any_usable=is_any_usable,
+        reachable=reachable,
+        is_any_usable=bool(_usable(occurring)),
         topology=topology,
         topology_reason=topology_reason,
     )
 
 
-_READY: Final = 1
-_FALLBACK: Final = 2  # not ready, but serving while terminating
-_LOCAL: Final = 4
-_HINTED: Final = 8  # matches the topology in force; always set when there is none
-_TERMINATING: Final = 16
-_NEVER: Final = 1 << 30  # a bit no endpoint has: selects nothing
-
-
-def _code(*, ready: bool, serving: bool, terminating: bool, is_local: bool) -> int:
-    """Return the flags of an endpoint in these conditions, as if every endpoint were hinted."""
-    code = _HINTED | (_TERMINATING if terminating else 0) | (_LOCAL if is_local else 0)
-    if ready:
-        return code | _READY
-    return code | (_FALLBACK if terminating and serving else 0)
-
-
-_CODES: Final = {
-    flags: _code(ready=flags[0], serving=flags[1], terminating=flags[2], is_local=flags[3])
-    for flags in itertools.product((False, True), repeat=4)
-}
+_ELSEWHERE: Final = 1 << 10  # added to an endpoint's flags: the topology in force leads elsewhere
+_STANDS_IN: Final = SERVING | TERMINATING  # for ready endpoints, where there are none
 
 
 def _is_hinted(endpoint: Endpoint, topology: Topology, node: NodeInfo) -> bool:
@@ -145,90 +143,80 @@ def _is_hinted(endpoint: Endpoint, topology: Topology, node: NodeInfo) -> bool:
     return endpoint.zone_hints is not None and node.zone in endpoint.zone_hints
 
 
-def _topology(ready: Sequence[Endpoint], node: NodeInfo) -> tuple[Topology, TopologyReason]:
-    if not ready:
+def _topology(
+    endpoints: Sequence[Endpoint], occurring: Collection[int], node: NodeInfo
+) -> tuple[Topology, TopologyReason]:
+    kinds = [kind for kind in occurring if kind & READY]
+    if not kinds:
         return "", "no-ready-endpoint"
-    node_hints = [e.node_hints for e in ready if e.node_hints is not None]
-    zone_hints = [e.zone_hints for e in ready if e.zone_hints is not None]
-    has_all_node_hints = len(node_hints) == len(ready)
-    if has_all_node_hints and any(node.name in hints for hints in node_hints):
+    if not any(kind & (NODE_HINTED | ZONE_HINTED) for kind in kinds):
+        return "", "no-hints"
+    ready = [e for e in endpoints if e.flags & READY]
+    has_all_node_hints = all(kind & NODE_HINTED for kind in kinds)
+    if has_all_node_hints and any(_is_hinted(e, "SameNode", node) for e in ready):
         return "SameNode", "applied"
     reason: TopologyReason
-    if not zone_hints and not node_hints:
-        reason = "no-hints"
-    elif not zone_hints and has_all_node_hints:
+    if has_all_node_hints and not any(kind & ZONE_HINTED for kind in kinds):
         reason = "no-endpoint-for-node"
-    elif len(zone_hints) < len(ready):
+    elif not all(kind & ZONE_HINTED for kind in kinds):
         reason = "endpoint-without-hint"
     elif not node.zone:
         reason = "node-without-zone"
-    elif any(node.zone in hints for hints in zone_hints):
+    elif any(_is_hinted(e, "SameZone", node) for e in ready):
         return "SameZone", "applied"
     else:
         reason = "no-endpoint-for-zone"
     return "", reason
 
 
-def _wanted(occurring: set[int], first: int, otherwise: int) -> int:
-    """Return the bits an endpoint must have: `first` if any endpoint has them, else `otherwise`."""
-    for bits in (first, otherwise):
-        if any(code & bits == bits for code in occurring):
-            return bits
-    return _NEVER
-
-
-def _chosen(
-    endpoints: tuple[Endpoint, ...], codes: list[int], occurring: set[int], wanted: int | None
-) -> tuple[Endpoint, ...] | None:
-    if wanted is None:
-        return None
-    if all(code & wanted == wanted for code in occurring):
-        return endpoints
-    return tuple([e for e, code in zip(endpoints, codes, strict=True) if code & wanted == wanted])
-
-
-def _union(
-    endpoints: tuple[Endpoint, ...],
-    verdicts: tuple[Verdict, ...],
-    cluster: tuple[Endpoint, ...] | None,
-    local: tuple[Endpoint, ...] | None,
-) -> tuple[Endpoint, ...]:
-    if cluster is None or local is None:
-        return cluster or local or ()
-    return tuple(
-        [
-            e
-            for e, v in zip(endpoints, verdicts, strict=True)
-            if v.cluster.selected or v.local.selected
-        ]
+def _usable(kinds: frozenset[int], avoided: int = 0) -> frozenset[int]:
+    """Return the kinds of endpoints that make up a list: ready ones, or what stands in for them."""
+    ready = frozenset([kind for kind in kinds if kind & READY and not kind & avoided])
+    return ready or frozenset(
+        [kind for kind in kinds if not kind & READY and kind & _STANDS_IN == _STANDS_IN]
     )
 
 
-def _unusable(code: int) -> Reason:
-    if code & _FALLBACK:
-        return "terminating"
-    return "not-serving" if code & _TERMINATING else "not-ready"
+def _chosen(
+    endpoints: tuple[Endpoint, ...],
+    kinds: list[int],
+    occurring: frozenset[int],
+    chosen: frozenset[int] | None,
+) -> tuple[Endpoint, ...] | None:
+    if chosen is None:
+        return None
+    if chosen == occurring:
+        return endpoints
+    return tuple([e for e, kind in zip(endpoints, kinds, strict=True) if kind in chosen])
 
 
-def _cluster_choice(code: int, wanted: int | None, topology: Topology) -> Choice:
-    if wanted is None:
+def _unusable(kind: int) -> Reason:
+    if not kind & TERMINATING:
+        return "not-ready"
+    return "terminating" if kind & SERVING else "not-serving"
+
+
+def _selected(kind: int) -> Choice:
+    return Choice(selected=True, reason="ready" if kind & READY else "terminating-fallback")
+
+
+def _cluster_choice(kind: int, chosen: frozenset[int] | None, topology: Topology) -> Choice:
+    if chosen is None:
         return Choice(selected=False, reason="policy-unused")
-    if code & wanted == wanted:
-        reason: Reason = "ready" if code & _READY else "terminating-fallback"
-        return Choice(selected=True, reason=reason)
-    if code & _READY:
+    if kind in chosen:
+        return _selected(kind)
+    if kind & READY:
         return Choice(
             selected=False, reason="other-node" if topology == "SameNode" else "other-zone"
         )
-    return Choice(selected=False, reason=_unusable(code))
+    return Choice(selected=False, reason=_unusable(kind))
 
 
-def _local_choice(code: int, wanted: int | None) -> Choice:
-    if wanted is None:
+def _local_choice(kind: int, chosen: frozenset[int] | None) -> Choice:
+    if chosen is None:
         return Choice(selected=False, reason="policy-unused")
-    if code & wanted == wanted:
-        reason: Reason = "ready" if code & _READY else "terminating-fallback"
-        return Choice(selected=True, reason=reason)
-    if not code & _LOCAL:
+    if kind in chosen:
+        return _selected(kind)
+    if not kind & LOCAL:
         return Choice(selected=False, reason="not-local")
-    return Choice(selected=False, reason=_unusable(code))
+    return Choice(selected=False, reason=_unusable(kind))

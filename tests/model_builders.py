@@ -12,6 +12,12 @@ from msgspec import structs
 from proxy.model import (
     IPV4,
     IPV6,
+    LOCAL,
+    NODE_HINTED,
+    READY,
+    SERVING,
+    TERMINATING,
+    ZONE_HINTED,
     Endpoint,
     EndpointSlice,
     Family,
@@ -119,20 +125,26 @@ def make_endpoint(
     """Make the endpoint at `host:port` (IPv6 in brackets). Empty hints are no hints, as the model wants it."""
     host, _, port = address.rpartition(":")
     ip = host.removeprefix("[").removesuffix("]")
+    zones, nodes = frozenset(zone_hints), frozenset(node_hints)
+    flags = {
+        READY: ready,
+        SERVING: serving,
+        TERMINATING: terminating,
+        LOCAL: is_local,
+        ZONE_HINTED: bool(zones),
+        NODE_HINTED: bool(nodes),
+    }
     return Endpoint(
         address=address,
         ip=ip,
         port=int(port),
-        packed=ipaddress.ip_address(ip).packed + int(port).to_bytes(2, "big"),
+        packed=ipaddress.ip_address(ip).packed + int(port).to_bytes(2, "big") + b"\0\0",
         slice=slice_name,
-        ready=ready,
-        serving=serving,
-        terminating=terminating,
-        is_local=is_local,
+        flags=sum(flag for flag, is_set in flags.items() if is_set),
         node_name=node_name or (THIS_NODE if is_local else OTHER_NODE),
         zone=zone,
-        zone_hints=frozenset(zone_hints) or None,
-        node_hints=frozenset(node_hints) or None,
+        zone_hints=zones or None,
+        node_hints=nodes or None,
     )
 
 

@@ -15,7 +15,7 @@ What keeps every live frontend answered (see proxy.backend, L5):
 
 import enum
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.layout import Layout, capacity_for, is_picking, picking_chain
@@ -372,12 +372,10 @@ def _believed_slots(elements: Mapping[bytes, Data], target: Target) -> list[byte
     while True:
         # one size for pools that grow and shrink a little
         keys = slot_range(target.slots_prefix, len(found), (target.slots | 7) + 1)
-        block = list(map(elements.get, keys))
-        is_end = None in block
-        found += [
-            data
-            for data in block[: block.index(None) if is_end else None]
-            if isinstance(data, bytes)
-        ]
-        if is_end:
+        block: list[Any] = list(
+            map(elements.get, keys)
+        )  # bytes: an endpoint map holds nothing else
+        if None in block:
+            found += block[: block.index(None)]
             return found
+        found += block

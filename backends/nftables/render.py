@@ -18,6 +18,7 @@ from backends.nftables.model import (
 from backends.nftables.rules import PROTOCOL_NUMBERS
 from proxy.addresses import parse_ip
 from proxy.desired import DesiredPort
+from proxy.model import LOCAL
 
 _WIDE: Final = 128
 _PADDING: Final = b"\0\0"
@@ -59,7 +60,7 @@ def _wide_slot_range(prefix: bytes, start: int, count: int) -> tuple[bytes, ...]
 def render_frontends(port: DesiredPort) -> tuple[RenderedFrontend, ...]:
     """Render the cluster IP, the frontend this backend serves so far."""
     protocol = port.key.name.protocol
-    pool = tuple([endpoint.packed + _PADDING for endpoint in port.internal])
+    pool = tuple([endpoint.packed for endpoint in port.internal])
     rendered: list[RenderedFrontend] = []
     for frontend in port.frontends:
         if frontend.kind == "ClusterIP" and frontend.address is not None:
@@ -87,8 +88,8 @@ def render_shared(port: DesiredPort) -> frozenset[SharedMember]:
         if frontend.kind == "ClusterIP" and frontend.address is not None:
             members.add((CLUSTER_IPS, _packed(frontend.address)))
     for endpoint in port.reachable:
-        if endpoint.is_local or endpoint.node_name is None:
-            address = endpoint.packed[:-2]
+        if endpoint.flags & LOCAL or endpoint.node_name is None:
+            address = endpoint.packed[:-4]
             members.add((HAIRPIN, address + address))
     return frozenset(members)
 

@@ -5,24 +5,39 @@ the slice on every change, so its inner loop is flat and its strings are shared.
 endpoints serve, and what duplicates in other slices mean, is the business of `cache` and `selection`.
 """
 
+import operator
 from collections.abc import Iterable
 from functools import lru_cache
 from sys import intern
 from typing import Final, NamedTuple
 
 from proxy.addresses import pack_canonical_ipv4, parse_ip
-from proxy.model import IPV4, Endpoint, Family, SlicePort
+from proxy.model import (
+    IPV4,
+    LOCAL,
+    NODE_HINTED,
+    READY,
+    SERVING,
+    TERMINATING,
+    ZONE_HINTED,
+    Endpoint,
+    Family,
+    SlicePort,
+)
 from proxy.sources import advice, wire
 from proxy.sources.findings import Findings, quoted
 
 _NO_CONDITIONS: Final = wire.EndpointConditions()
 _NO_HINTS: Final = wire.EndpointHints()
+_address_of: Final = operator.attrgetter("address")
 
 
 def by_port(
     obj: wire.EndpointSlice, family: Family, node_name: str, found: Findings
 ) -> tuple[tuple[SlicePort, tuple[Endpoint, ...]], ...]:
-    """Return for each port the endpoints in list order. An endpoint is local if its nodeName is exactly `node_name`.
+    """Return for each port the endpoints, sorted bytewise by address, one address twice in list order.
+
+    An endpoint is local if its nodeName is exactly `node_name`. Sorting here makes the merge of many slices cheap.
 
     The same name and protocol may come with several numbers: all of them serve.
     """
@@ -30,6 +45,7 @@ def by_port(
     _gather(obj, [gathering for _, gathering in ports], family, node_name, found)
     merged: dict[SlicePort, tuple[Endpoint, ...]] = {}
     for port, gathering in ports:
+        gathering.endpoints.sort(key=_address_of)
         merged[port] = merged.get(port, ()) + tuple(gathering.endpoints)
     return tuple(merged.items())
 
@@ -59,7 +75,7 @@ def _ports(
             if key in ports:
                 found.add(f"ports[{index}]", "stands in the list twice")
             else:
-                ports[key] = _Gathering(number, f":{number}", number.to_bytes(2), [])
+                ports[key] = _Gathering(number, f":{number}", number.to_bytes(2) + b"\0\0", [])
     return [(port, gathering) for (port, _), gathering in ports.items()]
 
 
@@ -95,6 +111,15 @@ def _gather(
         conditions = endpoint.conditions or _NO_CONDITIONS
         at_node, zone, hints = endpoint.node_name, endpoint.zone, endpoint.hints or _NO_HINTS
         zone_hints, node_hints = _hinted(hints.for_zones), _hinted(hints.for_nodes)
+        flags = (
+            # Absent means true, true and false, each on its own: a mirrored slice sets only `ready`.
+            (0 if conditions.ready is False else READY)
+            | (0 if conditions.serving is False else SERVING)
+            | (TERMINATING if conditions.terminating else 0)
+            | (LOCAL if at_node and at_node == node_name else 0)
+            | (0 if zone_hints is None else ZONE_HINTED)
+            | (0 if node_hints is None else NODE_HINTED)
+        )
         for number, suffix, packed_port, gathered in gatherings:
             gathered.append(
                 Endpoint(
@@ -103,11 +128,7 @@ def _gather(
                     port=number,
                     packed=packed + packed_port,
                     slice=slice_name,
-                    # Absent means true, true and false, each on its own: a mirrored slice sets only `ready`.
-                    ready=conditions.ready is not False,
-                    serving=conditions.serving is not False,
-                    terminating=conditions.terminating is True,
-                    is_local=bool(at_node) and at_node == node_name,
+                    flags=flags,
                     node_name=at_node and intern(at_node),
                     zone=zone and intern(zone),
                     zone_hints=zone_hints,

@@ -60,7 +60,7 @@ def slot(number: int) -> bytes:
 
 
 def data(address: str) -> bytes:
-    return make_endpoint(address).packed + b"\0\0"
+    return make_endpoint(address).packed
 
 
 def web(*endpoints: str, is_any_usable: bool | None = None) -> DesiredPort:

@@ -36,7 +36,7 @@ def test_an_endpoint_has_its_address_in_every_form() -> None:
         address="10.244.1.5:8080",
         ip="10.244.1.5",
         port=8080,
-        packed=b"\x0a\xf4\x01\x05\x1f\x90",
+        packed=b"\x0a\xf4\x01\x05\x1f\x90\0\0",
         slice="web-abc12",
     )
 
@@ -46,7 +46,7 @@ def test_an_ipv6_endpoint_stands_in_brackets() -> None:
 
     assert endpoint.address == "[fd00::5]:8080"
     assert endpoint.ip == "fd00::5"
-    assert endpoint.packed == b"\xfd" + bytes(14) + b"\x05" + b"\x1f\x90"
+    assert endpoint.packed == b"\xfd" + bytes(14) + b"\x05" + b"\x1f\x90\0\0"
 
 
 @pytest.mark.parametrize("given", ["010.244.001.005", "::ffff:10.244.1.5"])
@@ -128,7 +128,7 @@ def test_endpoints_with_equal_hints_share_one_set() -> None:
     assert first.zone_hints is second.zone_hints
 
 
-def test_every_port_has_every_endpoint_in_list_order() -> None:
+def test_every_port_has_every_endpoint_sorted_by_address() -> None:
     ports, found = _by_port(
         make_slice(
             endpoints=["10.0.0.9", "10.0.0.1"],
@@ -141,9 +141,9 @@ def test_every_port_has_every_endpoint_in_list_order() -> None:
     )
 
     assert {port: [item.address for item in items] for port, items in ports.items()} == {
-        SlicePort("dns", "UDP"): ["10.0.0.9:53", "10.0.0.1:53"],
-        SlicePort("dns", "TCP"): ["10.0.0.9:53", "10.0.0.1:53"],
-        SlicePort("", "TCP"): ["10.0.0.9:9153", "10.0.0.1:9153"],
+        SlicePort("dns", "UDP"): ["10.0.0.1:53", "10.0.0.9:53"],
+        SlicePort("dns", "TCP"): ["10.0.0.1:53", "10.0.0.9:53"],
+        SlicePort("", "TCP"): ["10.0.0.1:9153", "10.0.0.9:9153"],
     }
     assert found.rejected() == ()
 

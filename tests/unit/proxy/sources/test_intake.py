@@ -275,7 +275,7 @@ def _check(reading: Reading) -> None:
                     parsed = addresses.parse_ip(endpoint.ip)
                     assert parsed is not None
                     assert (parsed.text, parsed.family) == (endpoint.ip, family)
-                    assert endpoint.packed == parsed.packed + endpoint.port.to_bytes(2)
+                    assert endpoint.packed == parsed.packed + endpoint.port.to_bytes(2) + b"\0\0"
         case NodeInfo(name=name):
             assert name == "node-1"
         case None:
