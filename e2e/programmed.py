@@ -1,12 +1,16 @@
 """The nftables data plane of a node, programmed from inside the test: no daemon, no API, one plan after the other."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
+from backends.kernel.nft import Nft
+from backends.nftables import messages
 from backends.nftables.backend import NftablesBackend
 from backends.nftables.layout import Layout, NftSettings
+from backends.nftables.model import Data, Transaction
 from e2e.topology import CLUSTER_CIDRS, SERVICE_CIDRS, Family, Host, Node, World
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, Endpoint, PortKey
@@ -14,6 +18,7 @@ from proxy.netlink import codec
 from proxy.netlink.socket import NetlinkSocket
 from tests.model_builders import make_endpoint
 
+_ROUNDS_TO_SETTLE = 16
 _DELETE_FLOWS = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
 LAYOUT = Layout(NftSettings(families=FAMILIES, cluster_cidrs=CLUSTER_CIDRS))
 _STRAY_COUNTERS = """
@@ -52,9 +57,13 @@ class Programmed:
         """Bring these ServicePorts into the kernel with one plan; what was put before stays."""
         self._runner.run(self._apply(ports))
 
-    def alternate(self, states: Iterable[Sequence[DesiredPort]]) -> int:
-        """Put one state after the other, as fast as it goes, and return how many plans that were."""
-        return self._runner.run(self._apply_all(states))
+    def flip(self, states: Sequence[Sequence[DesiredPort]], seconds: float) -> int:
+        """Put one state after the other, over and over, for that long; return how many transactions that were.
+
+        Planning is much slower than the kernel. So the plans are made beforehand, by the planner itself, once round
+        until everything is as it was, and then carried out again and again. The last state holds at the end.
+        """
+        return self._runner.run(self._flip(states, seconds))
 
     def forget_flows(self) -> None:
         """Empty the node's connection tracking.
@@ -70,21 +79,40 @@ class Programmed:
         keys, self._desired = list(self._desired), {}
         self._runner.run(self._carry_out(keys))
 
-    async def _apply_all(self, states: Iterable[Sequence[DesiredPort]]) -> int:
-        count = 0
-        for ports in states:
-            await self._apply(ports)
-            count += 1
+    async def _flip(self, states: Sequence[Sequence[DesiredPort]], seconds: float) -> int:
+        for _ in range(_ROUNDS_TO_SETTLE):
+            before = self._elements()
+            cycle = [transaction for ports in states for transaction in await self._apply(ports)]
+            if self._elements() == before:
+                break
+        else:
+            raise AssertionError("going round the states never comes back to where it began")
+        with self._node.entered(), Nft() as nft:
+            batches = [messages.pack(transaction).requests for transaction in cycle]
+            end_s, count = time.monotonic() + seconds, 0
+            while time.monotonic() < end_s:
+                for batch in batches:
+                    nft.commit(batch)
+                count += len(batches)
         return count
 
-    async def _apply(self, ports: Sequence[DesiredPort]) -> None:
-        self._desired.update((port.key, port) for port in ports)
-        await self._carry_out([port.key for port in ports])
+    def _elements(self) -> dict[Family, dict[str, dict[bytes, Data]]]:
+        """What is believed to be in our sets now."""
+        tables = self._observed.tables
+        return {
+            family: {name: dict(elements) for name, elements in facts.elements.items()}
+            for family, facts in tables.items()
+        }
 
-    async def _carry_out(self, keys: list[PortKey]) -> None:
+    async def _apply(self, ports: Sequence[DesiredPort]) -> tuple[Transaction, ...]:
+        self._desired.update((port.key, port) for port in ports)
+        return await self._carry_out([port.key for port in ports])
+
+    async def _carry_out(self, keys: list[PortKey]) -> tuple[Transaction, ...]:
         plan = self._backend.plan(self._desired, self._observed, keys)
         applied = await self._backend.apply(plan, self._observed)
         assert not applied.failed, applied.failed
+        return plan.transactions
 
 
 def endpoint(host: Host, family: Family, port: int = 80, *, is_local: bool = True) -> Endpoint:
