@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from bench import kubeproxy_layout
+from bench import kubeproxy_layout, workload
 from bench.reference import Reference
 from bench.table import figure, median, percentile, render
 from e2e.namespace import Namespace
@@ -75,6 +75,7 @@ def main() -> int:
         changes += kinds
     results["starts"], results["changes"] = starts, changes
     print_starts(starts)
+    results["manifests"] = measure_manifests(sizes[-1], args)
     print_changes(changes)
     results["wide"] = measure_wide(args)
     results["sustained"] = measure_sustained(sizes[-1], args)
@@ -91,8 +92,36 @@ def say(text: str) -> None:
     print(f"… {text}", file=sys.stderr, flush=True)
 
 
-class Node:
-    """A measured process in a namespace of its own, and the process that feeds it."""
+class Measured:
+    """A measured process in a namespace of its own, which reads from the source that `flags` name."""
+
+    def __init__(self, namespace: Namespace, *flags: str) -> None:
+        enter = ["ip", "netns", "exec", namespace.name]
+        self._node = subprocess.Popen(
+            [*enter, sys.executable, "-m", "bench.node", *flags],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, **command: object) -> dict[str, Any]:
+        """Ask the measured process and wait for its answer."""
+        _tell(self._node.stdin, command)
+        assert self._node.stdout is not None
+        line = self._node.stdout.readline()
+        if not line:
+            raise SystemExit("the measured process has died")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def stop(self) -> None:
+        """End the process; the rules stay in the namespace."""
+        self._node.kill()
+        self._node.wait()
+
+
+class Node(Measured):
+    """A measured process that is fed through a pipe, and the process that feeds it."""
 
     def __init__(
         self, namespace: Namespace, directory: Path, services: int, endpoints: int
@@ -106,33 +135,17 @@ class Node:
         self.feed(do="load", services=services, endpoints=endpoints)
         assert self._source.stdout is not None
         self._source.stdout.readline()  # all objects are made
-        enter = ["ip", "netns", "exec", namespace.name]
-        self._node = subprocess.Popen(
-            [*enter, sys.executable, "-m", "bench.node", str(fifo)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__(namespace, "--watch-events", str(fifo))
 
     def feed(self, **command: object) -> None:
         """Have the source write; returns at once."""
         _tell(self._source.stdin, command)
 
-    def ask(self, **command: object) -> dict[str, Any]:
-        """Ask the measured process and wait for its answer."""
-        _tell(self._node.stdin, command)
-        assert self._node.stdout is not None
-        line = self._node.stdout.readline()
-        if not line:
-            raise SystemExit("the measured process has died")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
     def stop(self) -> None:
         """End both processes; the rules stay in the namespace."""
-        for process in (self._node, self._source):
-            process.kill()
-            process.wait()
+        super().stop()
+        self._source.kill()
+        self._source.wait()
 
 
 def _tell(pipe: IO[str] | None, command: dict[str, object]) -> None:
@@ -243,6 +256,45 @@ def print_starts(starts: list[dict[str, Any]]) -> None:
     ]
     header = ["services", "to all programmed s", "cpu s", "peak MiB", "(b) by nft s", "(b)/ours"]
     print(render("Cold start, process start to all programmed, from a stream", header, rows))
+
+
+def measure_manifests(services: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure a cold start from YAML, and what its parser alone needs for the same files."""
+    say(f"{services} services × {args.endpoints} endpoints: writing YAML")
+    with tempfile.TemporaryDirectory() as directory, Namespace("bench") as namespace:
+        for number, text in enumerate(workload.manifests(services, args.endpoints)):
+            (Path(directory) / f"{number:05}.yaml").write_text(text)
+        say("loading it")
+        measured = Measured(namespace, "--manifests", directory)
+        start = measured.ask(do="sync")
+        measured.stop()
+        say("parsing it, and nothing else")
+        alone = subprocess.run(
+            [sys.executable, "-m", "bench.yaml_alone", directory],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    found: dict[str, Any] = start | {"services": services} | json.loads(alone.stdout)
+    found["rest_s"] = found["wall_s"] - found["values_s"]
+    row = [
+        str(services),
+        figure(found["wall_s"]),
+        figure(found["values_s"]),
+        figure(found["libyaml_s"]),
+        figure(found["rest_s"]),
+        figure(found["peak_mib"]),
+    ]
+    header = [
+        "services",
+        "to all programmed s",
+        "YAML to values s",
+        "libyaml of it s",
+        "rest s",
+        "peak MiB",
+    ]
+    print(render("Cold start from manifests in YAML", header, [row]))
+    return found
 
 
 def print_changes(changes: list[dict[str, Any]]) -> None:

@@ -1,4 +1,6 @@
-"""The measured process: the daemon's own composition, fed through a pipe. `python -m bench.node FIFO` in a namespace.
+"""The measured process: the daemon's own composition. `python -m bench.node FLAGS` in a namespace.
+
+FLAGS are the daemon's own that say where objects come from.
 
 Commands come as JSON lines on standard input and one JSON line answers each on standard output:
 
@@ -37,14 +39,14 @@ from proxy.sources.events import Event
 
 def main() -> None:
     """Serve commands until standard input ends."""
-    uvloop.run(serve(sys.argv[1]))
+    uvloop.run(serve(sys.argv[1:]))
 
 
-def settings(fifo: str) -> Settings:
-    """Return the settings of a node that reads watch events from a pipe."""
+def settings(source: Sequence[str]) -> Settings:
+    """Return the settings of a node that reads from this source."""
     parser = argparse.ArgumentParser()
     add_flags(parser)
-    flags = ["--watch-events", fifo, "--hostname-override", workload.NODE]
+    flags = [*source, "--hostname-override", workload.NODE]
     args = parser.parse_args([*flags, "--cluster-cidr", workload.CLUSTER_CIDR])
     return load.load(args, hostname="", read_file=_read)[0]
 
@@ -53,8 +55,8 @@ def _read(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-async def serve(fifo: str) -> None:
-    configured = settings(fifo)
+async def serve(source: Sequence[str]) -> None:
+    configured = settings(source)
     backend = await app.choose_backend(configured)
     reconciler = app.build(configured, backend)
     reconciler.journal = Journal(capacity=1 << 20)

@@ -128,6 +128,36 @@ def _managed(*fields: str) -> list[dict[str, Any]]:
     ]
 
 
+def manifests(services: int, endpoints: int, per_file: int = 100) -> Iterator[str]:
+    """Yield YAML files that say the same as the initial list, without what only an API server adds."""
+    node = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": NODE, "labels": {"topology.kubernetes.io/zone": "zone-0"}},
+    }
+    yield _yaml(node)
+    for first in range(0, services, per_file):
+        documents: list[str] = []
+        for number in range(first, min(first + per_file, services)):
+            objects = [service(number), *slices(number, endpoints_of(number, endpoints))]
+            for obj in objects:
+                del obj["metadata"]["managedFields"]
+            documents += map(_yaml, objects)
+        yield "\n---".join(documents)
+
+
+def _yaml(value: object, indent: str = "\n") -> str:
+    """Write a value in block style, as `kubectl get -o yaml` does."""
+    if isinstance(value, dict) and value:
+        return "".join(
+            [f"{indent}{key}:{_yaml(each, indent + '  ')}" for key, each in value.items()]
+        )
+    if isinstance(value, list) and value:
+        # the first line of an item stands behind its dash
+        return "".join([f"{indent}-{_yaml(each, indent + '  ')}" for each in value])
+    return f" {json.dumps(value)}"
+
+
 def endpoints_of(number: int, count: int) -> list[int]:
     """Return the endpoint numbers of a service at the start; no two services share one."""
     return list(range(number * count, (number + 1) * count))
