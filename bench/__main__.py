@@ -5,14 +5,12 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from bench import kubeproxy_layout, workload
+from bench import kubeproxy_layout, starts
+from bench.processes import Node, node, say
 from bench.reference import Reference
 from bench.table import figure, median, percentile, render
 from e2e.namespace import Namespace
@@ -68,14 +66,15 @@ def main() -> int:
         args.changes, args.references = 90, 6
     results: dict[str, Any] = {"endpoints": args.endpoints, "load": os.getloadavg()}
     print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
-    starts, changes = [], []
+    streams, changes = [], []
     for size in sizes:
         start, kinds = measure_size(size, args)
-        starts.append(start)
+        streams.append(start)
         changes += kinds
-    results["starts"], results["changes"] = starts, changes
-    print_starts(starts)
-    results["manifests"] = measure_manifests(sizes[-1], args)
+    results["starts"], results["changes"] = streams, changes
+    starts.print_streams(streams)
+    results["manifests"] = starts.measure_manifests(sizes[-1], args)
+    results["api_server"] = starts.measure_api_servers(sizes[-1], args)
     print_changes(changes)
     results["wide"] = measure_wide(args)
     results["sustained"] = measure_sustained(sizes[-1], args)
@@ -85,84 +84,6 @@ def main() -> int:
     args.json.write_text(json.dumps(results, indent=1))
     print(f"all figures: {args.json}")
     return 0
-
-
-def say(text: str) -> None:
-    """Report progress, apart from the results."""
-    print(f"… {text}", file=sys.stderr, flush=True)
-
-
-class Measured:
-    """A measured process in a namespace of its own, which reads from the source that `flags` name."""
-
-    def __init__(self, namespace: Namespace, *flags: str) -> None:
-        enter = ["ip", "netns", "exec", namespace.name]
-        self._node = subprocess.Popen(
-            [*enter, sys.executable, "-m", "bench.node", *flags],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def ask(self, **command: object) -> dict[str, Any]:
-        """Ask the measured process and wait for its answer."""
-        _tell(self._node.stdin, command)
-        assert self._node.stdout is not None
-        line = self._node.stdout.readline()
-        if not line:
-            raise SystemExit("the measured process has died")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def stop(self) -> None:
-        """End the process; the rules stay in the namespace."""
-        self._node.kill()
-        self._node.wait()
-
-
-class Node(Measured):
-    """A measured process that is fed through a pipe, and the process that feeds it."""
-
-    def __init__(
-        self, namespace: Namespace, directory: Path, services: int, endpoints: int
-    ) -> None:
-        fifo = directory / f"{namespace.name}.fifo"
-        os.mkfifo(fifo)
-        source = [sys.executable, "-m", "bench.source", str(fifo)]
-        self._source = subprocess.Popen(
-            source, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.feed(do="load", services=services, endpoints=endpoints)
-        assert self._source.stdout is not None
-        self._source.stdout.readline()  # all objects are made
-        super().__init__(namespace, "--watch-events", str(fifo))
-
-    def feed(self, **command: object) -> None:
-        """Have the source write; returns at once."""
-        _tell(self._source.stdin, command)
-
-    def stop(self) -> None:
-        """End both processes; the rules stay in the namespace."""
-        super().stop()
-        self._source.kill()
-        self._source.wait()
-
-
-def _tell(pipe: IO[str] | None, command: dict[str, object]) -> None:
-    assert pipe is not None
-    pipe.write(json.dumps(command) + "\n")
-    pipe.flush()
-
-
-@contextlib.contextmanager
-def node(services: int, endpoints: int) -> Iterator[tuple[Node, Namespace]]:
-    """Yield a measured process in a new namespace, which is about to read these services."""
-    with tempfile.TemporaryDirectory() as directory, Namespace("bench") as namespace:
-        measured = Node(namespace, Path(directory), services, endpoints)
-        try:
-            yield measured, namespace
-        finally:
-            measured.stop()
 
 
 def measure_size(
@@ -240,61 +161,6 @@ def measure_kind(
         "nft_on_ours_ms": median(times["a"]),
         "nft_on_reference_ms": median(times["b"]),
     }
-
-
-def print_starts(starts: list[dict[str, Any]]) -> None:
-    rows = [
-        [
-            str(s["services"]),
-            figure(s["wall_s"]),
-            figure(s["user_s"] + s["sys_s"]),
-            figure(s["peak_mib"]),
-            figure(s["reference_s"]),
-            figure(s["reference_s"] / s["wall_s"]) + " ×",
-        ]
-        for s in starts
-    ]
-    header = ["services", "to all programmed s", "cpu s", "peak MiB", "(b) by nft s", "(b)/ours"]
-    print(render("Cold start, process start to all programmed, from a stream", header, rows))
-
-
-def measure_manifests(services: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure a cold start from YAML, and what its parser alone needs for the same files."""
-    say(f"{services} services × {args.endpoints} endpoints: writing YAML")
-    with tempfile.TemporaryDirectory() as directory, Namespace("bench") as namespace:
-        for number, text in enumerate(workload.manifests(services, args.endpoints)):
-            (Path(directory) / f"{number:05}.yaml").write_text(text)
-        say("loading it")
-        measured = Measured(namespace, "--manifests", directory)
-        start = measured.ask(do="sync")
-        measured.stop()
-        say("parsing it, and nothing else")
-        alone = subprocess.run(
-            [sys.executable, "-m", "bench.yaml_alone", directory],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-    found: dict[str, Any] = start | {"services": services} | json.loads(alone.stdout)
-    found["rest_s"] = found["wall_s"] - found["values_s"]
-    row = [
-        str(services),
-        figure(found["wall_s"]),
-        figure(found["values_s"]),
-        figure(found["libyaml_s"]),
-        figure(found["rest_s"]),
-        figure(found["peak_mib"]),
-    ]
-    header = [
-        "services",
-        "to all programmed s",
-        "YAML to values s",
-        "libyaml of it s",
-        "rest s",
-        "peak MiB",
-    ]
-    print(render("Cold start from manifests in YAML", header, [row]))
-    return found
 
 
 def print_changes(changes: list[dict[str, Any]]) -> None:

@@ -29,7 +29,7 @@ def main() -> None:
             write(pipe, objects)
             del objects
         else:
-            events = changer.events(command)
+            events = [workload.event("MODIFIED", obj) for obj in changer.objects(command)]
             due_s = time.monotonic()
             for data in events:
                 write(pipe, data)
@@ -46,22 +46,22 @@ def write(pipe: int, data: bytes) -> None:
 
 
 class Changer:
-    """Makes the events of changes, remembering what each service has become."""
+    """Makes changed slices, remembering what each service has become."""
 
     def __init__(self) -> None:
         self._endpoints: dict[int, list[int]] = {}
         self._version = 100_000
         self._new = 1 << 22  # endpoint numbers nothing else uses
 
-    def events(self, command: dict[str, Any]) -> list[bytes]:
-        """Return one event for each change, over the first services in turn."""
+    def objects(self, command: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return one slice for each change, over the first services in turn."""
         width = min(command["services"], command.get("width", 50))
         return [
-            self._event(command["kind"], number % width, command["endpoints"])
+            self._slice(command["kind"], number % width, command["endpoints"])
             for number in range(command["count"])
         ]
 
-    def _event(self, kind: str, service: int, endpoints: int) -> bytes:
+    def _slice(self, kind: str, service: int, endpoints: int) -> dict[str, Any]:
         current = self._endpoints.setdefault(service, workload.endpoints_of(service, endpoints))
         self._version += 1
         self._new += 1
@@ -87,8 +87,7 @@ class Changer:
         index = position // workload.ENDPOINTS_PER_SLICE if current else 0
         start = index * workload.ENDPOINTS_PER_SLICE
         part = current[start : start + workload.ENDPOINTS_PER_SLICE]
-        obj = workload.endpoint_slice(service, index, part, self._version)
-        return workload.event("MODIFIED", obj)
+        return workload.endpoint_slice(service, index, part, self._version)
 
 
 if __name__ == "__main__":

@@ -130,12 +130,7 @@ def _managed(*fields: str) -> list[dict[str, Any]]:
 
 def manifests(services: int, endpoints: int, per_file: int = 100) -> Iterator[str]:
     """Yield YAML files that say the same as the initial list, without what only an API server adds."""
-    node = {
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": NODE, "labels": {"topology.kubernetes.io/zone": "zone-0"}},
-    }
-    yield _yaml(node)
+    yield _yaml(_node())
     for first in range(0, services, per_file):
         documents: list[str] = []
         for number in range(first, min(first + per_file, services)):
@@ -170,19 +165,27 @@ def slices(number: int, endpoints: list[int], version: int = 1) -> Iterator[dict
         yield endpoint_slice(number, index, part, version)
 
 
-def initial(services: int, endpoints: int) -> Iterator[bytes]:
-    """Yield the events of the initial list, ending with the bookmarks that mark its end."""
-    node = {
+def objects(services: int, endpoints: int) -> Iterator[dict[str, Any]]:
+    """Yield everything there is at the start."""
+    yield _node()
+    for number in range(services):
+        yield service(number)
+    for number in range(services):
+        yield from slices(number, endpoints_of(number, endpoints))
+
+
+def _node() -> dict[str, Any]:
+    return {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": NODE, "labels": {"topology.kubernetes.io/zone": "zone-0"}},
     }
-    yield event("ADDED", node)
-    for number in range(services):
-        yield event("ADDED", service(number))
-    for number in range(services):
-        for obj in slices(number, endpoints_of(number, endpoints)):
-            yield event("ADDED", obj)
+
+
+def initial(services: int, endpoints: int) -> Iterator[bytes]:
+    """Yield the events of the initial list, ending with the bookmarks that mark its end."""
+    for obj in objects(services, endpoints):
+        yield event("ADDED", obj)
     for kind, version in (
         ("Node", "v1"),
         ("Service", "v1"),
