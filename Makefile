@@ -9,7 +9,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 8
 
-demo: ## a node, pods and clients in namespaces of their own: roll-outs under load, no failed connection (root)
+demo: ## a node, pods, clients in namespaces: roll-outs under load, no failed connection (root); SOURCE=apiserver: over HTTPS
 	@.ci/setup --root demo
 	@$(PYTHON) -m e2e.demo
 

@@ -62,7 +62,7 @@ async def serve(source: Sequence[str]) -> None:
     reconciler.journal = Journal(capacity=1 << 20)
 
     def deliver(events: Sequence[Event], received_s: float) -> None:
-        reconciler.cache.apply(events, received_s)
+        reconciler.cache.apply(events, received_s, time.monotonic())
         reconciler.wake()
 
     gc.disable()

@@ -85,6 +85,11 @@ def _iptables() -> str:
     return _works_in_a_namespace(["iptables-restore"], rules)
 
 
+def _kubectl() -> str:
+    # Debian has it in kubernetes-client, Ubuntu has no package
+    return "" if shutil.which("kubectl") else "the command kubectl is not installed"
+
+
 def _works_in_a_namespace(argv: list[str] | None = None, stdin: str = "") -> str:
     if argv and not shutil.which(argv[0]):
         return f"the command {argv[0]} is not installed"
@@ -102,4 +107,5 @@ CAPABILITIES: Mapping[str, Capability] = {
     "nftables": Capability("nftables NAT", _nftables, is_stock=True),
     "iptables": Capability("iptables NAT", _iptables, is_stock=True),
     "sctp": Capability("SCTP sockets", _sctp, is_stock=False),
+    "kubectl": Capability("kubectl", _kubectl, is_stock=False),
 }

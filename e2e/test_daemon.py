@@ -13,6 +13,7 @@ from backends.kernel.nft import Nft
 from e2e import topology
 from e2e.client import Answer, Failure, Outcome
 from e2e.demo.daemon import Daemon
+from e2e.demo.source import Manifests
 from e2e.manifests import NODE_NAME, Directory, address, node, service, slices, synced, until
 from e2e.topology import CLUSTER_CIDRS, Host, World
 
@@ -31,7 +32,9 @@ class Site:
         self.world = world
         self.node = world.node.namespace
         self.directory = Directory(tmp / "manifests")
-        self.daemon = Daemon(self.node, NODE_NAME, self.directory.path, tmp / "log")
+        self.daemon = Daemon(
+            self.node, NODE_NAME, Manifests(self.directory.path).arguments, tmp / "log"
+        )
         self.directory.put("node", node(world))
         self.directory.put("service", service("web", VIP, PORTS))
         self.list_pods(*world.pods[:2])

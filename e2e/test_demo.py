@@ -18,18 +18,19 @@ pytestmark = pytest.mark.requires("nftables")
 def leftovers(output: str) -> list[str]:
     """What is still there of a demo with this output: namespaces (which hold its processes) and files."""
     run_id = re.findall(r"netns exec (sp-[0-9a-f]{6})", output)[0]
-    directory = Path(re.findall(r"--manifests (/\S+)", output)[0]).parent
+    directory = Path(re.findall(r"--(?:manifests|config) (/\S+)", output)[0]).parent
     namespaces = [path.name for path in Path("/run/netns").iterdir()]
     return [name for name in namespaces if name.startswith(run_id)] + [
         str(path) for path in [directory] if path.exists()
     ]
 
 
-def test_all_steps_take_effect_and_no_connection_fails() -> None:
+@pytest.mark.parametrize("source", ["manifests", "apiserver"])
+def test_all_steps_take_effect_and_no_connection_fails(source: str) -> None:
     done = subprocess.run(
         DEMO,
         cwd=ROOT,
-        env=os.environ | {"COLUMNS": "80"},
+        env=os.environ | {"COLUMNS": "80", "SOURCE": source},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -39,12 +40,22 @@ def test_all_steps_take_effect_and_no_connection_fails() -> None:
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert re.findall(r"^\[(\d)/7\] ", done.stdout, re.MULTILINE) == list("1234567")
+    assert ("API server" in done.stdout) == (source == "apiserver")
     assert re.fullmatch(r"0 failed connections of [1-9]\d{3,}", lines[-1])
     assert len(re.findall(r"first answer after +\d+ ms", done.stdout)) == 9
     # without a terminal: nothing is redrawn or coloured, and no line is wider than usual
     assert "\x1b" not in done.stdout
     assert max(map(len, lines)) <= 80
     assert leftovers(done.stdout) == []
+
+
+def test_a_source_that_does_not_exist_is_refused() -> None:
+    done = subprocess.run(
+        DEMO, cwd=ROOT, env=os.environ | {"SOURCE": "etcd"}, capture_output=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"SOURCE=etcd: choose from manifests, apiserver" in done.stderr
 
 
 def test_ctrl_c_ends_it_and_leaves_nothing_behind() -> None:

@@ -15,6 +15,7 @@ import pytest
 from e2e import topology
 from e2e.client import Answer, Failure
 from e2e.demo.daemon import Daemon
+from e2e.demo.source import Manifests
 from e2e.manifests import NODE_NAME, Directory, address, node, service, slices, synced, until
 from e2e.topology import FAMILIES, Host, World
 
@@ -33,7 +34,9 @@ class Site:
     def __init__(self, world: World, tmp: Path) -> None:
         self.world = world
         self.directory = Directory(tmp / "manifests")
-        self.daemon = Daemon(world.node.namespace, NODE_NAME, self.directory.path, tmp / "log")
+        self.daemon = Daemon(
+            world.node.namespace, NODE_NAME, Manifests(self.directory.path).arguments, tmp / "log"
+        )
         self.directory.put("node", node(world))
         self.directory.put("service", service("web", VIP, PORTS))
         self.list_pods("abc")

@@ -33,6 +33,8 @@ DEBUG_AT_LATEST_S: Final = 2.0
 YOUNG_OBJECTS: Final = 50_000
 COLLECT_AT_LATEST_S: Final = 60.0
 
+OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
+
 log = logging.getLogger(__name__)
 
 
@@ -92,7 +94,20 @@ def not_yet(settings: Settings) -> list[str]:
     return found
 
 
+def protect_from_oom(settings: Settings, file: Path = OOM_SCORE) -> None:
+    """Tell the kernel how readily to kill this process when memory is short: by default not before most others."""
+    try:
+        file.write_text(f"{settings.oom_score_adj}\n")
+    except OSError as error:  # lowering it takes CAP_SYS_RESOURCE
+        log.info(
+            "oomScoreAdj %d could not be set, going on without: %s",
+            settings.oom_score_adj,
+            error.strerror,
+        )
+
+
 async def _run(settings: Settings) -> None:
+    protect_from_oom(settings)
     for missing in not_yet(settings):
         log.warning("not in this version: %s", missing)
     source = source_of(settings)
@@ -128,7 +143,7 @@ async def choose_backend(settings: Settings) -> Backend[Any, Any]:
 
 
 def source_of(settings: Settings) -> Source:
-    """Return where objects come from. Raises ConfigError where nothing was said."""
+    """Return where objects come from: the API server, unless something else was said."""
     if settings.manifests is not None:
         from proxy.sources.manifests_watch import ManifestSource  # noqa: PLC0415 - only the source in use
 
@@ -137,10 +152,9 @@ def source_of(settings: Settings) -> Source:
         from proxy.sources.stream import StreamSource  # noqa: PLC0415
 
         return StreamSource(settings.watch_events, settings.node_name)
-    raise ConfigError(
-        "no source of objects: give --manifests PATH or --watch-events PATH"
-        " (this version does not read from an API server yet)"
-    )
+    from proxy.sources.apiserver import ApiServerSource  # noqa: PLC0415
+
+    return ApiServerSource(settings)
 
 
 async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) -> None:
@@ -155,7 +169,7 @@ async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) 
         for event in events:
             if isinstance(event, Problems):
                 log_problems(event, reconciler.cache)
-        reconciler.cache.apply(events, received_s)
+        reconciler.cache.apply(events, received_s, time.monotonic())
         reconciler.wake()
 
     async with asyncio.TaskGroup() as tasks:

@@ -19,7 +19,7 @@ L7 exit          cleanup leaves the node as it was before. Stopping the daemon l
 L8 isolation     What the kernel refuses costs only the ServicePort it belongs to; everything else is applied.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Protocol, TypeVar
 
 from proxy.desired import DesiredPort
@@ -45,6 +45,18 @@ class Drift(Value, frozen=True, kw_only=True):
 
     key: PortKey | None
     what: str
+
+
+class Held(Value, frozen=True, kw_only=True):
+    """What the kernel holds for one ServicePort at this moment, in the words of the data plane, one line each.
+
+    `differences` say where that is not what we believe of it; nothing while both are the same. `key` is None for what
+    no single ServicePort owns.
+    """
+
+    key: PortKey | None
+    lines: tuple[str, ...] = ()
+    differences: tuple[str, ...] = ()
 
 
 class Plan(Protocol):
@@ -112,6 +124,19 @@ class Backend(Protocol[ObservedT, PlanT]):
         """Compare belief with the kernel in the background and correct the belief.
 
         Every difference is confirmed by a second read. Returned keys are to be planned again.
+        """
+        ...
+
+    def read_back(
+        self,
+        desired: Mapping[PortKey, DesiredPort],
+        observed: ObservedT,
+        keys: Collection[PortKey] | None,
+    ) -> AsyncIterator[Held]:
+        """Read from the kernel, now, what it holds for some ServicePorts, each once; for None everything, and what
+        no ServicePort owns last. For somebody who looks: neither belief nor kernel is changed.
+
+        Costs in proportion to what is asked for, in pieces between which others run. Raises KernelError.
         """
         ...
 

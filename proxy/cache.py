@@ -10,8 +10,9 @@ one event that concerns every service.
 """
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from proxy.changes import Change, Changes, Times, Trigger
 from proxy.model import (
     Cause,
     Endpoint,
@@ -27,13 +28,6 @@ from proxy.model import (
 from proxy.sources.events import KINDS, Delete, Event, ObjectKind, Problems, Synced, Upsert
 
 
-class Change(Value, frozen=True, kw_only=True):
-    """Why a service must be looked at again: the latest reason, and when the first was received (monotonic seconds)."""
-
-    cause: Cause
-    received_s: float
-
-
 class Merged(Value, frozen=True, kw_only=True):
     """The endpoints of one service port over all slices, sorted bytewise by address.
 
@@ -45,17 +39,23 @@ class Merged(Value, frozen=True, kw_only=True):
 
 
 class Cache:
-    """The latest state of all objects a proxy needs, and the set of services that changed."""
+    """The latest state of all objects a proxy needs, and the set of services that changed.
 
-    def __init__(self, node: NodeInfo) -> None:
+    `slice_events` and `service_events` count what was heard, whether or not it changed anything. Triggers from before
+    `started_s` (unix seconds) are forgotten: they tell how long a slice has existed, not how long it took.
+    """
+
+    def __init__(self, node: NodeInfo, started_s: float = 0.0) -> None:
+        self.slice_events = 0
+        self.service_events = 0
         self.node = node
         self.services: dict[ServiceName, Service] = {}
         self.problems: dict[str, tuple[Rejected, ...]] = {}
-        self.revision = 0
         self._slices: dict[tuple[str, str], EndpointSlice] = {}
         self._slices_of: dict[ServiceName, dict[str, EndpointSlice]] = {}
         self._unlisted: set[ObjectKind] = set(KINDS)
-        self._changes: dict[ServiceName, Change] = {}
+        self._changes = Changes()
+        self._started_s = started_s
 
     @property
     def unlisted(self) -> frozenset[ObjectKind]:
@@ -63,13 +63,22 @@ class Cache:
         return frozenset(self._unlisted)
 
     @property
+    def revision(self) -> int:
+        """Grows with every change of a service."""
+        return self._changes.total
+
+    @property
     def has_changes(self) -> bool:
         return bool(self._changes)
 
+    @property
+    def changes(self) -> Changes:
+        """What changed since changes were taken last."""
+        return self._changes
+
     def take_changes(self) -> dict[ServiceName, Change]:
         """Return what changed since the last call, oldest first, and forget it."""
-        changes, self._changes = self._changes, {}
-        return changes
+        return self._changes.take()
 
     def slices(self, name: ServiceName) -> list[EndpointSlice]:
         """Return the slices of a service in bytewise name order, the order in which they are merged."""
@@ -80,14 +89,30 @@ class Cache:
         """Merge the slices of a service."""
         return merge(self.slices(name))
 
-    def apply(self, events: Iterable[Event], received_s: float) -> None:
-        """Take events in. `received_s` is when they were read from their source (monotonic seconds)."""
+    def slice_sizes(self) -> Iterator[int]:
+        """Yield how many endpoints each slice states, over all its ports. A full walk."""
+        for each in self._slices.values():
+            yield sum([len(endpoints) for _, endpoints in each.ports])
+
+    def slices_per_service(self) -> Iterator[int]:
+        """Yield how many slices each service has that has any. A full walk."""
+        return map(len, self._slices_of.values())
+
+    def apply(
+        self, events: Iterable[Event], received_s: float, decoded_s: float | None = None
+    ) -> None:
+        """Take events in.
+
+        `received_s` is when they were read from their source and `decoded_s` when that had understood them (monotonic
+        seconds); without the latter, it took no time.
+        """
+        times = Times(received_s, received_s if decoded_s is None else decoded_s)
         for event in events:
             match event:
                 case Upsert(object=new):
-                    self._put(new, received_s)
+                    self._put(new, times)
                 case Delete():
-                    self._remove(event, received_s)
+                    self._remove(event, times)
                 case Synced(kind=kind):
                     self._unlisted.discard(kind)
                 case Problems(object=subject, rejected=rejected):
@@ -96,41 +121,47 @@ class Cache:
                     else:
                         self.problems.pop(subject, None)
 
-    def _put(self, new: Service | EndpointSlice | NodeInfo, received_s: float) -> None:
+    def _put(self, new: Service | EndpointSlice | NodeInfo, times: Times) -> None:
         match new:
             case EndpointSlice():
-                self._put_slice(new, received_s)
+                self.slice_events += 1
+                self._put_slice(new, times)
             case Service():
-                self._put_service(new, received_s)
+                self.service_events += 1
+                self._put_service(new, times)
             case NodeInfo():
-                self._put_node(new, received_s)
+                self._put_node(new, times)
 
-    def _remove(self, event: Delete, received_s: float) -> None:
+    def _remove(self, event: Delete, times: Times) -> None:
         """Forget an object. A deleted Node keeps its last known state, as in kube-proxy."""
         if event.kind == "EndpointSlice":
-            self._remove_slice(event.namespace, event.name, received_s)
+            self.slice_events += 1
+            self._remove_slice(event.namespace, event.name, times)
         elif event.kind == "Service":
+            self.service_events += 1
             name = ServiceName(event.namespace, event.name)
             gone = self.services.pop(name, None)
             if gone is not None and gone.ports:
-                self._mark(name, _cause("Service", event.namespace, event.name), received_s)
+                cause = _cause("Service", event.namespace, event.name)
+                self._changes.mark(name, cause, times, _families(gone))
 
-    def _put_service(self, service: Service, received_s: float) -> None:
+    def _put_service(self, service: Service, times: Times) -> None:
         old = self.services.get(service.name)
         self.services[service.name] = service
         is_same = old is not None and old.ports == service.ports and old.created == service.created
         if not is_same and (service.ports or (old is not None and old.ports)):
             cause = _cause("Service", *service.name, service.resource_version)
-            self._mark(service.name, cause, received_s)
+            self._changes.mark(service.name, cause, times, _families(service) | _families(old))
 
-    def _put_slice(self, new: EndpointSlice, received_s: float) -> None:
+    def _put_slice(self, new: EndpointSlice, times: Times) -> None:
         identity = (new.namespace, new.name)
         old = self._slices.get(identity)
         self._slices[identity] = new
         cause = _cause("EndpointSlice", new.namespace, new.name, new.resource_version)
         if old is not None and old.service is not None and old.service != new.service:
             self._detach(old)
-            self._mark(old.service, cause, received_s)
+            self._changes.slices += 1
+            self._changes.mark(old.service, cause, times, (old.family,))
         if new.service is None:
             return
         self._slices_of.setdefault(new.service, {})[new.name] = new
@@ -141,13 +172,21 @@ class Cache:
             and old.ports == new.ports
         )
         if not is_same:
-            self._mark(new.service, cause, received_s)
+            self._changes.slices += 1
+            self._changes.mark(new.service, cause, times, (new.family,), self._trigger(new))
 
-    def _remove_slice(self, namespace: str, name: str, received_s: float) -> None:
+    def _trigger(self, new: EndpointSlice) -> Trigger | None:
+        at_s = new.triggered_s
+        return None if at_s is None or at_s <= self._started_s else Trigger(new.family, at_s)
+
+    def _remove_slice(self, namespace: str, name: str, times: Times) -> None:
+        """Forget a slice. Its trigger is that of its last update, and says nothing about its end."""
         gone = self._slices.pop((namespace, name), None)
         if gone is not None and gone.service is not None:
             self._detach(gone)
-            self._mark(gone.service, _cause("EndpointSlice", namespace, name), received_s)
+            self._changes.slices += 1
+            cause = _cause("EndpointSlice", namespace, name)
+            self._changes.mark(gone.service, cause, times, (gone.family,))
 
     def _detach(self, endpoint_slice: EndpointSlice) -> None:
         if endpoint_slice.service is None:
@@ -157,21 +196,18 @@ class Cache:
         if not of_service:
             del self._slices_of[endpoint_slice.service]
 
-    def _put_node(self, node: NodeInfo, received_s: float) -> None:
+    def _put_node(self, node: NodeInfo, times: Times) -> None:
         old, self.node = self.node, node
         if old.zone == node.zone:
             return
         cause = _cause("Node", "", node.name, node.resource_version)
         for name, service in self.services.items():
             if service.ports:
-                self._mark(name, cause, received_s)
+                self._changes.mark(name, cause, times, _families(service))
 
-    def _mark(self, service: ServiceName, cause: Cause, received_s: float) -> None:
-        self.revision += 1
-        first = self._changes.get(service)
-        self._changes[service] = Change(
-            cause=cause, received_s=received_s if first is None else first.received_s
-        )
+
+def _families(service: Service | None) -> set[Family]:
+    return {port.key.family for port in service.ports} if service is not None else set()
 
 
 def _cause(kind: ObjectKind, namespace: str, name: str, resource_version: str = "") -> Cause:

@@ -11,15 +11,16 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from proxy import __version__
 from proxy.errors import ConfigError, ProxyError
 
+DEFAULT_URL: Final = "http://127.0.0.1:10249"
+
 if TYPE_CHECKING:
     from proxy.cache import Cache
     from proxy.config.settings import Settings
-    from proxy.model import Service
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser(
         "explain",
         help="say which endpoints serve a service on a node, and why",
-        description="Says for every endpoint whether it serves, and why. Needs neither root nor a cluster.",
+        description="Says for every endpoint whether it serves, and why. Asks the sliceproxy that runs on this node,"
+        " or reads manifests, which needs neither root nor a cluster.",
+        allow_abbrev=False,
     )
     explain.add_argument(
         "service",
@@ -100,18 +103,41 @@ def _parser() -> argparse.ArgumentParser:
         metavar="[NAMESPACE/]SERVICE",
         help="without it, all services; without a namespace, that of the namespace default",
     )
-    explain.add_argument(
-        "--manifests", required=True, metavar="PATH", help="a file or directory of objects"
-    )
-    explain.add_argument("--node", required=True, metavar="NAME", help="the node to look from")
-    explain.add_argument(
-        "-o", "--output", choices=("text", "json"), default="text", help="default: %(default)s"
-    )
+    asked = explain.add_mutually_exclusive_group()
+    asked.add_argument("--manifests", metavar="PATH", help="a file or directory of objects")
+    _add_server(asked)
+    explain.add_argument("--node", metavar="NAME", help="with --manifests: the node to look from")
+    _add_output(explain)
     explain.set_defaults(command=_explain)
+
+    state = commands.add_parser(
+        "state",
+        help="say how the sliceproxy on this node is doing",
+        description="Asks a running sliceproxy how far it is and what is not as it should be.",
+        allow_abbrev=False,
+    )
+    _add_server(state)
+    _add_output(state)
+    state.set_defaults(command=_state)
 
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(command=_version)
     return parser
+
+
+def _add_server(parser: "argparse._ActionsContainer") -> None:
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        default=DEFAULT_URL,
+        help="the metrics address of a running sliceproxy; default: %(default)s",
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", choices=("text", "json"), default="text", help="default: %(default)s"
+    )
 
 
 def _version(_args: argparse.Namespace) -> int:
@@ -119,36 +145,70 @@ def _version(_args: argparse.Namespace) -> int:
     return 0
 
 
+def _state(args: argparse.Namespace) -> int:
+    _print_answer(args.server, "/debug/state", {"output": args.output})
+    return 0
+
+
 def _explain(args: argparse.Namespace) -> int:
+    if args.manifests is not None:
+        return _explain_manifests(args)
+    if args.node is not None:
+        raise ConfigError("--node: goes with --manifests; a running sliceproxy knows its node")
+    output = "ansi" if args.output == "text" and _is_colourful() else args.output
+    parameters = {"output": output}
+    if args.service is not None:
+        parameters["service"] = args.service
+    _print_answer(args.server, "/debug/explain", parameters)
+    return 0
+
+
+def _print_answer(server: str, path: str, parameters: dict[str, str]) -> None:
+    """Ask a running daemon and print what it says."""
+    from proxy.server import client  # noqa: PLC0415
+
+    page = client.ask(server, path, parameters)
+    if page.note:
+        _tell(f"note: {page.note}")
+    _print(page.text)
+
+
+def _print(text: str) -> None:
+    """Print text whatever encoding the output has."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
+
+
+def _explain_manifests(args: argparse.Namespace) -> int:
     from proxy import explain  # noqa: PLC0415 - each command imports only what it needs, to start at once
     from proxy.cache import Cache  # noqa: PLC0415
     from proxy.model import NodeInfo  # noqa: PLC0415
     from proxy.sources.manifests import load  # noqa: PLC0415
 
+    if not args.manifests:
+        raise ConfigError("--manifests: must name a file or a directory")
+    if args.node is None:
+        raise ConfigError("--node: --manifests needs the name of the node to look from")
     node_name = args.node.strip().lower()
     if not (node_name and node_name.isprintable()):
         raise ConfigError(f"--node: {args.node!a} is no name of a Node")
-    if not args.manifests:
-        raise ConfigError("--manifests: must name a file or a directory")
     cache = Cache(NodeInfo(name=node_name))
     events, warnings = load(Path(args.manifests), node_name)
     cache.apply(events, 0.0)
     for warning in (*warnings, *_problems(cache)):
         _tell(f"warning: {warning}")
 
+    where = f"in {args.manifests}"
     services = list(cache.services.values())
     if args.service is not None:
-        services = [_find(cache, args.service, args.manifests)]
+        services = [explain.find(cache, args.service, where)]
     explained = explain.explain(cache, services)
     if not explained:
-        _tell(f"note: {_why_nothing(services, args.manifests)}")
+        _tell(f"note: {explain.why_nothing(services, where)}")
     if args.output == "json":
         print(explain.render_json(explained))
     else:
-        paint = explain.ansi if _is_colourful() else explain.plain
-        encoding = sys.stdout.encoding or "utf-8"
-        text = explain.render_text(explained, paint)
-        print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
+        _print(explain.render_text(explained, explain.ansi if _is_colourful() else explain.plain))
     return 0
 
 
@@ -160,26 +220,6 @@ def _problems(cache: "Cache") -> Iterator[str]:
             yield f"{subject}: {problem}" if is_in_file else str(problem)
     if not cache.node.is_known:
         yield f"no Node object named {cache.node.name}: its zone is unknown"
-
-
-def _find(cache: "Cache", wanted: str, path: str) -> "Service":
-    """Return the Service written `namespace/name`, or `name` for one in the namespace default."""
-    from proxy.model import ServiceName  # noqa: PLC0415
-
-    namespace, slash, name = wanted.partition("/")
-    identity = ServiceName(namespace, name) if slash else ServiceName("default", wanted)
-    if identity in cache.services:
-        return cache.services[identity]
-    same = sorted(str(other) for other in cache.services if other.name == identity.name)
-    hint = f"; there is {' and '.join(same)}" if same else ""
-    raise ProxyError(f"no Service {identity} in {path}{hint}")
-
-
-def _why_nothing(services: list["Service"], path: str) -> str:
-    if len(services) != 1:
-        return f"no Service in {path} is proxied"
-    (service,) = services
-    return f"{service.name} is not proxied: {service.skipped or 'no port that can be used'}"
 
 
 def _is_colourful() -> bool:

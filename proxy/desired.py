@@ -65,6 +65,12 @@ class DesiredPort(Value, frozen=True, kw_only=True):
         """The pool behind the cluster IP."""
         return (self.local if self.internal_local else self.cluster) or ()
 
+    def pool(self, frontend: Frontend) -> tuple[Endpoint, ...]:
+        """Return the pool behind one of the frontends."""
+        if frontend.kind == "ClusterIP":
+            return self.internal
+        return (self.local if self.external_local else self.cluster) or ()
+
 
 class _Claim(NamedTuple):
     """A claim to an address. Of several, the smallest owns it."""
@@ -134,6 +140,11 @@ class DesiredState:
             owned, lost = self._divide(self._asked[key].port)
             self._put(structs.replace(self.ports[key], frontends=owned, lost=lost), changed)
         return changed
+
+    def owner(self, key: PortKey, frontend: Frontend) -> PortKey | None:
+        """Return who owns a frontend that a ServicePort asks for, None if nobody claims it any more."""
+        claims = self._claims.get((key.family, key.name.protocol, frontend.address, frontend.port))
+        return claims[0].key if claims else None
 
     def _put(self, new: DesiredPort, changed: set[PortKey]) -> None:
         if self.ports.get(new.key) != new:

@@ -12,22 +12,34 @@ from typing import Final, Literal
 import msgspec
 
 from proxy import selection
-from proxy.cache import Cache, Merged
+from proxy.cache import Cache, Merged, merge
 from proxy.desired import FrontendKind, endpoints_of, frontends_of
-from proxy.model import Endpoint, Family, NodeInfo, Protocol, Service, ServicePort, SlicePort
+from proxy.errors import ProxyError
+from proxy.model import (
+    Endpoint,
+    EndpointSlice,
+    Family,
+    NodeInfo,
+    Protocol,
+    Service,
+    ServiceName,
+    ServicePort,
+    SlicePort,
+)
 from proxy.selection import Choice, Reason, Selection, Topology, TopologyReason
 
 Style = Literal["bold", "dim", "green", "yellow", "red"]
 Paint = Callable[[str, Style], str]
+Output = Literal["text", "ansi", "json"]
 
 _BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 
 
-class _Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Base of what is printed as JSON: field names in the style of the Kubernetes API."""
+class Document(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of what is printed or served as JSON: field names in the style of the Kubernetes API."""
 
 
-class FrontendDocument(_Document, frozen=True, kw_only=True):
+class FrontendDocument(Document, frozen=True, kw_only=True):
     """Where clients connect; a node port has no address."""
 
     kind: FrontendKind
@@ -35,13 +47,13 @@ class FrontendDocument(_Document, frozen=True, kw_only=True):
     port: int
 
 
-class AffinityDocument(_Document, frozen=True, kw_only=True):
+class AffinityDocument(Document, frozen=True, kw_only=True):
     """ClientIP session affinity."""
 
     timeout_seconds: int
 
 
-class EndpointDocument(_Document, frozen=True, kw_only=True):
+class EndpointDocument(Document, frozen=True, kw_only=True):
     """One endpoint after the merge, and what was decided about it."""
 
     address: str
@@ -56,7 +68,7 @@ class EndpointDocument(_Document, frozen=True, kw_only=True):
     local: Choice
 
 
-class Explanation(_Document, frozen=True, kw_only=True):
+class Explanation(Document, frozen=True, kw_only=True):
     """Everything about one ServicePort in one family on one node.
 
     `cluster` and `local` are null where no traffic policy of the service uses that list.
@@ -131,30 +143,62 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
 
 def explain(cache: Cache, services: Iterable[Service]) -> list[Explained]:
     """Explain services, in bytewise order of namespace and name, port by port."""
+    return [
+        explained
+        for service in sorted(services, key=lambda service: service.name)
+        for explained in explain_service(service, cache.slices(service.name), cache.node)
+    ]
+
+
+def explain_service(
+    service: Service, slices: Iterable[EndpointSlice], node: NodeInfo
+) -> list[Explained]:
+    """Explain one service, port by port, by its slices in bytewise name order."""
+    merged = merge(slices)
     explained: list[Explained] = []
-    for service in sorted(services, key=lambda service: service.name):
-        merged = cache.endpoints(service.name)
-        for port in service.ports:
-            name = port.key.name
-            found = merged.get(
-                (port.key.family, SlicePort(name.port, name.protocol)), Merged(endpoints=())
+    for port in service.ports:
+        name = port.key.name
+        found = merged.get(
+            (port.key.family, SlicePort(name.port, name.protocol)), Merged(endpoints=())
+        )
+        explained.append(
+            Explained(
+                port=port,
+                node=node,
+                selection=selection.select(endpoints_of(port, merged), port, node),
+                shadowed=found.shadowed,
             )
-            explained.append(
-                Explained(
-                    port=port,
-                    node=cache.node,
-                    selection=selection.select(endpoints_of(port, merged), port, cache.node),
-                    shadowed=found.shadowed,
-                )
-            )
+        )
     return explained
+
+
+def find(cache: Cache, wanted: str, where: str) -> Service:
+    """Return the Service written `namespace/name`, or `name` for one in the namespace default.
+
+    Raises ProxyError, saying `where` there is none and which others have that name.
+    """
+    namespace, slash, name = wanted.partition("/")
+    identity = ServiceName(namespace, name) if slash else ServiceName("default", wanted)
+    if identity in cache.services:
+        return cache.services[identity]
+    same = sorted(str(other) for other in cache.services if other.name == identity.name)
+    hint = f"; there is {' and '.join(same)}" if same else ""
+    raise ProxyError(f"no Service {identity} {where}{hint}")
+
+
+def why_nothing(services: Sequence[Service], where: str) -> str:
+    """Return why there is nothing to explain of some services."""
+    if len(services) != 1:
+        return f"no Service {where} is proxied"
+    (service,) = services
+    return f"{service.name} is not proxied: {service.skipped or 'no port that can be used'}"
 
 
 def _addresses(endpoints: tuple[Endpoint, ...] | None) -> tuple[str, ...] | None:
     return None if endpoints is None else tuple(e.address for e in endpoints)
 
 
-_REASONS: Final[dict[Reason, str]] = {
+REASONS: Final[dict[Reason, str]] = {
     "ready": "ready",
     "terminating-fallback": "terminating, but no endpoint is ready",
     "policy-unused": "-",
@@ -175,6 +219,33 @@ _TOPOLOGY: Final[dict[TopologyReason, str]] = {
     "no-endpoint-for-zone": "hints are ignored: no ready endpoint is hinted for this zone",
     "no-endpoint-for-node": "hints are ignored: no ready endpoint is hinted for this node",
 }
+
+
+class Printing:
+    """What the command prints, service by service, so that ten thousand need not be held at once.
+
+    All pieces and the end, one after the other, are `render_json` or `render_text` of everything, and a line's end.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._is_first = True
+
+    def piece(self, explained: Sequence[Explained]) -> str:
+        """Return what is to be printed of some more."""
+        if not explained:
+            return ""
+        is_first, self._is_first = self._is_first, False
+        if self._output == "json":
+            return ("[" if is_first else ",") + render_json(explained)[1:-2]
+        paint = ansi if self._output == "ansi" else plain
+        return ("" if is_first else "\n") + render_text(explained, paint)
+
+    def end(self) -> str:
+        """Return what comes last."""
+        if self._output != "json":
+            return ""
+        return "[]\n" if self._is_first else "\n]\n"
 
 
 def render_json(explained: Sequence[Explained]) -> str:
@@ -203,20 +274,20 @@ def ansi(text: str, style: Style) -> str:
 def _render(one: Explained, paint: Paint) -> str:
     port, chosen, node = one.port, one.selection, one.node
     where = f"node {node.name}" + (
-        f", zone {_shown(node.zone)}" if node.zone else ", zone unknown"
+        f", zone {shown(node.zone)}" if node.zone else ", zone unknown"
     )
     lines = [
-        f"{paint(_shown(str(port.key.name)), 'bold')}  {port.key.name.protocol} {port.key.family}  on {where}"
+        f"{paint(shown(str(port.key.name)), 'bold')}  {port.key.name.protocol} {port.key.family}  on {where}"
     ]
     lines += _frontend_lines(port)
     lines.append(
-        f"  cluster list  {_list_line(chosen.cluster, chosen, paint)}{_topology_words(chosen)}"
+        f"  cluster list  {list_words(chosen.cluster, chosen, paint)}{topology_words(chosen)}"
     )
-    lines.append(f"  local list    {_list_line(chosen.local, chosen, paint)}")
+    lines.append(f"  local list    {list_words(chosen.local, chosen, paint)}")
     lines += _endpoint_lines(chosen, paint)
     lines += [
         paint(
-            f"  {e.address} is also stated by slice {_shown(e.slice)}, which lost to the one above",
+            f"  {e.address} is also stated by slice {shown(e.slice)}, which lost to the one above",
             "dim",
         )
         for e in one.shadowed
@@ -244,7 +315,7 @@ def _frontend_lines(port: ServicePort) -> list[str]:
     return lines
 
 
-def _list_line(chosen: tuple[Endpoint, ...] | None, outcome: Selection, paint: Paint) -> str:
+def list_words(chosen: tuple[Endpoint, ...] | None, outcome: Selection, paint: Paint) -> str:
     if chosen is None:
         return paint("not used by this service", "dim")
     if chosen:
@@ -255,7 +326,7 @@ def _list_line(chosen: tuple[Endpoint, ...] | None, outcome: Selection, paint: P
     return paint("empty: connections are refused (no usable endpoint anywhere)", "red")
 
 
-def _topology_words(chosen: Selection) -> str:
+def topology_words(chosen: Selection) -> str:
     if chosen.topology:
         return f", narrowed by hints ({chosen.topology})"
     words = _TOPOLOGY[chosen.topology_reason]
@@ -271,11 +342,11 @@ def _endpoint_lines(chosen: Selection, paint: Paint) -> list[str]:
         rows.append(
             (
                 e.address,
-                _choice_words(verdict.cluster),
-                _choice_words(verdict.local),
-                _shown(e.node_name or "-") + (" (this)" if e.is_local else ""),
-                _shown(e.zone or "-"),
-                _shown(e.slice),
+                choice_words(verdict.cluster),
+                choice_words(verdict.local),
+                shown(e.node_name or "-") + (" (this)" if e.is_local else ""),
+                shown(e.zone or "-"),
+                shown(e.slice),
             )
         )
     if len(rows) == 1:
@@ -291,12 +362,12 @@ def _endpoint_lines(chosen: Selection, paint: Paint) -> list[str]:
     ]
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """Return a name as a terminal may show it: no API server has checked what it holds."""
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
-def _choice_words(choice: Choice) -> str:
+def choice_words(choice: Choice) -> str:
     if choice.reason == "policy-unused":
-        return _REASONS[choice.reason]
-    return ("+ " if choice.selected else "- ") + _REASONS[choice.reason]
+        return REASONS[choice.reason]
+    return ("+ " if choice.selected else "- ") + REASONS[choice.reason]

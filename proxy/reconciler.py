@@ -13,15 +13,18 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from proxy.backend import Applied, Backend, Drift
-from proxy.cache import Cache, Change
+from proxy.backlog import Backlog, Quarantined, Waiting
+from proxy.cache import Cache
+from proxy.changes import Change
 from proxy.desired import DesiredPort, DesiredState
 from proxy.errors import KernelError, ProxyError
-from proxy.journal import Entry, Journal
-from proxy.model import Cause, PortKey, ServiceName, Value
+from proxy.health import Condition, Progress
+from proxy.journal import Entry, Journal, Round
+from proxy.model import FAMILIES, PortKey, ServiceName, Value
 from proxy.schedule import Backoff, Schedule
 
 NODE_WAIT_S: Final = 30.0
@@ -31,14 +34,6 @@ SLICE_S: Final = 0.005
 """How long changes are worked through before others may run."""
 
 log = logging.getLogger(__name__)
-
-
-class Quarantined(Value, frozen=True, kw_only=True):
-    """A ServicePort the kernel refused: why, how often in a row, and when it is tried again."""
-
-    reason: str
-    failures: int
-    retry_s: float
 
 
 class Leftovers(Value, frozen=True, kw_only=True):
@@ -60,20 +55,40 @@ class Reconciler:
         self.backend = backend
         self.schedule = schedule
         self.journal = Journal()
-        self.quarantine: dict[PortKey, Quarantined] = {}
+        self.backlog = Backlog()
         self.is_synced = asyncio.Event()
         self.last_error = ""
         self.operations = 0
         self.transactions = 0
+        self.prune_failures = 0
         self._backoff = Backoff(first_s=1.0, last_s=60.0)
         self.observed: Any = None
         self._is_belief_stale = True
         self._wake = asyncio.Event()
+        self.progress = Progress()
+        self.on_round: Callable[[Round], None] = _ignore
         self._undescribed: dict[ServiceName, Change] = {}
-        self._dirty: dict[PortKey, Change] = {}
+        self._entries: list[Entry] = []  # of the round under way
         self._is_full_due = True
         self._leftovers: Leftovers | None = None
-        self._retry_s = math.inf  # when the first refused ServicePort is tried again
+
+    @property
+    def quarantine(self) -> Mapping[PortKey, Quarantined]:
+        """The ServicePorts the kernel refused."""
+        return self.backlog.quarantine
+
+    def condition(self, now_s: float) -> Condition:
+        """Return all that health depends on."""
+        return Condition(
+            is_synced=self.is_synced.is_set(),
+            unlisted=self.cache.unlisted,
+            node=self.cache.node,
+            families=self.progress.families(self.cache.changes.queued_s),
+            last_error=self.last_error,
+            refused=len(self.quarantine),
+            leftovers=self._leftovers.error if self._leftovers is not None else "",
+            is_contended=self.schedule.is_contended(now_s),
+        )
 
     def wake(self) -> None:
         """Tell the loop that the cache has news. Several calls before it looks count as one."""
@@ -81,7 +96,9 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile until cancelled. Leaves the data plane as it is when it ends."""
+        self.progress.started(time.monotonic())
         await self._barrier()
+        self.progress.opened(time.monotonic())
         while True:
             await self._wait()
             await self._round()
@@ -107,14 +124,14 @@ class Reconciler:
             if drift.key is None:
                 self._is_belief_stale = True
             else:
-                self._dirty.setdefault(drift.key, _again("repair", now_s))
+                self.backlog.add_again("repair", drift.key, now_s)
         self.wake()
 
     def _has_work(self) -> bool:
         return (
             self.cache.has_changes
             or bool(self._undescribed)
-            or bool(self._dirty)
+            or bool(self.backlog)
             or self._is_belief_stale
         )
 
@@ -127,7 +144,7 @@ class Reconciler:
         if self._has_work():
             return allowed_s
         due_s = self._leftovers.due_s if self._leftovers is not None else math.inf
-        due_s = max(allowed_s, min(due_s, self._retry_s))
+        due_s = max(allowed_s, min(due_s, self.backlog.retry_s))
         return None if due_s == math.inf else due_s
 
     async def _wait(self) -> None:
@@ -142,34 +159,52 @@ class Reconciler:
 
     async def _round(self) -> None:
         """Bring everything that changed to the kernel. A failure costs this round, not the process."""
-        failed = False
+        started_s = time.monotonic()
+        operations, transactions = self.operations, self.transactions
+        is_full = self._is_belief_stale or self._is_full_due
+        error = ""
         try:
-            if self._is_belief_stale:
-                self.observed = await self.backend.observe()
-                self._is_belief_stale, self._is_full_due = False, True
-            try:
-                await self._take_changes()
-            finally:  # what could be described is programmed, whatever became of the rest
-                await self._program_due()
-            self.last_error = ""
-        except (
-            Exception
-        ) as error:  # whatever it is, forwarding goes on and the next round looks anew
-            failed = True
+            await self._work()
+        except Exception as failure:  # forwarding goes on and the next round looks anew
             self.observed, self._is_belief_stale = None, True
-            self.last_error = str(error) or type(error).__name__
-            log.error(
-                "reconcile failed: %s",
-                self.last_error,
-                exc_info=not isinstance(error, ProxyError),
+            error = str(failure) or type(failure).__name__
+            log.error("reconcile failed: %s", error, exc_info=not isinstance(failure, ProxyError))
+        self.last_error = error
+        ended_s = time.monotonic()
+        entries, self._entries = tuple(self._entries), []
+        families = FAMILIES if is_full else self.progress.touched([e.key.family for e in entries])
+        if not error:
+            self.progress.succeeded(families, ended_s)
+        self.schedule.round_ended(ended_s, failed=bool(error))
+        self.on_round(
+            Round(
+                started_s=started_s,
+                ended_s=ended_s,
+                is_full=is_full,
+                families=families,
+                error=error,
+                entries=entries,
+                triggers=() if error else self.backlog.take_triggers(),
+                operations=self.operations - operations,
+                transactions=self.transactions - transactions,
             )
-        self.schedule.round_ended(time.monotonic(), failed=failed)
+        )
+
+    async def _work(self) -> None:
+        if self._is_belief_stale:
+            self.observed = await self.backend.observe()
+            self._is_belief_stale, self._is_full_due = False, True
+        try:
+            await self._take_changes()
+        finally:  # what could be described is programmed, whatever became of the rest
+            await self._program_due()
 
     async def _take_changes(self) -> None:
         """Describe what changed in the cache, yielding often enough for others to run."""
         started_s = time.perf_counter()
+        self.progress.took(self.cache.changes.queued_s)
         for name, change in self.cache.take_changes().items():
-            self._undescribed.setdefault(name, change)
+            self._undescribed[name] = change.after(self._undescribed.get(name))
         while self._undescribed:
             name = next(iter(self._undescribed))
             change = self._undescribed.pop(name)
@@ -178,8 +213,7 @@ class Reconciler:
             except BaseException:
                 self._undescribed[name] = change  # last in the row now, and not forgotten
                 raise
-            for key in keys:
-                self._dirty.setdefault(key, change)
+            self.backlog.add(name, keys, change, time.monotonic())
             if time.perf_counter() - started_s > SLICE_S:
                 await asyncio.sleep(0)
                 started_s = time.perf_counter()
@@ -192,21 +226,19 @@ class Reconciler:
     async def _program_due(self) -> None:
         """Program what changed and what is tried again; after an observation everything, then remove leftovers."""
         now_s = time.monotonic()
-        if now_s >= self._retry_s:
-            for key in [k for k, q in self.quarantine.items() if now_s >= q.retry_s]:
-                self._dirty.setdefault(key, _again("retry", now_s))
-            self._retry_s = min((q.retry_s for q in self.quarantine.values()), default=math.inf)
+        self.backlog.add_refused(now_s)
         if not self._is_full_due:
             # What goes comes last, so that an address that changes hands is never without an owner.
-            await self._program(sorted(self._dirty, key=lambda k: k not in self.desired.ports))
+            await self._program(sorted(self.backlog, key=lambda k: k not in self.desired.ports))
         else:
             for key in self.desired.ports:
-                self._dirty.setdefault(key, _again("adoption", now_s))
+                self.backlog.add_again("adoption", key, now_s)
             urgency = functools.partial(_urgency, self.desired.ports)
-            await self._program(sorted(self._dirty, key=urgency))
+            await self._program(sorted(self.backlog, key=urgency))
             self._is_full_due, self._leftovers = False, Leftovers()
         if not self.is_synced.is_set():
             self.is_synced.set()
+            self.journal.started()
             log.info(
                 "programmed %d service ports in %.3f s with %d operations",
                 len(self.desired.ports),
@@ -231,6 +263,7 @@ class Reconciler:
             self._leftovers = None
             return
         failures = leftovers.failures + 1
+        self.prune_failures += 1
         due_s = time.monotonic() + self._backoff.delay_s(failures)
         self._leftovers = Leftovers(error=error, failures=failures, due_s=due_s)
         log.error("leftovers could not be removed, trying again later: %s", error)
@@ -279,36 +312,43 @@ class Reconciler:
     def _record(self, keys: Iterable[PortKey], planned_s: float, error: str) -> None:
         now_s = time.monotonic()
         for key in keys:
-            change = self._dirty.pop(key, None)
-            failures = self.quarantine[key].failures + 1 if key in self.quarantine else 1
+            failures = self.backlog.failures(key)
             if error:
-                retry_s = now_s + self._backoff.delay_s(failures)
-                self._retry_s = min(self._retry_s, retry_s)
-                self.quarantine[key] = Quarantined(
-                    reason=error, failures=failures, retry_s=retry_s
-                )
+                retry_s = now_s + self._backoff.delay_s(failures + 1)
+                waiting = self.backlog.set_aside(key, error, retry_s)
                 log.error("%s: refused by the kernel, set aside for now: %s", key, error)
-            elif self.quarantine.pop(key, None) is not None:
-                log.info("%s: programmed after being refused %d times", key, failures - 1)
-            if change is not None:
-                self.journal.add(
-                    Entry(
-                        key=key,
-                        cause=change.cause,
-                        received_s=change.received_s,
-                        planned_s=planned_s,
-                        acknowledged_s=now_s,
-                        error=error,
-                    )
-                )
+            else:
+                waiting = self.backlog.done(key)
+                if failures:
+                    log.info("%s: programmed after being refused %d times", key, failures)
+            if waiting is not None:
+                self._note(key, waiting, planned_s, now_s, error)
+
+    def _note(
+        self, key: PortKey, waiting: Waiting, planned_s: float, now_s: float, error: str
+    ) -> None:
+        change = waiting.change
+        entry = Entry(
+            key=key,
+            cause=change.cause,
+            triggered_s=change.triggered_s,
+            received_s=change.received_s,
+            decoded_s=change.decoded_s,
+            queued_s=waiting.queued_s,
+            planned_s=planned_s,
+            acknowledged_s=now_s,
+            error=error,
+        )
+        self.journal.add(entry)
+        self._entries.append(entry)
 
     def _count(self, applied: Applied) -> None:
         self.operations += applied.operations
         self.transactions += applied.transactions
 
 
-def _again(why: str, now_s: float) -> Change:
-    return Change(cause=Cause(kind=why, namespace="", name=""), received_s=now_s)
+def _ignore(_: Round) -> None:
+    """Listen to nothing."""
 
 
 def _urgency(ports: Mapping[PortKey, DesiredPort], key: PortKey) -> int:

@@ -23,7 +23,9 @@ class Verifier:
     """Compares belief with the kernel from time to time."""
 
     def __init__(self, reconciler: Reconciler) -> None:
+        self.verifications = 0
         self.repairs = 0
+        self.drifts = 0
         self._is_contended = False
         self._reconciler = reconciler
         self._schedule = reconciler.schedule
@@ -51,6 +53,7 @@ class Verifier:
             ):
                 drifts = await self._reconciler.backend.verify(observed)
                 done_s = time.monotonic()
+                self.verifications += 1
                 self._schedule.verified(done_s, repaired=bool(drifts), took_s=done_s - now_s)
                 if self._reconciler.observed is observed:
                     self._repair(drifts)
@@ -63,6 +66,7 @@ class Verifier:
         if not drifts:
             return
         self.repairs += 1
+        self.drifts += len(drifts)
         for drift in drifts[:LISTED_DRIFTS]:
             whose = f" of {drift.key}" if drift.key else ""
             log.warning("changed from outside, repairing: %s%s", drift.what, whose)

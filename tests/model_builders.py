@@ -158,6 +158,7 @@ def make_slice(
     family: Family | None = None,
     uid: str = "",
     resource_version: str = "1",
+    triggered_s: float | None = None,
 ) -> EndpointSlice:
     """Make a slice with one port; its endpoints name it, for whichever slice they were made.
 
@@ -177,6 +178,7 @@ def make_slice(
         ),
         uid=uid,
         resource_version=resource_version,
+        triggered_s=triggered_s,
     )
 
 
@@ -186,6 +188,7 @@ def make_node(
     zone: str = "z1",
     addresses: tuple[str, ...] = ("192.0.2.1",),
     pod_cidrs: tuple[str, ...] = (),
+    leaving: str = "",
     is_known: bool = True,
     resource_version: str = "1",
 ) -> NodeInfo:
@@ -195,6 +198,7 @@ def make_node(
         zone=zone,
         addresses=addresses,
         pod_cidrs=pod_cidrs,
+        leaving=leaving,
         is_known=is_known,
         resource_version=resource_version,
     )

@@ -1,8 +1,9 @@
 """The nftables data plane: the protocol of proxy/backend.py wired to layout, plan and kernel. Shell."""
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -10,11 +11,12 @@ from backends.kernel.nft import Nft
 from backends.nftables import kernel
 from backends.nftables import plan as planning
 from backends.nftables.belief import Observed
+from backends.nftables.held import Look
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import NftPlan, Transaction
 from backends.nftables.probe import probe
 from backends.nftables.verify import verify
-from proxy.backend import Applied, Drift
+from proxy.backend import Applied, Drift, Held
 from proxy.config.settings import Settings
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, IPV4, PortKey
@@ -36,6 +38,7 @@ class NftablesBackend:
         self._background = open_nft()
         # A transaction in a thread and the second look of a verification must not mix.
         self._lock = asyncio.Lock()
+        self._background_lock = asyncio.Lock()  # one thread at a time may use a socket
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "NftablesBackend":
@@ -118,7 +121,29 @@ class NftablesBackend:
                 observed.correct(batch.family, batch.set, keys, actual)
 
     async def verify(self, observed: Observed) -> list[Drift]:
-        return await verify(self._nft, self._background, self._lock, observed)
+        async with self._background_lock:
+            return await verify(self._nft, self._background, self._lock, observed)
+
+    async def read_back(
+        self,
+        desired: Mapping[PortKey, DesiredPort],
+        observed: Observed,
+        keys: Collection[PortKey] | None,
+    ) -> AsyncIterator[Held]:
+        look = Look(self._nft, self._lock, observed)
+        if keys is None:  # in no order: sorting ten thousand would hold the event loop
+            believed = list(observed.rendered)
+            wanted: Iterable[PortKey] = itertools.chain(
+                believed, (key for key in list(desired) if key not in observed.rendered)
+            )
+        else:
+            wanted = keys
+        async for held in look.at_ports(desired, wanted):
+            yield held
+        if keys is None:
+            async with self._background_lock:
+                strangers = await look.at_strangers(self._background)
+            yield strangers
 
     def has_foreign_change(self, observed: Observed) -> bool:
         if self._lock.locked():  # a thread is using the socket, and belief is about to change

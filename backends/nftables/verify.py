@@ -65,10 +65,10 @@ def find_suspects(nft: Nft, observed: Observed) -> Suspects:
     """Read everything and note what differs from belief, which may change meanwhile."""
     suspects = Suspects([], {})
     for family, belief in observed.tables.items():
-        structure = _structure(nft, family)
+        structure = read_structure_patiently(nft, family)
         if structure is None:
             suspects = suspects._replace(is_unreadable=True)
-        if _differs(structure, belief):
+        if differs_in_structure(structure, belief):
             suspects.structures.append(family)
             continue
         for set_name in belief.sets:
@@ -92,7 +92,7 @@ def _confirm(nft: Nft, suspects: Suspects, observed: Observed) -> list[Drift]:
     drifts = [
         Drift(key=None, what=f"{family}: our table, or a chain or set in it")
         for family in suspects.structures
-        if _differs(_structure(nft, family), observed.tables[family])
+        if differs_in_structure(read_structure_patiently(nft, family), observed.tables[family])
     ]
     if suspects.total > SINGLE_READS:
         return [*drifts, Drift(key=None, what=f"{suspects.total} elements")]
@@ -115,7 +115,7 @@ def _confirm(nft: Nft, suspects: Suspects, observed: Observed) -> list[Drift]:
     return drifts
 
 
-def _structure(nft: Nft, family: Family) -> TableFacts | None:
+def read_structure_patiently(nft: Nft, family: Family) -> TableFacts | None:
     """Return the structure of a table, None if it is being changed all the time."""
     for _ in range(20):
         try:
@@ -125,7 +125,7 @@ def _structure(nft: Nft, family: Family) -> TableFacts | None:
     return None
 
 
-def _differs(found: TableFacts | None, belief: TableFacts) -> bool:
+def differs_in_structure(found: TableFacts | None, belief: TableFacts) -> bool:
     return found is not None and (
         (found.is_present, found.is_dormant) != (belief.is_present, belief.is_dormant)
         or found.chains != belief.chains

@@ -1,8 +1,8 @@
 """The whole null backend: its kernel is a dict."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 
-from proxy.backend import Applied, Drift
+from proxy.backend import Applied, Drift, Held
 from proxy.desired import DesiredPort
 from proxy.model import PortKey
 
@@ -71,6 +71,26 @@ class NullBackend:
     async def verify(self, _observed: NullObserved) -> list[Drift]:
         return []
 
+    async def read_back(
+        self,
+        desired: Mapping[PortKey, DesiredPort],
+        observed: NullObserved,
+        keys: Collection[PortKey] | None,
+    ) -> AsyncIterator[Held]:
+        programmed = self._programmed(observed)
+        for key in dict.fromkeys([*programmed, *observed.ports]) if keys is None else keys:
+            held, believed = programmed.get(key), observed.ports.get(key)
+            yield Held(
+                key=key,
+                lines=_words(held),
+                differences=() if held == believed else (f"believed: {_words(believed)}",),
+            )
+        if keys is None:
+            yield Held(key=None, lines=(f"{len(programmed)} service ports",))
+
+    def _programmed(self, observed: NullObserved) -> Mapping[PortKey, DesiredPort]:
+        return observed.ports
+
     def has_foreign_change(self, _observed: NullObserved) -> bool:
         return False
 
@@ -79,3 +99,17 @@ class NullBackend:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _words(port: DesiredPort | None) -> tuple[str, ...]:
+    """Return a line for each frontend: a cluster IP, and where connections to it go."""
+    if port is None:
+        return ()
+    nowhere = "dropped" if port.is_any_usable else "refused"
+    return tuple(
+        [
+            f"{frontend.kind} {frontend.address or 'any node address'} port {frontend.port}: "
+            + (", ".join([endpoint.address for endpoint in port.pool(frontend)]) or nowhere)
+            for frontend in port.frontends
+        ]
+    )

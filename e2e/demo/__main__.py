@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from e2e.capabilities import missing
 from e2e.demo import board, slices, steps
@@ -21,6 +22,8 @@ from e2e.demo.daemon import Daemon
 from e2e.demo.interruption import Interrupted, Interruption
 from e2e.demo.network import Network
 from e2e.demo.screen import Piece, Screen
+from e2e.demo.source import Source, SourceName
+from e2e.demo.source import opened as open_source
 from e2e.demo.stage import Stage, StepFailedError
 from e2e.demo.tally import Tally
 from e2e.namespace import RUN_ID, TopologyError
@@ -31,8 +34,8 @@ _DRAWING = """\
   outside --- node-a ---+--- node-b  Three nodes in three zones, all with pods
               zone-a    |    zone-b  of the service shop/web. Clients reach them
                 |       |            through node-a, where the real daemon runs:
-              local     +--- node-c  it reads Services and EndpointSlices from
-                             zone-c  files and decides which pods may answer.
+              local     +--- node-c  {}
+                             zone-c  {}
 """
 _CLIENTS = f"""\
 Two clients, `outside` the cluster and `local`, a pod on node-a, each open {RATE * 2:.0f} new connections a second, half of
@@ -47,10 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m e2e.demo", description=__doc__)
     parser.add_argument("--fast", action="store_true", help="no pauses for the reader")
+    parser.add_argument(
+        "--source",
+        choices=get_args(SourceName),
+        default=os.environ.get("SOURCE") or "manifests",
+        help="where the daemon has its objects from; default: SOURCE of the environment, or manifests",
+    )
     args = parser.parse_args(argv)
+    if args.source not in get_args(SourceName):  # a default is not checked
+        parser.error(f"SOURCE={args.source}: choose from {', '.join(get_args(SourceName))}")
     with Interruption() as interruption, Screen.on_stdout() as screen:
         try:
-            return _unless_interrupted(screen, interruption, is_fast=args.fast)
+            return _unless_interrupted(screen, interruption, args.source, is_fast=args.fast)
         except Interrupted as interrupted:
             with contextlib.suppress(OSError):  # the terminal may be what has gone
                 screen.print()  # a terminal has written ^C on this line
@@ -64,16 +75,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
 
 
-def _unless_interrupted(screen: Screen, interruption: Interruption, *, is_fast: bool) -> int:
+def _unless_interrupted(
+    screen: Screen, interruption: Interruption, source: SourceName, *, is_fast: bool
+) -> int:
     """A signal may reach the programs we started first: then their end is no failure."""
     try:
-        return _perform(screen, interruption, is_fast=is_fast)
+        return _perform(screen, interruption, source, is_fast=is_fast)
     except (StepFailedError, TopologyError):
         interruption.check()
         raise
 
 
-def _perform(screen: Screen, interruption: Interruption, *, is_fast: bool) -> int:
+def _perform(
+    screen: Screen, interruption: Interruption, source_name: SourceName, *, is_fast: bool
+) -> int:
     begun_s = time.monotonic()
     for needed in ("namespaces", "nftables"):
         if reason := missing(needed):
@@ -82,15 +97,25 @@ def _perform(screen: Screen, interruption: Interruption, *, is_fast: bool) -> in
     with tempfile.TemporaryDirectory(prefix="sliceproxy-demo-") as directory:
         manifests = Path(shutil.copytree(EXAMPLES, Path(directory) / "manifests"))
         zones = slices.zones(manifests / "nodes.yaml")
-        with Network(zones, interruption) as network:
-            _introduce(screen)
-            network.start_pods(slices.listed_pods(manifests / "endpointslices.yaml"))
+        with contextlib.ExitStack() as opened:
+            network = opened.enter_context(Network(zones, interruption))
             node = network.home
+            source = opened.enter_context(
+                open_source(
+                    source_name,
+                    manifests=manifests,
+                    node=node.namespace,
+                    directory=Path(directory),
+                )
+            )
+            _introduce(screen, source)
+            network.start_pods(slices.listed_pods(manifests / "endpointslices.yaml"))
+            log = Path(directory, "daemon.log")
             stage = Stage(
-                manifests,
+                source,
                 network=network,
                 hosts=network.add_clients(),
-                daemon=Daemon(node.namespace, node.name, manifests, Path(directory, "daemon.log")),
+                daemon=Daemon(node.namespace, node.name, source.arguments, log),
                 screen=screen,
                 interruption=interruption,
                 is_fast=is_fast,
@@ -101,12 +126,12 @@ def _perform(screen: Screen, interruption: Interruption, *, is_fast: bool) -> in
     return conclude(screen, stage.tally, stage.latencies_s, time.monotonic() - begun_s)
 
 
-def _introduce(screen: Screen) -> None:
+def _introduce(screen: Screen, source: Source) -> None:
     screen.print(
         Piece("sliceproxy: the pods of a service come and go, no connection fails", "bold")
     )
     screen.print()
-    for line in _DRAWING.splitlines():
+    for line in _DRAWING.format(*source.told).splitlines():
         screen.print(line)
     screen.print()
     for paragraph in (_CLIENTS, _CLEANED):

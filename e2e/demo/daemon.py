@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from e2e.namespace import Namespace, TopologyError, reap
-from e2e.topology import CLUSTER_CIDRS
 
 # isolated, as in the image: neither the directory nor the environment we are started in has a say
 _COMMAND = [sys.executable, "-I", "-m", "proxy"]
@@ -18,22 +18,13 @@ _STOP_LIMIT_S = 10.0
 _DEBUG_PORT = 10249
 
 
-def source_arguments(manifests: Path) -> list[str]:
-    """Where the daemon takes its objects from."""
-    return ["--manifests", str(manifests)]
-
-
 class Daemon:
     """One daemon after the other on the same node; all write to the same log."""
 
-    def __init__(self, namespace: Namespace, node: str, manifests: Path, log: Path) -> None:
+    def __init__(self, namespace: Namespace, node: str, source: Sequence[str], log: Path) -> None:
+        """`source` are the arguments that say where objects come from."""
         self._namespace = namespace
-        self.arguments = [
-            "run",
-            *source_arguments(manifests),
-            *("--hostname-override", node),
-            *("--cluster-cidr", ",".join(CLUSTER_CIDRS)),
-        ]
+        self.arguments = ["run", *source, "--hostname-override", node]
         self._log = log
         self._process: subprocess.Popen[str] | None = None
 

@@ -43,7 +43,7 @@ def zones(file: Path) -> dict[str, str]:
 
 def listed_pods(file: Path) -> list[Pod]:
     """The pods that a file of slices starts with. Both slices must list the same pods in the same order."""
-    slices = _documents(file)
+    slices = _by_family(file)
     return [
         Pod(
             name=each["targetRef"]["name"],
@@ -61,18 +61,23 @@ def write(file: Path, listings: Iterable[Listing]) -> float:
     The new content is complete before it gets the name, so no reader can see half of a change.
     """
     listings = list(listings)
-    documents = _documents(file)
-    for family, document in documents.items():
+    changed = _by_family(file)
+    for family, document in changed.items():
         document["endpoints"] = [_endpoint(listing, family) for listing in listings]
     unfinished = file.with_name(f".{file.name}.new")
-    unfinished.write_text(yaml.safe_dump_all(documents.values(), sort_keys=False))
+    unfinished.write_text(yaml.safe_dump_all(changed.values(), sort_keys=False))
     renamed_s = time.monotonic()
     os.replace(unfinished, file)  # noqa: PTH105 - as close to the clock as it gets
     return renamed_s
 
 
-def _documents(file: Path) -> Mapping[Family, dict[str, Any]]:
-    return {each["addressType"]: each for each in yaml.safe_load_all(file.read_text())}
+def documents(file: Path) -> list[dict[str, Any]]:
+    """The slices in a file."""
+    return list(yaml.safe_load_all(file.read_text()))
+
+
+def _by_family(file: Path) -> Mapping[Family, dict[str, Any]]:
+    return {each["addressType"]: each for each in documents(file)}
 
 
 def _endpoint(listing: Listing, family: Family) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from e2e.demo import board, explanation, slices
 from e2e.demo.board import Row
@@ -13,6 +12,7 @@ from e2e.demo.interruption import Interruption
 from e2e.demo.network import Network
 from e2e.demo.screen import Line, Piece, Screen
 from e2e.demo.slices import Listing, Pod
+from e2e.demo.source import Source
 from e2e.demo.tally import Tally
 from e2e.topology import Host
 
@@ -33,7 +33,7 @@ class Stage:
 
     def __init__(
         self,
-        manifests: Path,
+        source: Source,
         *,
         network: Network,
         hosts: Mapping[str, Host],
@@ -50,13 +50,12 @@ class Stage:
         self._clients: Clients | None = None
         self.latencies_s: list[float] = []
         self.begun_s = time.monotonic()
-        self._manifests = manifests
-        self._slices = manifests / "endpointslices.yaml"
+        self._source = source
         self._interruption = interruption
         self._is_fast = is_fast
         self._drawn_s = 0.0
         self._is_gap_due = False
-        listed = slices.listed_pods(self._slices)
+        listed = slices.listed_pods(source.directory / "endpointslices.yaml")
         self._started = len(listed)
         self._running = {pod.name: pod for pod in listed}
         self._listings = {pod.name: Listing(pod, "ready") for pod in listed}
@@ -97,7 +96,7 @@ class Stage:
         self._listings |= {pod.name: Listing(pod, "ready") for pod in ready}
         self._listings |= {pod.name: Listing(pod, "terminating") for pod in terminating}
         listings = [each._replace(is_hinted=is_hinted) for each in self._listings.values()]
-        return slices.write(self._slices, listings)
+        return self._source.change(listings)
 
     def begin_load(self) -> None:
         """Have the clients ask, from now until `end_load`."""
@@ -206,7 +205,7 @@ class Stage:
     def show(self) -> None:
         """Leave the bars as they are now, with what sliceproxy says of it below."""
         self.show_bars()
-        text = explanation.explain(self._manifests, SERVICE, self.network.home.name)
+        text = explanation.explain(self._source.directory, SERVICE, self.network.home.name)
         lines = explanation.trim(text, self.screen.width - len(board.INDENT) - 2)
         for line in board.explained(SERVICE, lines):
             self.screen.print(*line)

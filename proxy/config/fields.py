@@ -37,8 +37,8 @@ USED: Final[dict[str, Used]] = {
     "kind": Used("", "must be `KubeProxyConfiguration`"),
     "featureGates": Used("feature_gates", "see the table of feature gates; an unknown gate is a warning"),
     "clientConnection.kubeconfig": Used("kubeconfig", "path of the kubeconfig; empty means the service account of the pod"),
-    "clientConnection.qps": Used("client_qps", "requests a second to the API server; negative means no limit"),
-    "clientConnection.burst": Used("client_burst", "requests above that rate in one go; 0 or more"),
+    "clientConnection.qps": Used("client_qps", "read and kept; three watches stay far below any rate, and apiServer.backoffFirst and backoffMax of the file of --sliceproxy-config bound their retries"),
+    "clientConnection.burst": Used("client_burst", "0 or more; read and kept, as qps"),
     "logging.format": Used("log_format", "`text` or `json`"),
     "logging.verbosity": Used("verbosity", "0 or more; a higher number logs more"),
     "hostnameOverride": Used("node_name", "name of the own Node, instead of the host name; trimmed and lower-cased"),
@@ -77,7 +77,7 @@ USED: Final[dict[str, Used]] = {
     "conntrack.tcpBeLiberal": Used("conntrack.tcp_be_liberal", "do not call packets outside the TCP window invalid"),
     "conntrack.udpTimeout": Used("conntrack.udp_timeout_s", "of flows without reply; 0 keeps the kernel's value"),
     "conntrack.udpStreamTimeout": Used("conntrack.udp_stream_timeout_s", "of flows with reply; 0 keeps the kernel's value"),
-    "configSyncPeriod": Used("config_sync_period_s", "longer than 0: how often the API server is compared with what is known"),
+    "configSyncPeriod": Used("config_sync_period_s", "longer than 0; read and kept: kube-proxy hands out again what it has cached that often, which is no new list either, and here every stage keeps the latest state"),
 }  # fmt: skip
 
 NOT_APPLICABLE: Final[dict[str, NotApplicable]] = {

@@ -4,7 +4,7 @@ KubeProxyConfiguration is never extended, so that kubeadm and kube-proxy keep ac
 is read strictly: an unknown or repeated field is an error.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from proxy.config import document
@@ -17,6 +17,36 @@ API_VERSION: Final = "sliceproxy/v1alpha1"
 KIND: Final = "SliceProxyConfiguration"
 
 FALLBACKS: Final = ("", "userspace")
+WATCH_LISTS: Final = ("auto", "off")
+
+
+class ApiServer(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to talk to the API server, and how to go on when it does not answer.
+
+    `backoff_first` and `backoff_max`: the pause after the first failure, and the longest one; it doubles in between, and
+    each is shortened at random by up to half. While a server is away, each node asks it at most about twice in
+    `backoff_max`; the default lets a node find a server that is back within two seconds.
+    `connect_timeout`: for the connection with its TLS handshake.
+    `silence_timeout`: how long an open request may bring nothing. Servers send a bookmark about once a minute, up to
+    75 s apart, even where nothing changes.
+    `resume_within`: a server that could not be reached for longer than this is asked for everything anew when it is back,
+    since it may have been restored from a backup; after a shorter gap the watch goes on where it broke off.
+    `list_page_size`: objects in one page of a list; 0 asks for all at once.
+    `watch_list`: `auto` has objects streamed where the server offers that and lists them where not; `off` always lists.
+    `watch_list_timeout`: how long the stream may bring no further object before its end is marked. After that
+    the server is taken for one that does not know such streams.
+    `exec_timeout`: how long a kubeconfig's exec plugin may take.
+    """
+
+    backoff_first: Duration = Duration(0.2)
+    backoff_max: Duration = Duration(1.2)
+    connect_timeout: Duration = Duration(3)
+    silence_timeout: Duration = Duration(90)
+    resume_within: Duration = Duration(5)
+    list_page_size: int = 500
+    watch_list: str = "auto"
+    watch_list_timeout: Duration = Duration(10)
+    exec_timeout: Duration = Duration(30)
 
 
 class Debug(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,6 +76,7 @@ class SliceProxyConfiguration(Wire, frozen=True, kw_only=True, forbid_unknown_fi
     verify_period: Duration = Duration(60)
     generation_poll_period: Duration = Duration(1)
     debug: Debug = Debug()
+    api_server: ApiServer = ApiServer()
 
 
 FIELDS: Final[dict[str, tuple[str, str]]] = {
@@ -54,6 +85,15 @@ FIELDS: Final[dict[str, tuple[str, str]]] = {
     "verifyPeriod": ("verify_period_s", "longer than 0: how often everything in the kernel is read back in the background, compared and repaired"),
     "generationPollPeriod": ("generation_poll_period_s", "longer than 0: how often the kernel is asked whether somebody else changed something"),
     "debug.allowNonLoopback": ("debug_allow_non_loopback", "serve the debug pages also where metricsBindAddress is no loopback address"),
+    "apiServer.backoffFirst": ("api_server.backoff_first_s", "longer than 0: pause after the first failed request; doubles up to backoffMax, and each is shortened at random by up to half"),
+    "apiServer.backoffMax": ("api_server.backoff_max_s", "not shorter than backoffFirst: longest pause between attempts to reach the server, and so about how soon it is found when it is back"),
+    "apiServer.connectTimeout": ("api_server.connect_timeout_s", "longer than 0: for the connection with its TLS handshake"),
+    "apiServer.silenceTimeout": ("api_server.silence_timeout_s", "longer than 0: how long an open request may bring nothing; servers send a bookmark at least every 75 s"),
+    "apiServer.resumeWithin": ("api_server.resume_within_s", "0 or more: after a longer time without a reachable server everything is asked for anew, since the server may have lost history; after a shorter one the watch goes on where it broke off"),
+    "apiServer.listPageSize": ("api_server.list_page_size", "objects in one page of a list; 0 for all at once"),
+    "apiServer.watchList": ("api_server.uses_watch_list", "`auto`: have all objects streamed (WatchList) where the server offers it, list them where not; `off`: always list (in quotes, as YAML reads a bare off as false)"),
+    "apiServer.watchListTimeout": ("api_server.watch_list_timeout_s", "longer than 0: how long that stream may bring no further object before its end is marked; then lists are used"),
+    "apiServer.execTimeout": ("api_server.exec_timeout_s", "longer than 0: how long the kubeconfig's exec plugin may take"),
 }  # fmt: skip
 """For each field: the attribute of Settings it ends in, and its meaning, for docs/configuration.md."""
 
@@ -85,4 +125,25 @@ def _problems(config: SliceProxyConfiguration) -> list[str]:
         problems.append("verifyPeriod: must be longer than 0")
     if config.generation_poll_period <= 0:
         problems.append("generationPollPeriod: must be longer than 0")
-    return problems
+    return problems + [f"apiServer.{problem}" for problem in _api_problems(config.api_server)]
+
+
+def _api_problems(api: ApiServer) -> Iterator[str]:
+    periods = {
+        "backoffFirst": api.backoff_first,
+        "connectTimeout": api.connect_timeout,
+        "silenceTimeout": api.silence_timeout,
+        "watchListTimeout": api.watch_list_timeout,
+        "execTimeout": api.exec_timeout,
+    }
+    for name, period in periods.items():
+        if period <= 0:
+            yield f"{name}: must be longer than 0"
+    if api.backoff_max < api.backoff_first:
+        yield "backoffMax: must not be shorter than backoffFirst"
+    if api.resume_within < 0:
+        yield "resumeWithin: must be 0 or more"
+    if api.list_page_size < 0:
+        yield f"listPageSize: must be 0 or more, got {api.list_page_size}"
+    if api.watch_list not in WATCH_LISTS:
+        yield f"watchList: must be {' or '.join(WATCH_LISTS)}, got {api.watch_list!r}"

@@ -10,7 +10,7 @@ from proxy.config import addresses, modes
 from proxy.config.addresses import HostPort
 from proxy.config.gates import DEFAULTS
 from proxy.config.kubeproxy import IPVS, Conntrack, KubeProxyConfiguration
-from proxy.config.own import SliceProxyConfiguration
+from proxy.config.own import ApiServer, SliceProxyConfiguration
 from proxy.model import Value
 
 Mode = Literal["", "nftables", "ipvs", "iptables", "userspace", "null"]
@@ -45,6 +45,22 @@ class IpvsSettings(Value, frozen=True, kw_only=True):
     udp_timeout_s: float
 
 
+class ApiServerSettings(Value, frozen=True, kw_only=True):
+    """How to talk to the API server. What each means stands at `own.ApiServer`."""
+
+    backoff_first_s: float
+    backoff_max_s: float
+    connect_timeout_s: float
+    silence_timeout_s: float
+    resume_within_s: float
+    list_page_size: int
+    """0 for everything in one page."""
+    uses_watch_list: bool
+    """Try WatchList before lists."""
+    watch_list_timeout_s: float
+    exec_timeout_s: float
+
+
 class Settings(Value, frozen=True, kw_only=True):
     """All settings, resolved. Durations are float seconds, addresses and ranges canonical text."""
 
@@ -59,12 +75,14 @@ class Settings(Value, frozen=True, kw_only=True):
     """Path of the kubeconfig; empty for the pod's service account."""
     master: str
     """URL of the API server, instead of the kubeconfig's; empty for none."""
+    api_server: ApiServerSettings
+    """How to talk to it."""
     client_qps: float
-    """Requests a second to the API server; negative for no limit."""
+    """Accepted for kube-proxy's sake: three watches never come near any limit, and `api_server` bounds their retries."""
     client_burst: int
-    """Requests above that rate in one go."""
+    """As `client_qps`."""
     config_sync_period_s: float
-    """How often what is known is compared with the API server's lists."""
+    """Accepted for kube-proxy's sake: its resync hands out again what it has cached. Here every stage keeps the latest state."""
     manifests: str | None
     """File or directory to read objects from instead of an API server."""
     watch_events: str | None
@@ -155,6 +173,7 @@ def resolve(
         fallback=cast("Literal['', 'userspace']", own.fallback),
         kubeconfig=config.client_connection.kubeconfig,
         master=program.master,
+        api_server=_api_server(own.api_server),
         client_qps=config.client_connection.qps,
         client_burst=config.client_connection.burst,
         config_sync_period_s=float(config.config_sync_period),
@@ -206,6 +225,20 @@ def _server(text: str) -> HostPort | None:
 
 def _range(entry: str) -> str:
     return addresses.parse_cidr(entry) if "/" in entry else entry
+
+
+def _api_server(section: ApiServer) -> ApiServerSettings:
+    return ApiServerSettings(
+        backoff_first_s=float(section.backoff_first),
+        backoff_max_s=float(section.backoff_max),
+        connect_timeout_s=float(section.connect_timeout),
+        silence_timeout_s=float(section.silence_timeout),
+        resume_within_s=float(section.resume_within),
+        list_page_size=section.list_page_size,
+        uses_watch_list=section.watch_list == "auto",
+        watch_list_timeout_s=float(section.watch_list_timeout),
+        exec_timeout_s=float(section.exec_timeout),
+    )
 
 
 def _conntrack(section: Conntrack) -> ConntrackSettings:

@@ -1,62 +1,46 @@
-"""`/debug/state` on the metrics address: what the daemon knows and how far it is. Shell.
+"""The debug pages under `/debug/`: what is known, chosen and programmed, and what the kernel holds. Shell.
 
-Loopback only unless configured. Requests with a foreign Host header are refused, so that a page in somebody's
-browser cannot read it by rebinding a name to this address; so are all methods but GET.
+For a page in a browser and for programs: `documents`, `listing` and `state` say what, `pages` shows it as HTML. Served on
+loopback only unless configured, and never under a foreign Host header. No answer holds the event loop for long:
+what concerns all services is made in small pieces, one answer at a time, and a very large service in a thread.
 """
 
-import ipaddress
-import logging
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from proxy import __version__, explain
+from proxy.backend import Held
+from proxy.config.settings import Settings
+from proxy.errors import KernelError, ProxyError
+from proxy.explain import Output
+from proxy.model import PortKey, Service, ServiceName
 from proxy.reconciler import Reconciler
+from proxy.server import documents, guard, listing, pages, serving, state
+from proxy.server.client import NOTE
+from proxy.server.documents import Clock, Subject, encode
+from proxy.server.overview import Overview, in_order
+from proxy.server.style import CONTENT_SECURITY_POLICY
+from proxy.sources.events import WatchReport
 
-_LOCAL_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
-BIND_RETRY_S: Final = 5.0
+T = TypeVar("T")
+BIND_RETRY_S: Final = serving.BIND_RETRY_S
+PIECE_S: Final = 0.002
+"""How long pieces of one answer may hold the event loop before others run."""
+_LARGE: Final = 500
+"""A service of more endpoints is worked through in a thread."""
+_WRITE: Final = 1 << 16
 
-log = logging.getLogger(__name__)
+Reports = Callable[[], Sequence[WatchReport]]
 
 
-def state(reconciler: Reconciler, mode: str) -> dict[str, Any]:
-    """Return the state document."""
-    cache, now_s = reconciler.cache, time.monotonic()
-    return {
-        "mode": mode,
-        "node": cache.node,
-        "synced": reconciler.is_synced.is_set(),
-        "waitingFor": sorted(cache.unlisted),
-        "revision": cache.revision,
-        "services": len(cache.services),
-        "servicePorts": len(reconciler.desired.ports),
-        "degraded": degraded(reconciler, now_s),
-        "lastError": reconciler.last_error,
-        "quarantined": [
-            {
-                "servicePort": str(key.name),
-                "protocol": key.name.protocol,
-                "family": key.family,
-                "reason": q.reason,
-                "failures": q.failures,
-                "retryInSeconds": round(max(0.0, q.retry_s - now_s), 1),
-            }
-            for key, q in reconciler.quarantine.items()
-        ],
-        "contested": [
-            {"servicePort": str(key.name), "family": key.family, "ownedByOthers": port.lost}
-            for key, port in reconciler.desired.ports.items()
-            if port.lost
-        ],
-        "rejected": [problem for problems in cache.problems.values() for problem in problems],
-        "kernel": {
-            "operations": reconciler.operations,
-            "transactions": reconciler.transactions,
-        },
-        "changes": reconciler.journal.total,
-    }
+def no_reports() -> Sequence[WatchReport]:
+    """Say nothing of an API server: there is none."""
+    return ()
 
 
 def degraded(reconciler: Reconciler, now_s: float) -> list[str]:
@@ -77,48 +61,340 @@ def degraded(reconciler: Reconciler, now_s: float) -> list[str]:
     return found
 
 
-def application(reconciler: Reconciler, mode: str) -> web.Application:
-    """Build the HTTP application."""
+def add_routes(
+    app: web.Application,
+    reconciler: Reconciler,
+    mode: str,
+    settings: Settings | None = None,
+    reports: Reports = no_reports,
+) -> None:
+    """Serve the debug pages in an application. They ask for a local Host header whatever else it answers to."""
+    debug = _Debug(reconciler, mode, settings, reports)
+    routes = {
+        "/debug": debug.get_redirect,
+        "/debug/": debug.get_front,
+        "/debug/services": debug.get_services,
+        "/debug/services/{namespace}/{name}": debug.get_service,
+        "/debug/state": debug.get_state,
+        "/debug/explain": debug.get_explain,
+        "/debug/changes": debug.get_changes,
+        "/debug/kernel": debug.get_kernel,
+        "/debug/config": debug.get_config,
+    }
+    for path, handler in routes.items():
+        app.router.add_get(path, _local(handler), allow_head=False)
 
-    async def get_state(_request: web.Request) -> web.Response:
-        body = msgspec.json.format(msgspec.json.encode(state(reconciler, mode)), indent=2)
-        return web.Response(body=body, content_type="application/json")
 
-    app = web.Application(middlewares=[_guard])
-    app.router.add_get("/debug/state", get_state, allow_head=False)
+def application(
+    reconciler: Reconciler,
+    mode: str,
+    settings: Settings | None = None,
+    reports: Reports = no_reports,
+) -> web.Application:
+    """Make an application with nothing but the debug pages."""
+    app = guard.application(is_local_only=True)
+    add_routes(app, reconciler, mode, settings, reports)
     return app
-
-
-@web.middleware
-async def _guard(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    if not is_local_host(request.headers.get("Host", "")):
-        raise web.HTTPForbidden(text="this endpoint answers only to its own address\n")
-    response = await handler(request)
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
-
-
-def is_local_host(header: str) -> bool:
-    """Whether a Host header names an address, or this host by its fixed names; other names could be anybody's."""
-    host = header.rsplit(":", 1)[0] if header.count(":") == 1 or "]:" in header else header
-    if host in _LOCAL_NAMES:
-        return True
-    try:
-        ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return False
-    return True
 
 
 async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:
     """Start serving. Raises OSError when the address cannot be bound."""
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, host, port).start()
-    except OSError:
-        await runner.cleanup()
-        raise
-    return runner
+    return await serving.serve(app, host, port)
+
+
+def _local(handler: guard.Handler) -> guard.Handler:
+    async def local(request: web.Request) -> web.StreamResponse:
+        guard.require_local_host(request)
+        try:
+            return await handler(request)
+        except listing.ParameterError as error:
+            raise web.HTTPBadRequest(text=f"{error}\n") from error
+
+    return local
+
+
+class _Debug:
+    """The handlers, with what they look at."""
+
+    def __init__(
+        self, reconciler: Reconciler, mode: str, settings: Settings | None, reports: Reports
+    ) -> None:
+        self._reconciler = reconciler
+        self._cache = reconciler.cache
+        self._mode = mode
+        self._settings = settings
+        self._reports = reports
+        self._overview = Overview(
+            reconciler.cache, reconciler.desired.ports, reconciler.quarantine, self._version
+        )
+        self._turn = asyncio.Lock()
+
+    async def get_redirect(self, _request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMovedPermanently("/debug/")
+
+    async def get_front(self, request: web.Request) -> web.StreamResponse:
+        query = listing.parse_query(request.query)
+        async with self._turn:
+            found = await in_pieces(listing.listing(self._overview, query))
+            return _html(pages.front(found, query, self._state()))
+
+    async def get_services(self, request: web.Request) -> web.StreamResponse:
+        query = listing.parse_query(request.query)
+        async with self._turn:
+            return _json(await in_pieces(listing.listing(self._overview, query)))
+
+    async def get_service(self, request: web.Request) -> web.StreamResponse:
+        wants_html = _wants_html(request)
+        page = listing.number(request.query, "page", 1, 10**6)
+        name = ServiceName(request.match_info["namespace"], request.match_info["name"])
+        service = self._find(f"{name.namespace}/{name.name}")
+        held: list[Held] = []
+        error = ""
+        try:
+            held = [h async for h in self._read_back([port.key for port in service.ports])]
+        except ProxyError as unreadable:
+            error = str(unreadable)
+        subject = self._subject(self._cache.services.get(name, service), held, error)
+
+        frame = self._frame()
+
+        def answer() -> web.Response:
+            document = documents.service_document(subject, _now())
+            return _html(pages.service(document, page, frame)) if wants_html else _json(document)
+
+        return await (asyncio.to_thread(answer) if subject.weight > _LARGE else _at_once(answer))
+
+    async def get_state(self, request: web.Request) -> web.StreamResponse:
+        document = self._state()
+        if _choice(request, "output", ("json", "text")) == "text":
+            return _text(state.render_text(document))
+        return _json(document)
+
+    async def get_changes(self, request: web.Request) -> web.StreamResponse:
+        document = documents.changes_document(self._reconciler.journal, _now())
+        return (
+            _html(pages.changes(document, self._frame()))
+            if _wants_html(request)
+            else _json(document)
+        )
+
+    async def get_config(self, _request: web.Request) -> web.StreamResponse:
+        if self._settings is None:
+            raise web.HTTPNotFound(text="the settings are not known here\n")
+        return _json(documents.config_document(self._settings, self._mode))
+
+    async def get_explain(self, request: web.Request) -> web.StreamResponse:
+        outputs: tuple[Output, ...] = ("json", "text", "ansi")
+        output = _choice(request, "output", outputs)
+        where = f"on node {self._cache.node.name}"
+        if wanted := request.query.get("service"):
+            services = [self._find(wanted)]
+        else:
+            services = list(self._cache.services.values())
+        response = web.StreamResponse()
+        response.content_type = "application/json" if output == "json" else "text/plain"
+        response.charset = "utf-8"
+        if not any(service.ports for service in services):
+            note = explain.shown(explain.why_nothing(services, where))
+            response.headers[NOTE] = note.encode("ascii", "backslashreplace").decode()
+        return await _stream(request, response, self._explained(services, output))
+
+    async def _explained(self, services: list[Service], output: Output) -> AsyncIterator[str]:
+        printing = explain.Printing(output)
+        async with self._turn:
+            names = await in_pieces(_in_order([service.name for service in services]))
+        for name in names:
+            async with self._turn:
+                service = self._cache.services.get(name)
+                if service is None or not service.ports:
+                    continue
+                slices, node = self._cache.slices(name), self._cache.node
+
+                def piece(service: Service = service) -> str:
+                    return printing.piece(explain.explain_service(service, slices, node))  # noqa: B023
+
+                weight = sum([len(es) for each in slices for _, es in each.ports])
+                text = await (asyncio.to_thread(piece) if weight > _LARGE else _at_once(piece))
+            yield text
+        yield printing.end()
+
+    async def get_kernel(self, request: web.Request) -> web.StreamResponse:
+        only_differences = _choice(request, "only", ("", "differences")) == "differences"
+        keys = None
+        if wanted := request.query.get("service"):
+            keys = [port.key for port in self._find(wanted).ports]
+        self._require_belief()
+        response = web.StreamResponse()
+        response.content_type, response.charset = "application/json", "utf-8"
+        return await _stream(request, response, self._held(keys, only_differences))
+
+    async def _held(
+        self, keys: Collection[PortKey] | None, only_differences: bool
+    ) -> AsyncIterator[str]:
+        """Yield an array with a line for each ServicePort; an error on the way is its last line."""
+        before = "[\n"
+        try:
+            async for held in self._read_back(keys):
+                if held.differences or not only_differences:
+                    document = documents.held_document(held)
+                    yield before + msgspec.json.encode(document).decode()
+                    before = ",\n"
+        except ProxyError as error:
+            yield before + msgspec.json.encode({"error": str(error)}).decode()
+            before = ",\n"
+        yield "[]\n" if before == "[\n" else "\n]\n"
+
+    def _require_belief(self) -> Any:
+        observed = self._reconciler.observed
+        if observed is None:
+            raise KernelError("read back", 0, "our state in the kernel is just being read anew")
+        return observed
+
+    def _read_back(self, keys: Collection[PortKey] | None) -> AsyncIterator[Held]:
+        """Read from the kernel. Raises KernelError when it cannot be read now."""
+        observed = self._require_belief()
+        return self._reconciler.backend.read_back(self._reconciler.desired.ports, observed, keys)
+
+    def _find(self, wanted: str) -> Service:
+        try:
+            return explain.find(self._cache, wanted, f"on node {self._cache.node.name}")
+        except ProxyError as error:
+            raise web.HTTPNotFound(text=f"{explain.shown(str(error))}\n") from error
+
+    def _subject(self, service: Service, held: Sequence[Held], error: str) -> Subject:
+        reconciler, slices = self._reconciler, self._cache.slices(service.name)
+        ports = [reconciler.desired.ports.get(port.key) for port in service.ports]
+        return Subject(
+            service=service,
+            slices=slices,
+            node=self._cache.node,
+            ports=ports,
+            quarantine={
+                port.key: reconciler.quarantine[port.key]
+                for port in service.ports
+                if port.key in reconciler.quarantine
+            },
+            owners={
+                (port.key, frontend): reconciler.desired.owner(port.key, frontend)
+                for port in ports
+                if port is not None
+                for frontend in port.lost
+            },
+            entries=reconciler.journal.of(service.name)[: documents.CHANGES],
+            problems=documents.problems_of(service, slices, self._cache.problems),
+            held=held,
+            kernel_error=error,
+        )
+
+    def _version(self) -> object:
+        """Return what differs whenever the list of services may: all that was heard, and all that came of it."""
+        reconciler, cache = self._reconciler, self._cache
+        heard = (cache.service_events, cache.slice_events, cache.revision)
+        return (*heard, reconciler.journal.total, len(reconciler.quarantine))
+
+    def _frame(self) -> pages.Frame:
+        node = self._cache.node
+        return pages.Frame(node.name, node.zone, self._mode, __version__)
+
+    def _state(self) -> state.StateDocument:
+        reconciler, now_s = self._reconciler, time.monotonic()
+        facts = state.Facts(
+            mode=self._mode,
+            version=__version__,
+            is_synced=reconciler.is_synced.is_set(),
+            last_error=reconciler.last_error,
+            degraded=degraded(reconciler, now_s),
+            quarantine=reconciler.quarantine,
+            kernel=state.KernelWork(
+                operations=reconciler.operations, transactions=reconciler.transactions
+            ),
+            changes=reconciler.journal.total,
+            reports=self._reports(),
+        )
+        return state.state_document(self._cache, reconciler.desired.ports.values(), facts, now_s)
+
+
+async def in_pieces(steps: Generator[object, None, T]) -> T:
+    """Drive steps to their end, letting others run after every few."""
+    started_s = time.perf_counter()
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if time.perf_counter() - started_s > PIECE_S:
+            await asyncio.sleep(0)
+            started_s = time.perf_counter()
+
+
+def _in_order(names: list[ServiceName]) -> Generator[None, None, list[ServiceName]]:
+    ordered: list[ServiceName] = []
+    for name in in_order(names, tuple):
+        if name is not None:
+            ordered.append(name)
+        yield
+    return ordered
+
+
+async def _at_once(work: Callable[[], T]) -> T:
+    return work()
+
+
+async def _stream(
+    request: web.Request, response: web.StreamResponse, pieces: AsyncIterator[str]
+) -> web.StreamResponse:
+    """Send pieces as they come, some at a time."""
+    await response.prepare(request)
+    waiting: list[bytes] = []
+    size, started_s = 0, time.perf_counter()
+    async for piece in pieces:
+        waiting.append(piece.encode("utf-8", "backslashreplace"))
+        size += len(waiting[-1])
+        if size >= _WRITE:
+            await response.write(b"".join(waiting))
+            waiting, size = [], 0
+        if time.perf_counter() - started_s > PIECE_S:
+            await asyncio.sleep(0)
+            started_s = time.perf_counter()
+    await response.write_eof(b"".join(waiting))
+    return response
+
+
+def _now() -> Clock:
+    return Clock(time.monotonic(), time.time())
+
+
+def _choice(request: web.Request, name: str, allowed: tuple[T, ...]) -> T:
+    """Return a parameter that is one of a few words, the first where it is missing. Raises ParameterError."""
+    given = request.query.get(name, allowed[0])
+    for word in allowed:
+        if word == given:
+            return word
+    raise listing.ParameterError(f"{name}: one of {', '.join(filter(None, map(str, allowed)))}")
+
+
+def _wants_html(request: web.Request) -> bool:
+    """Whether a browser asks: by its Accept header, unless the output is named."""
+    if "output" in request.query:
+        return _choice(request, "output", ("json", "html")) == "html"
+    return "text/html" in request.headers.get(hdrs.ACCEPT, "")
+
+
+def _html(text: str) -> web.Response:
+    return web.Response(
+        body=text.encode("utf-8", "backslashreplace"),
+        content_type="text/html",
+        charset="utf-8",
+        headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY},
+    )
+
+
+def _json(document: object) -> web.Response:
+    return web.Response(body=encode(document), content_type="application/json", charset="utf-8")
+
+
+def _text(text: str) -> web.Response:
+    return web.Response(
+        body=text.encode("utf-8", "backslashreplace"), content_type="text/plain", charset="utf-8"
+    )

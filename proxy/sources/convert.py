@@ -8,7 +8,9 @@ and the rest of the object goes on.
 Names are compared exactly as they stand: only the own node name was lower-cased, by whoever passes it.
 """
 
+import re
 from collections.abc import Iterable
+from datetime import datetime
 from sys import intern
 from typing import Final, NamedTuple
 
@@ -36,6 +38,10 @@ _FAMILY: Final[dict[str | None, Family]] = {family: family for family in FAMILIE
 _NODE_ADDRESS_TYPES: Final = ("InternalIP", "ExternalIP")
 _DEFAULT_AFFINITY_TIMEOUT_S: Final = 10800
 _LONGEST_AFFINITY_TIMEOUT_S: Final = 86400
+_TO_BE_DELETED: Final = "ToBeDeletedByClusterAutoscaler"
+_RFC3339: Final = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d([.,]\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII
+)
 
 
 def convert_service(
@@ -204,6 +210,7 @@ def convert_slice(
         ports=endpoints.by_port(obj, family, node_name, found) if service else (),
         uid=metadata.uid or "",
         resource_version=metadata.resource_version or "",
+        triggered_s=_triggered_s(metadata.annotations),
     )
     return endpoint_slice, found.rejected()
 
@@ -221,6 +228,7 @@ def convert_node(obj: wire.Node, node_name: str) -> tuple[NodeInfo | None, tuple
         zone=(metadata.labels and metadata.labels.zone) or "",
         addresses=_node_addresses(status.addresses or (), found),
         pod_cidrs=_pod_cidrs(spec, found),
+        leaving=_leaving(metadata, spec),
         is_known=True,
         resource_version=metadata.resource_version or "",
     )
@@ -251,6 +259,29 @@ def _owner(labels: wire.SliceLabels | None, found: Findings) -> ServiceName | No
         )
         return None
     return ServiceName(intern(found.namespace), intern(labels.service_name))
+
+
+def _triggered_s(annotations: wire.SliceAnnotations | None) -> float | None:
+    """Return when the change behind a slice happened (unix seconds).
+
+    Only a measurement hangs on it, so a time that cannot be read is no time, and nobody is bothered, as in kube-proxy.
+    """
+    text = annotations and annotations.last_change_trigger_time
+    if not text or not _RFC3339.fullmatch(text):
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):  # a thirteenth month, or a time no clock has shown
+        return None
+
+
+def _leaving(metadata: wire.NodeMetadata, spec: wire.NodeSpec) -> str:
+    """Return why load balancers should send nothing new to the node; the taint counts with every effect."""
+    if metadata.deletion_timestamp:
+        return "the Node is being deleted"
+    if any(taint is not None and taint.key == _TO_BE_DELETED for taint in spec.taints or ()):
+        return f"the Node has the taint {_TO_BE_DELETED}"
+    return ""
 
 
 def _node_addresses(given: Iterable[wire.NodeAddress | None], found: Findings) -> tuple[str, ...]:

@@ -50,11 +50,13 @@ class WatchEvent(NamedTuple):
     """One line of a watch response. `type` is ADDED, MODIFIED, DELETED, BOOKMARK, ERROR or something newer.
 
     `ends_initial_list` marks the bookmark after which everything that existed has been sent (KEP-3157).
+    `status` is the object of an ERROR event as plain values.
     """
 
     type: str
     decoded: Decoded
     ends_initial_list: bool = False
+    status: Mapping[str, object] | None = None
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -112,11 +114,26 @@ def decode_json(data: bytes) -> Iterator[Decoded]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(error) from error
     if items is None:
-        yield _decode_one(data)
+        yield decode_item(data)
     else:
         default_kind = kind.removesuffix(_LIST)  # items of a typed list do not repeat their kind
         for item in items:
-            yield _decode_one(item, default_kind)
+            yield decode_item(item, default_kind)
+
+
+def decode_item(data: bytes | msgspec.Raw, default_kind: str = "") -> Decoded:
+    """Return one object that stands by itself, or in a list whose items do not repeat their kind.
+
+    Raises MalformedError for what is no JSON, not UTF-8 or nested too deeply: an item of a list has only been cut out.
+    """
+    try:
+        try:
+            return _decoded(_DECODE.get(default_kind, _DECODE[""])(data))
+        except msgspec.ValidationError:
+            plain = _decode_plain(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _malformed(error) from error
+    return _read_one(plain, default_kind)
 
 
 def read_document(document: object) -> Iterator[Decoded]:
@@ -153,7 +170,8 @@ def _look_closer_at_event(line: bytes | memoryview) -> WatchEvent:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _malformed(error) from error
     if event.type == "ERROR":
-        return WatchEvent(event.type, _status(plain))
+        status = plain if isinstance(plain, dict) else {}
+        return WatchEvent(event.type, _status(status), status=status)
     return _event(event.type, _read_one(plain))
 
 
@@ -166,21 +184,10 @@ def _event(event_type: str, decoded: Decoded) -> WatchEvent:
     return WatchEvent(event_type, decoded, ends_list)
 
 
-def _status(value: object) -> Decoded:
+def _status(status: Mapping[str, object]) -> Decoded:
     """Return the reason that a server gives for ending a watch."""
-    status = value if isinstance(value, dict) else {}
     reason = f"{status.get('code', '?')} {status.get('reason', '')}: {status.get('message', '')}"
     return Decoded("Status", "", "", None, (_finding("Status", "", "", "", reason),))
-
-
-def _decode_one(data: bytes | msgspec.Raw, default_kind: str = "") -> Decoded:
-    try:
-        return _decoded(_DECODE.get(default_kind, _DECODE[""])(data))
-    except msgspec.ValidationError:
-        plain = _decode_plain(data)
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise _malformed(error) from error
-    return _read_one(plain, default_kind)
 
 
 def _read_one(value: object, default_kind: str = "") -> Decoded:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.model import Rejected
-from proxy.sources.events import KINDS, Deliver, Problems, Synced
+from proxy.sources.events import KINDS, Deliver, Problems, Synced, WatchReport
 from proxy.sources.manifest_set import Change
 from proxy.sources.manifests import Manifests, Signature, is_manifest
 from proxy.sources.notify import PathWatch
@@ -78,6 +78,10 @@ class ManifestSource:
             if self._watch is not None:
                 loop.remove_reader(self._watch.fileno())
                 self._watch.close()
+
+    def report(self) -> tuple[WatchReport, ...]:
+        """Return nothing: there is no server to report on."""
+        return ()
 
     def _try_watch(self) -> PathWatch | None:
         try:

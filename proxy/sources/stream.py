@@ -20,8 +20,9 @@ from typing import Final
 
 from proxy.model import Rejected
 from proxy.sources import decode, intake
-from proxy.sources.events import KINDS, Deliver, Event, Problems, Synced
+from proxy.sources.events import KINDS, Deliver, Event, Problems, Synced, WatchReport
 from proxy.sources.findings import quoted
+from proxy.sources.lines import LONGEST_LINE_BYTES, LineCutter
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,8 +30,6 @@ STDIN: Final = "-"
 _READ_BYTES: Final = 256 << 10
 # The largest pipe that needs no privilege (fs.pipe-max-size); wakes us less often during the initial list.
 _PIPE_BYTES: Final = 1 << 20
-# An object cannot be larger than etcd's 1.5 MiB, or some MiB where that limit was raised.
-_LONGEST_LINE_BYTES: Final = 16 << 20
 _BUDGET_S: Final = 0.003
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -62,6 +61,10 @@ class StreamSource:
         _LOG.info(
             "the stream of watch events %s has ended: its objects stay as they are", self._path
         )
+
+    def report(self) -> tuple[WatchReport, ...]:
+        """Return nothing: there is no server to report on."""
+        return ()
 
     async def _work(
         self, lines: Iterator[bytes | None], received: float, deliver: Deliver
@@ -96,7 +99,7 @@ class EventReader:
         """Return the events of one line; None stands for a line that was too long to keep."""
         self._line_number += 1
         if line is None:
-            return self._complain(f"longer than {_LONGEST_LINE_BYTES >> 20} MiB")
+            return self._complain(f"longer than {LONGEST_LINE_BYTES >> 20} MiB")
         if not line or line.isspace():
             return []
         try:
@@ -130,38 +133,6 @@ class EventReader:
         )
         _LOG.warning("%s", rejected)
         return [Problems(f"Stream {self._path}", (rejected,))]
-
-
-class LineCutter:
-    """Cuts pieces of bytes, which may end anywhere, into lines without their ends."""
-
-    def __init__(self, longest: int = _LONGEST_LINE_BYTES) -> None:
-        self._longest = longest
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def cut(self, piece: bytes) -> Iterator[bytes | None]:
-        """Yield the lines that are complete with `piece`; None for one that was too long. Exhaust before the next."""
-        start = 0
-        while (end := piece.find(b"\n", start)) >= 0:
-            self._add(piece[start:end])
-            yield from self.rest()
-            start = end + 1
-        self._add(piece[start:])
-
-    def rest(self) -> Iterator[bytes | None]:
-        """Yield the line collected so far, even if it is empty."""
-        line = b"".join(self._parts) if self._size <= self._longest else None
-        self._parts.clear()
-        self._size = 0
-        yield line
-
-    def _add(self, part: bytes) -> None:
-        self._size += len(part)
-        if self._size <= self._longest:
-            self._parts.append(part)
-        else:
-            self._parts.clear()
 
 
 @contextlib.contextmanager

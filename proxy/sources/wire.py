@@ -124,8 +124,16 @@ class SliceLabels(Wire):
     vital: ClassVar[frozenset[str]] = frozenset({"service_name", "headless"})
 
 
+class SliceAnnotations(Annotations):
+    # When the first of the changes that led to this version of the slice happened (KEP-752); RFC 3339 text.
+    last_change_trigger_time: str | None = field(
+        default=None, name="endpoints.kubernetes.io/last-change-trigger-time"
+    )
+
+
 class SliceMetadata(Metadata):
     labels: SliceLabels | None = None
+    annotations: SliceAnnotations | None = None
 
 
 class EndpointPort(Wire):
@@ -189,6 +197,7 @@ class NodeLabels(Wire):
 
 class NodeMetadata(Metadata):
     labels: NodeLabels | None = None
+    deletion_timestamp: str | None = None
 
     vital: ClassVar[frozenset[str]] = frozenset({"name"})
 
@@ -198,9 +207,14 @@ class NodeAddress(Wire):
     address: str | None = None
 
 
+class Taint(Wire):
+    key: str | None = None
+
+
 class NodeSpec(Wire):
     pod_cidr: str | None = field(default=None, name="podCIDR")
     pod_cidrs: list[str | None] | None = field(default=None, name="podCIDRs")
+    taints: list[Taint | None] | None = None
 
 
 class NodeStatus(Wire):

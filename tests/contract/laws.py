@@ -8,12 +8,14 @@ import errno
 import functools
 import itertools
 import random
+import re
 from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from proxy.backend import Held
 from proxy.errors import KernelError
 from proxy.model import PortKey
 from tests.contract.daemon import Daemon, make_services
@@ -30,6 +32,7 @@ from tests.desired_strategies import (
     random_states,
     seeds,
 )
+from tests.model_builders import make_key
 
 EXAMPLES: Final = 25
 random_worlds = settings(
@@ -97,6 +100,49 @@ class Laws:
                 if "default/web (TCP, IPv4)" in line
             ]
             assert line
+
+        run_on(ground, run)
+
+    def test_what_is_read_back_of_a_service_port_names_its_frontend_and_all_its_endpoints(
+        self, ground: Ground
+    ) -> None:
+        async def run(host: Host) -> None:
+            backend, desired = host.start(), many_services(3, endpoints=5)
+            observed = await adopt(backend, desired)
+            key, unknown = sorted(desired)[1], make_key("default/nobody")
+
+            held, nothing = [
+                one async for one in backend.read_back(desired, observed, [key, unknown])
+            ]
+
+            assert (held.key, held.differences) == (key, ())
+            words = " ".join(held.lines)
+            (frontend,) = desired[key].frontends
+            assert str(frontend.address) in words
+            assert all(endpoint.ip in words for endpoint in desired[key].internal)
+            others = [endpoint.ip for k in desired if k != key for endpoint in desired[k].internal]
+            assert not any(ip in re.split("[^0-9.]+", words) for ip in others)
+            assert nothing == Held(key=unknown)
+
+        run_on(ground, run)
+
+    @random_worlds
+    @given(seeds)
+    def test_reading_everything_back_names_each_service_port_once_and_changes_nothing(
+        self, ground: Ground, seed: int
+    ) -> None:
+        async def run(host: Host) -> None:
+            (desired,) = random_states(seed, 1)
+            backend = host.start()
+            observed = await adopt(backend, desired)
+            before = host.state(observed)
+
+            held = [one async for one in backend.read_back(desired, observed, None)]
+
+            assert sorted(one.key for one in held if one.key is not None) == sorted(desired)
+            assert held[-1].key is None
+            assert [one.differences for one in held if one.differences] == []
+            assert host.state(observed) == before
 
         run_on(ground, run)
 
@@ -188,6 +234,53 @@ class KernelLaws(Laws):
             host.check_extras(observed, desired)
 
         run_on(ground, run)
+
+    @random_worlds
+    @given(seeds)
+    def test_reading_back_tells_what_somebody_changed_and_repairs_nothing(
+        self, ground: Ground, seed: int
+    ) -> None:
+        async def run(host: KernelHost) -> None:
+            (desired,) = random_states(seed, 1)
+            backend = host.start()
+            observed = await adopt(backend, desired)
+            before = host.state(observed)
+            host.disturb(seed)
+            there = host.state(await host.read_back(backend, observed))
+
+            try:
+                held = [one async for one in backend.read_back(desired, observed, None)]
+                is_different = any(one.differences for one in held)
+            except (
+                KernelError
+            ):  # it cannot even be asked for: a set of another shape is in its place
+                is_different = True
+
+            assert is_different == (there != before)
+            assert host.state(observed) == before
+            assert host.state(await host.read_back(backend, observed)) == there
+
+        run_on(ground, run)
+
+    def test_l6_reading_one_service_port_back_asks_as_little_among_many_as_among_few(
+        self, ground: Ground
+    ) -> None:
+        async def run(host: KernelHost, services: int) -> Cost:
+            backend, desired = host.start(), many_services(services)
+            observed = await adopt(backend, desired)
+            key = make_key("default/s7")
+            host.spent(backend)
+
+            (held,) = [one async for one in backend.read_back(desired, observed, [key])]
+
+            assert held.lines
+            return host.spent(backend)
+
+        few = run_on(ground, functools.partial(run, services=10))
+        many = run_on(ground, functools.partial(run, services=2_000))
+
+        assert few == many
+        assert few.written == 0 < few.messages <= 20
 
     def test_l3_what_others_made_is_left_alone(self, ground: Ground) -> None:
         async def run(host: KernelHost) -> None:

@@ -1,6 +1,7 @@
 """A backend whose kernel is a dictionary that can refuse, be out of reach, be changed by others, and take its time."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from backends.null.backend import NullBackend, NullObserved, NullPlan
@@ -81,6 +82,10 @@ class FakeBackend(NullBackend):
 
     def has_foreign_change(self, observed: NullObserved) -> bool:
         return self._generation != self._seen_generation
+
+    def _programmed(self, observed: NullObserved) -> Mapping[PortKey, DesiredPort]:
+        self._touch()
+        return self.kernel
 
     def _touch(self) -> float:
         """Return the time, if the kernel can be reached."""

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,10 @@ from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
 from proxy.errors import ConfigError, ProxyError
 from proxy.model import NodeInfo, Rejected
+from proxy.sources.apiserver import ApiServerSource
 from proxy.sources.events import Problems
+from proxy.sources.manifests_watch import ManifestSource
+from proxy.sources.stream import StreamSource
 
 
 def settings(*flags: str) -> Settings:
@@ -21,14 +25,36 @@ def settings(*flags: str) -> Settings:
     return load.load(parser.parse_args(flags), hostname="node-a", read_file=lambda _: b"")[0]
 
 
-def test_without_a_source_the_operator_is_told_what_to_give() -> None:
-    with pytest.raises(ConfigError, match="--manifests"):
-        app.source_of(settings())
+@pytest.mark.parametrize(
+    ("flags", "source"),
+    [
+        pytest.param([], ApiServerSource, id="nothing said"),
+        pytest.param(["--kubeconfig", "file"], ApiServerSource, id="kubeconfig"),
+        pytest.param(["--manifests", "somewhere"], ManifestSource, id="manifests"),
+        pytest.param(["--watch-events", "somewhere"], StreamSource, id="stream"),
+    ],
+)
+def test_objects_come_from_the_api_server_unless_something_else_was_said(
+    flags: list[str], source: type
+) -> None:
+    assert isinstance(app.source_of(settings(*flags)), source)
 
 
-@pytest.mark.parametrize("flag", ["--manifests", "--watch-events"])
-def test_a_source_is_made_from_its_flag(flag: str) -> None:
-    assert app.source_of(settings(flag, "somewhere")) is not None
+def test_the_oom_score_is_that_of_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "oom_score_adj"
+
+    app.protect_from_oom(settings(), file)
+
+    assert file.read_text() == "-999\n"
+
+
+def test_an_oom_score_that_cannot_be_set_is_said_and_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        app.protect_from_oom(settings(), tmp_path)
+
+    assert "oomScoreAdj -999 could not be set" in caplog.text
 
 
 def test_what_is_not_done_yet_is_named() -> None:

@@ -100,7 +100,7 @@ def test_a_change_of_family_is_a_change() -> None:
     [
         pytest.param(
             make_slice("s-1", make_endpoint(A), resource_version="1", uid="x"),
-            make_slice("s-1", make_endpoint(A), resource_version="2", uid="y"),
+            make_slice("s-1", make_endpoint(A), resource_version="2", uid="y", triggered_s=7.0),
             id="EndpointSlice",
         ),
         pytest.param(
@@ -115,7 +115,7 @@ def test_a_change_of_family_is_a_change() -> None:
         ),
         pytest.param(
             make_node(addresses=("192.0.2.1",), resource_version="1"),
-            make_node(addresses=("192.0.2.2",), resource_version="2"),
+            make_node(addresses=("192.0.2.2",), leaving="deleted", resource_version="2"),
             id="Node",
         ),
     ],
@@ -213,6 +213,112 @@ def test_a_change_tells_the_latest_cause_and_when_the_first_was_received() -> No
 
     change = cache.take_changes()[WEB]
     assert (str(change.cause), change.received_s) == ("EndpointSlice default/s-1@8", 1.0)
+
+
+def test_changes_carry_the_triggers_of_all_slices_that_led_to_them() -> None:
+    cache = Cache(make_node(), started_s=100.0)
+
+    cache.apply(
+        [
+            Upsert(make_slice("s-1", make_endpoint(A), triggered_s=102.0)),
+            Upsert(make_slice("s-1", make_endpoint(B), triggered_s=101.0)),
+            Upsert(make_slice("s-2", make_endpoint("[fd00::1]:80"), triggered_s=103.0)),
+            Upsert(make_slice("s-2", make_endpoint("[fd00::1]:80"), triggered_s=104.0)),
+            Upsert(make_slice("s-3", make_endpoint(A), triggered_s=None)),
+            Upsert(make_slice("s-4", make_endpoint(A), triggered_s=100.0)),
+            Delete("EndpointSlice", "default", "s-2"),
+        ],
+        1.0,
+    )
+
+    change = cache.take_changes()[WEB]
+    assert change.triggers == (("IPv4", 102.0), ("IPv4", 101.0), ("IPv6", 103.0))
+    assert change.triggered_s == 101.0
+
+
+def test_a_slice_that_moves_brings_its_trigger_along() -> None:
+    cache = cache_of(Upsert(make_slice("s-1", make_endpoint(A))))
+
+    cache.apply([Upsert(make_slice("s-1", make_endpoint(A), service="api", triggered_s=5.0))], 1.0)
+
+    changes = cache.take_changes()
+    assert changes[WEB].triggers == ()
+    assert changes[API].triggers == (("IPv4", 5.0),)
+
+
+def test_a_change_tells_when_the_first_was_decoded() -> None:
+    cache = cache_of()
+
+    cache.apply([Upsert(make_service())], 1.0, 1.5)
+    cache.apply([Upsert(make_service(created=""))], 2.0, 2.5)
+    cache.apply([Upsert(make_service("default/api"))], 3.0)
+
+    changes = cache.take_changes()
+    assert (changes[WEB].received_s, changes[WEB].decoded_s) == (1.0, 1.5)
+    assert (changes[API].received_s, changes[API].decoded_s) == (3.0, 3.0)
+
+
+V6_PORT = make_service_port(cluster_ip="fd00::10")
+
+
+@pytest.mark.parametrize(
+    ("event", "families"),
+    [
+        (Upsert(make_slice("s-1", make_endpoint(B))), {"IPv4"}),
+        (Upsert(make_slice("s-1", make_endpoint(A))), set()),
+        (
+            Upsert(make_slice("s-1", make_endpoint("[fd00::1]:80"), service="api")),
+            {"IPv4", "IPv6"},
+        ),
+        (Upsert(make_slice("s-2", make_endpoint("[fd00::1]:80"))), {"IPv6"}),
+        (Delete("EndpointSlice", "default", "s-1"), {"IPv4"}),
+        (Upsert(make_service("default/web", V6_PORT)), {"IPv4", "IPv6"}),
+        (Upsert(make_service("default/api", V6_PORT)), {"IPv6"}),
+        (Delete("Service", "default", "web"), {"IPv4"}),
+        (Upsert(make_node(zone="z9")), {"IPv4"}),
+        (Upsert(make_node(resource_version="9")), set()),
+    ],
+)
+def test_changes_wait_in_the_families_they_concern(event: Event, families: set[Family]) -> None:
+    cache = cache_of(Upsert(make_service()), Upsert(make_slice("s-1", make_endpoint(A))))
+    assert cache.changes.queued_s == {}
+
+    cache.apply([event], 6.0, 7.0)
+    cache.apply([event], 8.0, 9.0)
+
+    assert cache.changes.queued_s == dict.fromkeys(families, 7.0)
+
+
+def test_what_is_heard_is_counted_whether_or_not_it_changes_anything() -> None:
+    cache = cache_of()
+
+    cache.apply(
+        [
+            *[Upsert(make_slice("s-1", make_endpoint(A)))] * 3,
+            Delete("EndpointSlice", "default", "s-9"),
+            *[Upsert(make_service())] * 2,
+            Delete("Service", "default", "no"),
+            Upsert(make_node()),
+        ],
+        0.0,
+    )
+
+    assert (cache.slice_events, cache.service_events) == (4, 3)
+    assert (cache.changes.slices, len(cache.changes)) == (1, 1)
+    cache.take_changes()
+    assert (cache.changes.slices, len(cache.changes)) == (0, 0)
+
+
+def test_slices_are_counted_by_their_endpoints_and_by_service() -> None:
+    cache = cache_of(
+        Upsert(make_slice("s-1", make_endpoint(A), make_endpoint(B))),
+        Upsert(make_slice("s-2")),
+        Upsert(make_slice("s-3", make_endpoint(A), service="api")),
+        Upsert(make_slice("s-4", make_endpoint(A), service=None)),
+    )
+
+    assert sorted(cache.slice_sizes()) == [0, 1, 1, 2]
+    assert sorted(cache.slices_per_service()) == [1, 2]
 
 
 def test_changes_are_there_until_they_are_taken() -> None:

@@ -31,7 +31,7 @@ def work_of_a_round(services: int, event: Event, monkeypatch: pytest.MonkeyPatch
     finish(whole)
     cache.apply([event], 1.0)
     visits = Visits()
-    for owner in (cache, desired, whole, whole.observed):
+    for owner in (cache, cache.changes, desired, whole, whole.backlog, whole.observed):
         watch(owner, visits)
     work = count_work(lambda: finish(whole), visits)
     assert whole.observed.ports[make_key("default/web-50")].internal

@@ -37,7 +37,8 @@ def test_everything_is_compared_once_a_period(daemon: Daemon) -> None:
 
         at = [round(at_s - started_s) for at_s in daemon.backend.verified_at]
         assert at == [VERIFY_S, 2 * VERIFY_S, 3 * VERIFY_S]
-        assert daemon.verifier.repairs == 0
+        assert daemon.verifier.verifications == 3
+        assert (daemon.verifier.repairs, daemon.verifier.drifts) == (0, 0)
 
     daemon.live(life)
 
@@ -55,7 +56,7 @@ def test_a_foreign_change_is_noticed_at_the_next_poll_and_repaired(
 
         assert daemon.backend.applied == [[WEB]]
         assert WEB in daemon.backend.kernel
-        assert daemon.verifier.repairs == 1
+        assert (daemon.verifier.repairs, daemon.verifier.drifts) == (1, 1)
 
     daemon.live(life)
 

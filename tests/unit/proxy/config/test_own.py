@@ -1,8 +1,11 @@
 """SliceProxyConfiguration is read strictly, and stronger than kube-proxy's file."""
 
+import operator
+
 import pytest
 
 from proxy.config import kubeproxy, own
+from proxy.config.settings import ApiServerSettings
 from proxy.errors import ConfigError
 from tests.unit.proxy.config.loading import CONFIG, OWN, OWN_HEADER, PODS, from_own, run
 
@@ -31,12 +34,35 @@ def test_every_field_of_the_file_arrives() -> None:
     assert (settings.config_file, settings.sliceproxy_config_file) == (CONFIG, OWN)
 
 
+def test_every_field_about_the_api_server_arrives() -> None:
+    settings, warnings = from_own(
+        "apiServer:\n"
+        "  backoffFirst: 1ms\n  backoffMax: 2ms\n  connectTimeout: 3ms\n  silenceTimeout: 4ms\n"
+        "  resumeWithin: 0s\n  listPageSize: 0\n  watchList: 'off'\n"
+        "  watchListTimeout: 5ms\n  execTimeout: 6ms\n"
+    )
+
+    assert warnings == ()
+    assert settings.api_server == ApiServerSettings(
+        backoff_first_s=0.001,
+        backoff_max_s=0.002,
+        connect_timeout_s=0.003,
+        silence_timeout_s=0.004,
+        resume_within_s=0.0,
+        list_page_size=0,
+        uses_watch_list=False,
+        watch_list_timeout_s=0.005,
+        exec_timeout_s=0.006,
+    )
+
+
 def test_every_field_is_documented() -> None:
     leaves = kubeproxy.leaves(own.SliceProxyConfiguration)
 
     assert sorted(own.FIELDS) == sorted(set(leaves) - {"apiVersion", "kind"})
     settings, _ = run()
-    assert all(hasattr(settings, setting) for setting, _ in own.FIELDS.values())
+    for setting, _ in own.FIELDS.values():
+        operator.attrgetter(setting)(settings)
 
 
 def test_an_empty_mode_leaves_that_of_kube_proxys_file() -> None:
@@ -89,6 +115,25 @@ def test_the_null_backend_needs_quotes() -> None:
         ("verifyPeriod: -1s\n", "verifyPeriod: must be longer than 0"),
         ("verifyPeriod: 60\n", "verifyPeriod: must be a duration"),
         ("generationPollPeriod: 0s\n", "generationPollPeriod: must be longer than 0"),
+        ("apiServer: {backoffFirst: 0s}\n", "apiServer.backoffFirst: must be longer than 0"),
+        ("apiServer: {connectTimeout: 0s}\n", "apiServer.connectTimeout: must be longer than 0"),
+        ("apiServer: {silenceTimeout: 0s}\n", "apiServer.silenceTimeout: must be longer than 0"),
+        ("apiServer: {execTimeout: 0s}\n", "apiServer.execTimeout: must be longer than 0"),
+        (
+            "apiServer: {watchListTimeout: 0s}\n",
+            "apiServer.watchListTimeout: must be longer than 0",
+        ),
+        (
+            "apiServer: {backoffMax: 199ms}\n",
+            "apiServer.backoffMax: must not be shorter than backoffFirst",
+        ),
+        ("apiServer: {resumeWithin: -1s}\n", "apiServer.resumeWithin: must be 0 or more"),
+        ("apiServer: {listPageSize: -1}\n", "apiServer.listPageSize: must be 0 or more, got -1"),
+        (
+            "apiServer: {watchList: always}\n",
+            "apiServer.watchList: must be auto or off, got 'always'",
+        ),
+        ("apiServer: {watchList: off}\n", "apiServer.watchList: expected str, got bool"),
         ("debug: {allowNonLoopback: yess}\n", "debug.allowNonLoopback: expected bool, got str"),
         ("---\nmode: ipvs\n", "holds 2 documents"),
     ],

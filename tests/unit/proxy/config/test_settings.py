@@ -5,7 +5,7 @@ import pytest
 
 from proxy.config import fields
 from proxy.config.addresses import HostPort
-from proxy.config.settings import ConntrackSettings, IpvsSettings, Settings
+from proxy.config.settings import ApiServerSettings, ConntrackSettings, IpvsSettings, Settings
 from tests.unit.proxy.config.loading import PODS, from_file, run
 
 FULL = """\
@@ -58,6 +58,17 @@ def test_every_field_arrives() -> None:
         fallback="",
         kubeconfig="/k",
         master="https://api:6443",
+        api_server=ApiServerSettings(
+            backoff_first_s=0.2,
+            backoff_max_s=1.2,
+            connect_timeout_s=3.0,
+            silence_timeout_s=90.0,
+            resume_within_s=5.0,
+            list_page_size=500,
+            uses_watch_list=True,
+            watch_list_timeout_s=10.0,
+            exec_timeout_s=30.0,
+        ),
         client_qps=50.0,
         client_burst=100,
         config_sync_period_s=420.0,

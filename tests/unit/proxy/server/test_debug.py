@@ -6,10 +6,11 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from backends.null.backend import NullBackend
+from proxy.backlog import Quarantined
 from proxy.cache import Cache
 from proxy.desired import DesiredState
 from proxy.model import NodeInfo, Rejected
-from proxy.reconciler import Quarantined, Reconciler
+from proxy.reconciler import Reconciler
 from proxy.schedule import Schedule
 from proxy.server import debug
 from proxy.sources.events import KINDS, Problems, Synced, Upsert
@@ -80,7 +81,7 @@ def test_the_state_names_what_was_rejected_refused_and_contested(reconciler: Rec
     reconciler.cache.apply([Problems("Service default/web", (rejected,))], 0.0)
     for service in (older, younger):
         reconciler.desired.update(service.name, service, {}, make_node())
-    reconciler.quarantine[make_key("default/old")] = Quarantined(
+    reconciler.backlog.quarantine[make_key("default/old")] = Quarantined(
         reason="no memory", failures=3, retry_s=0.0
     )
 

@@ -535,3 +535,75 @@ def test_node_addresses_that_cannot_be_used_are_named() -> None:
     assert node is not None
     assert (node.addresses, node.pod_cidrs) == ((), ())
     assert [item.field for item in rejected] == ["status.addresses[0].address", "spec.podCIDRs"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "taints", "leaving"),
+    [
+        ({}, [], ""),
+        ({"deletionTimestamp": None}, None, ""),
+        ({"deletionTimestamp": "2026-01-01T00:00:00Z"}, [], "the Node is being deleted"),
+        ({}, [{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}, None, {}], ""),
+        (
+            {},
+            [
+                {"key": "a"},
+                {"key": "ToBeDeletedByClusterAutoscaler", "effect": "PreferNoSchedule"},
+            ],
+            "the Node has the taint ToBeDeletedByClusterAutoscaler",
+        ),
+        (
+            {},
+            [{"key": "ToBeDeletedByClusterAutoscaler"}],
+            "the Node has the taint ToBeDeletedByClusterAutoscaler",
+        ),
+    ],
+)
+def test_a_node_that_is_leaving_is_known_to(
+    metadata: dict[str, object], taints: object, leaving: str
+) -> None:
+    obj = msgspec.convert(make_node("n", metadata=metadata, taints=taints), wire.Node)
+
+    node, rejected = convert.convert_node(obj, "n")
+
+    assert rejected == ()
+    assert node is not None
+    assert node.leaving == leaving
+
+
+@pytest.mark.parametrize(
+    ("text", "triggered_s"),
+    [
+        ("2026-01-01T00:00:00Z", 1767225600.0),
+        ("2026-01-01T00:00:00.25Z", 1767225600.25),
+        ("2026-01-01T00:00:00.123456789Z", 1767225600.123456),
+        ("2026-01-01T02:00:00+02:00", 1767225600.0),
+        (None, None),
+        ("", None),
+        ("yesterday", None),
+        ("2026-01-01", None),
+        ("2026-01-01T00:00:00", None),
+        ("20260101T000000Z", None),
+        ("2026-13-01T00:00:00Z", None),
+        ("2026-01-01T00:00:00Z ", None),
+        ("٢٠٢٦-01-01T00:00:00Z", None),
+    ],
+)
+def test_the_time_of_the_change_behind_a_slice_is_read_and_what_is_no_time_ignored(
+    text: str | None, triggered_s: float | None
+) -> None:
+    annotations = {"endpoints.kubernetes.io/last-change-trigger-time": text, "other": "x"}
+    document = make_slice(metadata={"annotations": annotations})
+
+    read, rejected = convert.convert_slice(msgspec.convert(document, wire.EndpointSlice), "n")
+
+    assert rejected == ()
+    assert read is not None
+    assert read.triggered_s == triggered_s
+
+
+def test_a_slice_without_annotations_says_nothing_of_its_change() -> None:
+    read, _ = convert.convert_slice(msgspec.convert(make_slice(), wire.EndpointSlice), "n")
+
+    assert read is not None
+    assert read.triggered_s is None

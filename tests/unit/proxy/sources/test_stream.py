@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 import uvloop
-from hypothesis import given
-from hypothesis import strategies as st
 
 from proxy.model import Service
 from proxy.sources import stream
 from proxy.sources.events import Delete, Event, Problems, Synced, Upsert
-from proxy.sources.stream import EventReader, LineCutter, StreamSource
+from proxy.sources.stream import EventReader, StreamSource
 from tests.builders import make_bookmark, make_node, make_service, make_slice, watch_line
 from tests.fakes.recorder import Recorder, running
 
@@ -132,35 +130,7 @@ def test_blank_lines_mean_nothing(line: bytes) -> None:
     assert _read_lines(line) == []
 
 
-_LINES = st.lists(st.binary(max_size=12).map(lambda line: line.replace(b"\n", b"")), max_size=8)
-
-
-@given(_LINES, st.lists(st.integers(1, 7), min_size=1), st.booleans())
-def test_lines_are_the_same_wherever_the_pieces_end(
-    lines: list[bytes], sizes: list[int], is_terminated: bool
-) -> None:
-    data = b"\n".join([*lines, b""] if is_terminated else lines)
-    cutter = LineCutter(longest=8)
-    found: list[bytes | None] = []
-    start = 0
-    for index in range(len(data)):
-        if start < len(data):
-            size = sizes[index % len(sizes)]
-            found += cutter.cut(data[start : start + size])
-            start += size
-    found += cutter.rest()
-
-    expected = data.split(b"\n")
-    assert found == [line if len(line) <= 8 else None for line in expected]
-
-
-def test_a_line_that_is_too_long_is_not_kept_and_the_next_one_is() -> None:
-    cutter = LineCutter(longest=10)
-
-    for _ in range(1000):
-        assert list(cutter.cut(b"x" * 100)) == []
-        assert sum(map(len, cutter._parts)) <= 10
-    assert list(cutter.cut(b"\nshort\n")) == [None, b"short"]
+def test_a_line_that_was_too_long_is_told() -> None:
     assert "longer than" in _reasons(EventReader("-", "node-1").read(None))[0]
 
 

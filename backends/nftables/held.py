@@ -1,0 +1,199 @@
+"""What the kernel holds for ServicePorts at this moment, compared with belief: for somebody who looks. Shell.
+
+Single elements are asked for by their keys, some hundred at a time between two transactions, so that every answer
+is compared with the belief of the same instant and others run in between. A pool is read as far as a packet could
+draw from it. Only what nobody owns takes a look through everything, which a thread does.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from backends.kernel.nft import Nft
+from backends.nftables import kernel, messages
+from backends.nftables.belief import Observed
+from backends.nftables.layout import capacity_for, is_picking
+from backends.nftables.model import ENDPOINTS, REFUSED, SERVICES, TABLE, Data, Target
+from backends.nftables.render import render_frontends, render_shared, slot_range
+from backends.nftables.verify import differs_in_structure, read_structure_patiently
+from backends.nftables.words import element_words
+from proxy.backend import Held
+from proxy.desired import DesiredPort
+from proxy.model import Family, PortKey
+
+ELEMENTS_AT_ONCE: Final = 250
+"""How many elements are read before others may run: some two milliseconds."""
+_STRANGERS_SHOWN: Final = 100
+
+Place = tuple[Family, str, bytes]
+"""Where an element is: family, set and key."""
+
+
+class Seen(NamedTuple):
+    """What was in a place and what we believed to be there, as lines; None for nothing."""
+
+    actual: str | None
+    believed: str | None
+    data: Data = None
+
+    @property
+    def difference(self) -> str | None:
+        if self.actual == self.believed:
+            return None
+        if self.actual is None:
+            return f"missing: {self.believed}"
+        if self.believed is None:
+            return f"unexpected: {self.actual}"
+        return f"changed: {self.actual}, was {self.believed}"
+
+
+class Look:
+    """One look at the kernel. The lock keeps our own transactions away while elements are read."""
+
+    def __init__(self, nft: Nft, lock: asyncio.Lock, observed: Observed) -> None:
+        self._nft = nft
+        self._lock = lock
+        self._observed = observed
+
+    async def at_ports(
+        self, desired: Mapping[PortKey, DesiredPort], keys: Iterable[PortKey]
+    ) -> AsyncIterator[Held]:
+        """Yield what is held for each of some ServicePorts."""
+        for targets in self._groups(desired, keys):
+            group = list(targets)
+            fixed = {key: self._fixed(key, desired.get(key), targets[key]) for key in group}
+            seen = await self.at(itertools.chain.from_iterable(fixed.values()))
+            slots = {
+                key: [slot for t in targets[key] for slot in self._slots(key.family, t, seen)]
+                for key in group
+            }
+            seen |= await self.at(itertools.chain.from_iterable(slots.values()))
+            for key in group:
+                yield _held(key, [seen[place] for place in (*fixed[key], *slots[key])])
+
+    async def at(self, places: Iterable[Place]) -> dict[Place, Seen]:
+        """Read what is in some places."""
+        found: dict[Place, Seen] = {}
+        pending = iter(dict.fromkeys(places))
+        while batch := list(itertools.islice(pending, ELEMENTS_AT_ONCE)):
+            by_set: dict[tuple[Family, str], list[bytes]] = {}
+            for family, name, key in batch:
+                by_set.setdefault((family, name), []).append(key)
+            async with self._lock:
+                for (family, name), keys in by_set.items():
+                    found |= self._read(family, name, keys)
+            await asyncio.sleep(0)
+        return found
+
+    def _read(self, family: Family, name: str, keys: list[bytes]) -> dict[Place, Seen]:
+        actual = kernel.read_elements(self._nft, family, name, keys)
+        believed = self._observed.tables[family].elements.get(name, {})
+        found: dict[Place, Seen] = {}
+        for key in keys:
+            words = element_words(family, name, key, actual[key]) if key in actual else None
+            belief = words
+            if (key in believed) != (key in actual) or believed.get(key) != actual.get(key):
+                belief = (
+                    element_words(family, name, key, believed[key]) if key in believed else None
+                )
+            found[family, name, key] = Seen(words, belief, actual.get(key))
+        return found
+
+    def _groups(
+        self, desired: Mapping[PortKey, DesiredPort], keys: Iterable[PortKey]
+    ) -> Iterator[dict[PortKey, list[Target]]]:
+        """Divide ServicePorts, with their frontends, by how many elements they stand for."""
+        group: dict[PortKey, list[Target]] = {}
+        weight = 0
+        for key in keys:
+            group[key] = self._targets(key, desired.get(key))
+            weight += 4 + sum([target.slots for target in group[key]])
+            if weight >= ELEMENTS_AT_ONCE:
+                yield group
+                group, weight = {}, 0
+        if group:
+            yield group
+
+    def _targets(self, key: PortKey, port: DesiredPort | None) -> list[Target]:
+        """Return the frontends a ServicePort has, or should have where the kernel would not take it."""
+        rendered = self._observed.rendered.get(key)
+        if rendered is not None:
+            return list(rendered.targets)
+        if port is None or key.family not in self._observed.tables:
+            return []
+        return [frontend.target for frontend in render_frontends(port)]
+
+    def _fixed(
+        self, key: PortKey, port: DesiredPort | None, targets: Iterable[Target]
+    ) -> list[Place]:
+        rendered = self._observed.rendered.get(key)
+        shared = rendered.shared if rendered is not None else frozenset()
+        if rendered is None and port is not None and key.family in self._observed.tables:
+            shared = render_shared(port)
+        return [
+            *[(key.family, SERVICES, target.services_key) for target in targets],
+            *[(key.family, REFUSED, target.services_key) for target in targets],
+            *[(key.family, name, member) for name, member in sorted(shared)],
+        ]
+
+    def _slots(
+        self, family: Family, target: Target, seen: Mapping[Place, Seen]
+    ) -> Iterable[Place]:
+        """Return all slots a packet could draw by the verdict that is there, and those we believe in."""
+        verdict = seen[family, SERVICES, target.services_key].data
+        count = capacity_for(target.slots) if target.slots else 1
+        if isinstance(verdict, str):
+            chain = verdict.removeprefix("goto ")
+            if is_picking(chain, target.protocol):
+                count = max(count, int(chain.rpartition("-")[2]))
+        name = ENDPOINTS[target.protocol]
+        return [(family, name, key) for key in slot_range(target.slots_prefix, 0, count)]
+
+    async def at_strangers(self, background: Nft) -> Held:
+        """Look through everything, in a thread, and return what is there and what nobody asked for."""
+        lines, strangers = await asyncio.to_thread(_survey, background, self._observed)
+        differences = [
+            f"{family}: our table, or a chain or set in it, is not as we made it"
+            for family in self._observed.tables
+            if await self._is_reshaped(family)
+        ]
+        seen = await self.at(strangers[:_STRANGERS_SHOWN]) if not differences else {}
+        differences += [d for one in seen.values() if (d := one.difference) is not None]
+        if len(strangers) > _STRANGERS_SHOWN:
+            differences.append(f"{len(strangers) - _STRANGERS_SHOWN} more that we did not make")
+        return Held(key=None, lines=tuple(lines), differences=tuple(differences))
+
+    async def _is_reshaped(self, family: Family) -> bool:
+        async with self._lock:
+            found = read_structure_patiently(self._nft, family)
+            return differs_in_structure(found, self._observed.tables[family])
+
+
+def _held(key: PortKey, seen: Collection[Seen]) -> Held:
+    return Held(
+        key=key,
+        lines=tuple([one.actual for one in seen if one.actual is not None]),
+        differences=tuple([d for one in seen if (d := one.difference) is not None]),
+    )
+
+
+def _survey(nft: Nft, observed: Observed) -> tuple[list[str], list[Place]]:
+    """Count what is in our tables, and note elements that we do not know of. Belief may change meanwhile."""
+    lines: list[str] = []
+    strangers: list[Place] = []
+    for family, belief in observed.tables.items():
+        facts = read_structure_patiently(nft, family)
+        if facts is None or not facts.is_present:
+            lines.append(f"{family}: no table" if facts else f"{family}: being changed")
+            continue
+        state = ", dormant" if facts.is_dormant else ""
+        lines.append(f"{family}: {len(facts.chains)} chains, {len(facts.sets)} sets{state}")
+        for name in sorted(facts.sets):
+            count, believed = 0, belief.elements.get(name, {})
+            number = messages.NUMBERS[family]
+            for block in nft.list_elements(number, TABLE, name, is_strict=False):
+                count += len(block)
+                strangers += [(family, name, key) for key, _ in block if key not in believed]
+            lines.append(f"{family}: {count} elements in {name}")
+    return lines, strangers

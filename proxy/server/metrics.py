@@ -1,0 +1,91 @@
+"""/metrics and what else kube-proxy serves beside it: /metrics/slis, /healthz, /proxyMode and /configz. Shell.
+
+What this program does not have of it (/flagz, /statusz) is refused with a sentence that says where to look instead.
+"""
+
+import asyncio
+import gzip
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+from aiohttp import hdrs, web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from proxy.config import duration
+from proxy.config.kubeproxy import KubeProxyConfiguration
+
+_NOSNIFF: Final = {"X-Content-Type-Options": "nosniff"}
+_GROUP: Final = "kubeproxy.config.k8s.io"
+_ABSENT: Final = {
+    "/flagz": "flags are not served: /configz has the configuration that follows from them\n",
+    "/statusz": "there is no status page: /metrics has what is measured\n",
+}
+_FAST: Final = 1
+"""How hard gzip tries: what is sent goes a short way, and is asked for every few seconds."""
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+def add_routes(
+    app: web.Application,
+    everything: CollectorRegistry,
+    indicators: CollectorRegistry,
+    mode: str,
+    config: Callable[[], bytes],
+) -> None:
+    """Serve the metrics, the service level indicators, the mode's name, and the configuration in use (JSON)."""
+
+    async def get_config(_request: web.Request) -> web.Response:
+        return web.Response(body=config(), content_type="application/json", headers=_NOSNIFF)
+
+    pages = {
+        "/metrics": _exposition(everything),
+        "/metrics/slis": _exposition(indicators),
+        "/healthz": _text("ok"),
+        "/proxyMode": _text(mode),
+        "/configz": get_config,
+        **{path: _text(sentence, status=404) for path, sentence in _ABSENT.items()},
+    }
+    for path, handler in pages.items():
+        app.router.add_get(path, handler, allow_head=False)
+
+
+def configz(config: KubeProxyConfiguration) -> bytes:
+    """Return what /configz says of a configuration: the one in use, with every default, as kube-proxy writes it."""
+    return msgspec.json.encode({_GROUP: config}, enc_hook=_encode)
+
+
+def _exposition(registry: CollectorRegistry) -> Handler:
+    async def get(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
+        body = encode(registry)
+        headers = {hdrs.CONTENT_TYPE: content_type, hdrs.VARY: hdrs.ACCEPT_ENCODING, **_NOSNIFF}
+        if _accepts_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
+            headers[hdrs.CONTENT_ENCODING] = "gzip"
+            body = await asyncio.to_thread(gzip.compress, body, _FAST)
+        return web.Response(body=body, headers=headers)
+
+    return get
+
+
+def _text(text: str, status: int = 200) -> Handler:
+    async def get(_request: web.Request) -> web.Response:
+        return web.Response(status=status, text=text, headers=_NOSNIFF)
+
+    return get
+
+
+def _accepts_gzip(header: str) -> bool:
+    """Whether an Accept-Encoding header names gzip, and does not refuse it with a weight of 0 (RFC 9110, 12.5.3)."""
+    for item in header.lower().split(","):
+        coding, _, weight = item.partition(";")
+        if coding.strip() in ("gzip", "*"):
+            value = weight.strip().removeprefix("q=")
+            return not value or value.strip("0.") != ""
+    return False
+
+
+def _encode(value: duration.Duration) -> str:
+    return duration.render(value)

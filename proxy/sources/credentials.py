@@ -1,0 +1,144 @@
+"""Who we are to the API server: found out at the start, and again when it may have changed.
+
+Shell. Reading credentials blocks (files, an exec plugin, imports of a large package), so it happens in a thread of its own,
+one that ends with the process even if what it waits for never comes.
+
+What is wrong at the start is the operator's affair and ends the program. Later it is not: files are exchanged, plugins ask
+services that are down. Then the last credentials stay in use for as long as the server accepts them.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from proxy.config.settings import Settings
+from proxy.errors import ApiError, ConfigError
+from proxy.sources import access, kubeconfig
+from proxy.sources.access import Access
+
+_LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# New credentials are fetched that long before the old ones expire; clocks differ.
+_EARLY_S: Final = 30.0
+
+_Signature = tuple[tuple[int, int, int] | None, ...]
+
+
+def load(settings: Settings) -> Access:
+    """Read the credentials that the settings name. Raises ConfigError; blocks."""
+    if settings.kubeconfig:
+        return kubeconfig.load(
+            settings.kubeconfig,
+            master=settings.master,
+            exec_timeout_s=settings.api_server.exec_timeout_s,
+        )
+    if settings.master:
+        return _without_credentials(access.check_server("--master", settings.master))
+    return kubeconfig.load_service_account()
+
+
+def _without_credentials(server: str) -> Access:
+    tls = None
+    if server.startswith("https://"):
+        tls = access.tls_context(
+            "--master", ca_file="", cert_file="", key_file="", is_insecure=False
+        )
+    return Access(server=server, tls=tls, headers={}, proxy=access.proxy_for(server))
+
+
+class Credentials:
+    """The credentials in use. One load at a time, whoever asks."""
+
+    def __init__(self, read: Callable[[], Access]) -> None:
+        self._read = read
+        self._lock = asyncio.Lock()
+        self._access: Access | None = None
+        self._signature: _Signature = ()
+        self._complaint = ""
+
+    async def get(self, refused: Access | None = None) -> Access:
+        """Return credentials that are as new as can be, and not those the server has `refused`.
+
+        Raises ConfigError if there are none at the start, ApiError if what was refused cannot be replaced later.
+        """
+        async with self._lock:
+            if self._access is None:
+                return await self._load()
+            if refused is self._access:
+                return await self._reload(self._access, must_succeed=True)
+            if self._is_stale(self._access):
+                return await self._reload(self._access, must_succeed=False)
+            return self._access
+
+    def _is_stale(self, current: Access) -> bool:
+        return (
+            time.time() >= current.expires_s - _EARLY_S
+            or _signature(current.files) != self._signature
+        )
+
+    async def _load(self) -> Access:
+        loaded = await in_thread(self._read)
+        self._access, self._signature = loaded, _signature(loaded.files)
+        return loaded
+
+    async def _reload(self, current: Access, *, must_succeed: bool) -> Access:
+        try:
+            loaded = await self._load()
+        except ConfigError as error:
+            if must_succeed:
+                raise ApiError(
+                    f"the credentials are refused, and there are no others: {error}"
+                ) from error
+            if str(error) != self._complaint:
+                _LOG.warning("the credentials cannot be read again, the old ones stay: %s", error)
+            self._complaint = str(error)
+            return current
+        self._complaint = ""
+        _LOG.info("the credentials were read again")
+        return loaded
+
+
+def _signature(files: tuple[str, ...]) -> _Signature:
+    """Return what changes when a file does. Kubernetes exchanges mounted files by a link, so the inode does."""
+    found: list[tuple[int, int, int] | None] = []
+    for file in files:
+        try:
+            status = Path(file).stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+    return tuple(found)
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run blocking work in a thread that nobody waits for at exit: it may hang for ever."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: T | None, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(value)  # type: ignore[arg-type] # None only where T allows it
+
+    def run() -> None:
+        value, error = None, None
+        try:
+            value = work()
+        except BaseException as caught:  # noqa: BLE001 - handed to whoever waits
+            error = caught
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=run, name="credentials", daemon=True).start()
+    return await result

@@ -1,0 +1,534 @@
+"""List and watch of one kind of objects: which request comes next, and what the answers mean for what we know.
+
+Pure: the time and the jitter come in as arguments, bytes come in as lines and pages, and what comes out are the next
+request or how long to wait, and the events for the rest of the program. `apiserver` does what is asked here.
+
+Everything is listed once, as a stream (WatchList, KEP-3157) or in pages, then a watch goes on from there. The rules:
+
+- Nothing is deleted before a list is complete. Then everything that is known and was not in it goes.
+- A version is a token of the server and given back as it is. Two of them are compared for one purpose only: a watch
+  that goes on at a lower version than it began with belongs to a server that lost history.
+- A watch that ends is taken up where it broke off. After 410, after an event of which not even the object's name can be
+  read, and after a server that was away for long (it may be back from a backup), everything is listed anew.
+- Lists are asked for as client-go does it, since servers are built for that: the first one at version "0", which any
+  server answers from memory; a later one at the last version we know, without pages, which is answered from memory too
+  and never leads back in time; and with pages at the newest version, which reads from etcd, only when that has failed.
+- A list of which a part cannot be read deletes nothing, but counts as one, so that one bad object does not keep
+  everything else from being served. It is repeated, at growing intervals.
+- Failures in a row make the pauses longer. The row ends when a watch has worked for a while, not with a connection.
+"""
+
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple
+
+from proxy.model import Rejected, Value
+from proxy.sources import intake
+from proxy.sources.answers import ListPage, Status, decode_page, read_status
+from proxy.sources.backoff import Backoff
+from proxy.sources.decode import Decoded, MalformedError, WatchEvent, decode_event, decode_item
+from proxy.sources.events import Event, Phase, Problems, Synced, Trouble, WatchReport
+from proxy.sources.findings import quoted
+from proxy.sources.intake import ObjectKey
+from proxy.sources.resources import Request, Resource
+
+STEADY_S: Final = 5.0
+"""How long a watch has to last before it counts as working."""
+_WATCH_AT_LEAST_S: Final = 300
+"""Servers end watches after five to ten minutes, so that these spread over their replicas; we say when."""
+_LISTS_FOR_S: Final = 3600.0
+"""After that long a server that did not stream its lists is asked again: it may have been upgraded."""
+_STREAM_AT_MOST: Final = 6
+_RELIST_FIRST_S: Final = 1.0
+_RELIST_MAX_S: Final = 60.0
+_PATIENT: Final = 10.0
+_AT_ONCE: Final[frozenset[Trouble]] = frozenset(
+    {"gone", "closed", "silent", "malformed", "unauthorized"}
+)
+_UNREACHABLE: Final[frozenset[Trouble]] = frozenset({"connect", "timeout"})
+_AWAY: Final = _UNREACHABLE | {"server"}
+
+
+class Limits(Value, frozen=True, kw_only=True):
+    """The settings of a reflector. Durations are seconds."""
+
+    backoff: Backoff
+    away_backoff: Backoff
+    """While the server cannot be reached."""
+    silence_s: float
+    resume_within_s: float
+    page_size: int
+    uses_watch_list: bool
+    watch_list_s: float
+
+
+class Wait(NamedTuple):
+    """Nothing is to be done before this time (monotonic seconds)."""
+
+    until_s: float
+
+
+_Task = Literal["list", "stream", "watch"]
+
+
+class Reflector:
+    """What is known of one kind of objects at the server, and how to learn the rest."""
+
+    def __init__(self, resource: Resource, limits: Limits, node_name: str, now_s: float) -> None:
+        self._resource = resource
+        self._limits = limits
+        self._node_name = node_name
+        self._intake = intake.Intake()
+        # Every known object, with the number of the list or stream that named it last.
+        self._known: dict[ObjectKey, int] = {}
+        self._round = 0
+        self._is_complete = True
+        self._incomplete_rounds = 0
+        self._has_problem = False
+
+        self._task: _Task = "list"
+        self._is_open = False
+        self._is_accepted = False
+        self._is_watching = False
+        self._began_s = now_s  # the request, or the watch after its list
+        self._list_began_s = now_s
+        self._list_took_s = 0.0
+        self._added_s = now_s
+        self._relist_s = 0.0
+
+        self._version = ""  # from where a watch can go on
+        self._base_version = ""  # that with which the watch began
+        self._list_version = "0"
+        self._page_size = limits.page_size
+        self._token = ""
+        self._lists_until_s = 0.0
+        self.no_stream = ""
+        """Why objects are listed in pages although a stream was wanted."""
+
+        self.is_unauthorized = False
+        """The credentials were refused and have to be read again before the next request."""
+        self._is_away = False
+        self._contact_s = now_s
+        self._failures = 0
+        self._failed_s = 0.0
+        self._asked_pause_s = 0.0
+        self._last_trouble: Trouble | None = None
+        self._needs_pause = False
+        self._retry_s = 0.0
+        self._error = ""
+        self._errors: dict[Trouble, int] = {}
+        self._phase: Phase = "listing"
+        self._since_s = now_s
+        self._heard_s = 0.0
+        self._lists = 0
+        self._watches = 0
+
+    # What to do
+
+    def next(self, now_s: float, jitter: float) -> Request | Wait:
+        """Return the next request, or how long to wait. `jitter` is a random number from 0 to 1."""
+        if self._needs_pause:
+            self._needs_pause = False
+            self._retry_s = self._failed_s + self._pause_s(jitter)
+        if now_s < self._retry_s:
+            self._enter("waiting", now_s)
+            return Wait(self._retry_s)
+        self._retry_s = 0.0
+        return self._request(now_s, jitter)
+
+    def hurry(self, now_s: float) -> bool:
+        """Return whether a pause is over because the server, which was away, has answered somebody else."""
+        if self._is_open or not self._is_away or now_s >= self._retry_s:
+            return False
+        self._retry_s = 0.0
+        return True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the request goes on; when not, its answer is of no more interest."""
+        return self._is_open
+
+    @property
+    def deadline_s(self) -> float:
+        """When to call `expire` if nothing has come until then."""
+        deadline = max(self._heard_s, self._began_s) + self._limits.silence_s
+        if self._is_watching:
+            if self._failures:
+                deadline = min(deadline, self._began_s + STEADY_S)
+            if self._relist_s:
+                deadline = min(deadline, self._relist_s)
+        elif self._task == "stream" and self._is_accepted:
+            deadline = min(deadline, self._stream_deadline_s)
+        return deadline
+
+    def report(self) -> WatchReport:
+        """Return how it stands."""
+        return WatchReport(
+            kind=self._resource.kind,
+            phase=self._phase,
+            since_s=self._since_s,
+            heard_s=self._heard_s,
+            resource_version=self._version,
+            objects=len(self._known),
+            lists=self._lists,
+            watches=self._watches,
+            failures=self._failures,
+            retry_s=self._retry_s,
+            error=self._error,
+            errors=dict(self._errors),
+        )
+
+    @property
+    def last_trouble(self) -> Trouble | None:
+        """What went wrong last; None once a watch has worked for a while."""
+        return self._last_trouble
+
+    # What happened
+
+    def accept(self, now_s: float) -> None:
+        """Take note that the server answers with what was asked for."""
+        self._is_accepted = True
+        self._is_away = False
+        self.is_unauthorized = False
+        self._began_s = self._added_s = now_s
+        self.heard(now_s)
+        if self._task == "watch":
+            self._start_watching(now_s)
+
+    def heard(self, now_s: float) -> None:
+        """Take note that bytes came."""
+        self._heard_s = now_s
+        if self._is_accepted:  # a refusal is no sign that the server is what it was
+            self._contact_s = now_s
+
+    def read_line(self, line: bytes | None, now_s: float) -> list[Event]:
+        """Return the events of one line of a watch; None stands for a line that was too long to keep."""
+        if line is None:
+            return self._cannot_read("an event is too long", now_s)
+        if not line or line.isspace():
+            return []
+        try:
+            event = decode_event(line)
+        except MalformedError as error:
+            return self._cannot_read(str(error), now_s)
+        return self._take_event(event, now_s)
+
+    def read_page(self, body: bytes, now_s: float) -> Iterator[list[Event]]:
+        """Yield the events of one page of a list, object by object."""
+        try:
+            page = decode_page(body, self._resource.kind)
+            if not page.resource_version:
+                raise MalformedError("a list without resourceVersion")  # noqa: TRY301 - as bad as no list
+        except MalformedError as error:
+            self.fail("malformed", str(error), now_s)
+            return
+        for item in page.items:
+            try:
+                decoded = decode_item(item, self._resource.kind)
+            except MalformedError as error:
+                yield self._cannot_read(str(error), now_s)
+            else:
+                yield self._take_object(decoded, now_s)
+        yield self._end_page(page, now_s)
+
+    def refuse(self, status: Status, now_s: float) -> None:
+        """Take note that the server did not do what was asked, or no longer does."""
+        self._heard_s = now_s
+        code, words = status.code, f"{status.code} {status.reason}: {status.message}"
+        self.is_unauthorized = code == 401
+        if self._task == "stream" and not self._is_watching and code in (400, 422):
+            self._use_lists(status.message or words, now_s)
+            return
+        match code:
+            case 401:
+                self.fail("unauthorized", f"the credentials are refused ({words})", now_s)
+            case 403:
+                self.fail("forbidden", f"{words}; needed is the rule {self._resource.rule}", now_s)
+            case 404:
+                self.fail("server", f"the server has no {self._resource.path} ({words})", now_s)
+            case 410:
+                self._restart_list()
+                self.fail("gone", words, now_s)
+            case 429:
+                self.fail("throttled", words, now_s, status.retry_after_s)
+            case _ if status.is_too_large:
+                self._forget_version(is_expired=True)
+                self.fail("gone", words, now_s)
+            case _:
+                if code in (400, 422):  # whatever it is that the server does not like about them
+                    self._forget_version(is_expired=True)
+                self.fail("server", words, now_s, status.retry_after_s)
+
+    def end(self, now_s: float, *, is_truncated: bool) -> None:
+        """Take note that a watch has ended without an error; `is_truncated` if it did within an event."""
+        if not self._is_open:
+            return
+        if is_truncated:
+            self.fail("closed", "the watch was cut off within an event", now_s)
+        elif not self._is_watching:
+            self.fail("closed", "the server ended the stream of its objects before the end", now_s)
+        elif now_s - self._began_s < STEADY_S:
+            self.fail("closed", "the server ended the watch at once", now_s)
+        else:
+            self._has_worked()
+            self._close()
+
+    def expire(self, now_s: float) -> None:
+        """Take note that `deadline_s` has come."""
+        if self._is_watching and now_s >= self._began_s + STEADY_S:
+            self._has_worked()
+        if now_s < self.deadline_s:
+            return
+        if self._is_watching and self._relist_s and now_s >= self._relist_s:
+            self._forget_version(is_expired=False)
+            self._close()
+        elif self._is_watching:
+            self.fail("silent", f"nothing came for {self._limits.silence_s:g} s", now_s)
+        elif self._task == "stream" and self._is_accepted and now_s >= self._stream_deadline_s:
+            self._use_lists("the end of the initial events was not marked", now_s)
+        else:
+            self.fail("timeout", f"no answer within {self._limits.silence_s:g} s", now_s)
+
+    def fail(
+        self, trouble: Trouble, message: str, now_s: float, retry_after_s: float = 0.0
+    ) -> None:
+        """Take note that the request came to nothing."""
+        if self._is_watching and now_s - self._began_s >= STEADY_S:
+            self._has_worked()
+        if trouble in _AWAY and not self._is_accepted:
+            self._is_away = True
+        elif self._is_accepted and trouble != "silent":
+            self._contact_s = now_s
+        self._close()
+        self._failures += 1
+        self._count(trouble)
+        self._error, self._last_trouble = message, trouble
+        self._failed_s, self._asked_pause_s = now_s, retry_after_s
+        self._needs_pause = True
+
+    def _count(self, trouble: Trouble) -> None:
+        self._errors[trouble] = self._errors.get(trouble, 0) + 1
+
+    # Requests
+
+    @property
+    def _stream_deadline_s(self) -> float:
+        """When a stream that has not marked its end is given up: a busy server of old would go on for ever."""
+        wait_s = self._limits.watch_list_s
+        return min(self._added_s + wait_s, self._began_s + _STREAM_AT_MOST * wait_s)
+
+    def _pause_s(self, jitter: float) -> float:
+        trouble, failures = self._last_trouble, self._failures
+        is_unreachable = trouble in _UNREACHABLE
+        backoff = self._limits.away_backoff if is_unreachable else self._limits.backoff
+        asked_s = backoff.asked_pause_s(self._asked_pause_s, jitter)
+        if trouble in _AT_ONCE and failures == 1:
+            return asked_s
+        pause_s = backoff.pause_s(failures, jitter)
+        if trouble == "forbidden":
+            # Somebody has to change a role first, and each node of the cluster is asking.
+            patient = Backoff(first_s=backoff.first_s, max_s=backoff.max_s * _PATIENT)
+            pause_s = patient.pause_s(failures, jitter)
+        elif trouble == "gone":
+            # A list after a list: never spend more than a third of the time on them.
+            pause_s = max(pause_s, 2 * self._list_took_s)
+        return max(pause_s, asked_s)
+
+    def _request(self, now_s: float, jitter: float) -> Request:
+        if self._is_away and now_s - self._contact_s > self._limits.resume_within_s:
+            self._lists_until_s = (
+                0.0  # the server may have been upgraded, or restored from a backup
+            )
+            if self._version or self._list_version != "0":
+                self._forget_version(is_expired=True)
+        self._is_open, self._is_accepted, self._is_watching = True, False, False
+        self._began_s = now_s
+        timeout_s = int(_WATCH_AT_LEAST_S * (1 + jitter))
+        if self._version:
+            self._task = "watch"
+            self._watches += 1
+            self._enter("watching", now_s)
+            return self._resource.watch_request(self._version, timeout_s)
+        self._enter("listing", now_s)
+        if not self._token:
+            self._begin_round(now_s)
+        if self._limits.uses_watch_list and now_s >= self._lists_until_s:
+            self._task = "stream"
+            self._watches += 1
+            return self._resource.watch_list_request(timeout_s)
+        self._task = "list"
+        return self._resource.list_request(self._list_version, self._page_size, self._token)
+
+    def _begin_round(self, now_s: float) -> None:
+        self._lists += 1
+        self._round += 1
+        self._is_complete = True
+        self._list_began_s = now_s
+
+    def _close(self) -> None:
+        self._is_open = self._is_watching = False
+
+    def _enter(self, phase: Phase, now_s: float) -> None:
+        if phase != self._phase:
+            self._phase, self._since_s = phase, now_s
+
+    def _has_worked(self) -> None:
+        self._failures = 0
+        self._error, self._last_trouble = "", None
+
+    def _use_lists(self, reason: str, now_s: float) -> None:
+        self.no_stream = reason
+        self._lists_until_s = now_s + _LISTS_FOR_S
+        self._close()
+
+    def _forget_version(self, *, is_expired: bool) -> None:
+        """List before the next watch; at the newest version if the server no longer has, or never had, ours."""
+        self._list_version = "" if is_expired else self._version or self._list_version
+        self._page_size = self._limits.page_size if self._list_version in ("", "0") else 0
+        self._version = self._token = ""
+        self._relist_s = 0.0
+
+    def _restart_list(self) -> None:
+        """List anew after 410."""
+        if self._task == "list":
+            was_paged = bool(self._token)
+            self._forget_version(is_expired=True)
+            if (
+                was_paged
+            ):  # pages that take longer than the server keeps old versions will do so again
+                self._page_size = 0
+        else:
+            # What the server no longer has is the history; a state at least as new as ours it does have.
+            self._forget_version(is_expired=False)
+
+    # Answers
+
+    def _take_event(self, event: WatchEvent, now_s: float) -> list[Event]:
+        match event.type:
+            case "ADDED" | "MODIFIED":
+                if event.type == "ADDED":
+                    self._added_s = now_s
+                self._advance(event.decoded, now_s)
+                return self._take_object(event.decoded, now_s)
+            case "DELETED":
+                # Before Kubernetes 1.10 a deleted object came with the version it had before.
+                self._advance(event.decoded, now_s, can_be_old=True)
+                return self._drop_object(event.decoded, now_s)
+            case "BOOKMARK":
+                return self._take_bookmark(event, now_s)
+            case "ERROR":
+                self.refuse(read_status(event.status or {}), now_s)
+                return []
+            case _:
+                return [self._problem(f"{quoted(event.type)} is no type of event")]
+
+    def _take_object(self, decoded: Decoded, now_s: float) -> list[Event]:
+        reading = intake.read(decoded, self._node_name)
+        if not self._is_ours(reading.key):
+            return self._cannot_read("an object without a name, or of another kind", now_s)
+        self._known[reading.key] = self._round
+        return self._intake.apply(reading)
+
+    def _drop_object(self, decoded: Decoded, now_s: float) -> list[Event]:
+        key = ObjectKey(decoded.kind, decoded.namespace, decoded.name)
+        if not self._is_ours(key):
+            return self._cannot_read("the deletion of an object without a name", now_s)
+        self._known.pop(key, None)
+        return self._intake.forget(key)
+
+    def _is_ours(self, key: ObjectKey) -> bool:
+        kind = self._resource.kind
+        return key.kind == kind and bool(key.name and (key.namespace or kind == "Node"))
+
+    def _take_bookmark(self, event: WatchEvent, now_s: float) -> list[Event]:
+        if self._is_watching:
+            self._advance(event.decoded, now_s)
+            return []
+        if not event.ends_initial_list:
+            # Where lists are streamed, the first bookmark is the one that ends them.
+            self._use_lists("bookmarks come, but none that ends the initial events", now_s)
+            return []
+        self._version = _version_of(event.decoded)
+        if not self._version:
+            return self._cannot_read("a bookmark without resourceVersion", now_s)
+        events = self._complete(now_s)
+        self._start_watching(now_s)
+        return events
+
+    def _advance(self, decoded: Decoded, now_s: float, *, can_be_old: bool = False) -> None:
+        """Note how far the watch has come. In a list that is streamed, versions follow no order."""
+        version = _version_of(decoded)
+        if not self._is_watching or not version:
+            return
+        if _is_before(version, self._base_version):
+            if can_be_old:
+                return
+            reason = f"version {version} comes after {self._base_version}: history was lost"
+            self._forget_version(is_expired=True)
+            self.fail("gone", reason, now_s)
+        else:
+            self._version = version
+
+    def _start_watching(self, now_s: float) -> None:
+        self._is_watching = True
+        self._began_s = now_s
+        self._base_version = self._version
+        self._enter("watching", now_s)
+
+    def _end_page(self, page: ListPage, now_s: float) -> list[Event]:
+        self._close()
+        self._token = page.token
+        if page.token:
+            return []
+        self._version = page.resource_version
+        return self._complete(now_s)
+
+    def _complete(self, now_s: float) -> list[Event]:
+        """Return what the end of a list means: deletions, and that there is no more."""
+        events: list[Event] = []
+        if self._is_complete:
+            gone = [key for key, number in self._known.items() if number != self._round]
+            for key in gone:
+                del self._known[key]
+                events += self._intake.forget(key)
+            if self._has_problem:
+                self._has_problem = False
+                events.append(Problems(self._subject, ()))
+            self._incomplete_rounds, self._relist_s = 0, 0.0
+        else:
+            pause_s = min(_RELIST_FIRST_S * (1 << self._incomplete_rounds), _RELIST_MAX_S)
+            self._incomplete_rounds = min(self._incomplete_rounds + 1, 10)
+            self._relist_s = now_s + pause_s
+        self._list_took_s = now_s - self._list_began_s
+        self._page_size = self._limits.page_size
+        return [*events, Synced(self._resource.kind)]
+
+    def _cannot_read(self, reason: str, now_s: float) -> list[Event]:
+        """Report what came instead of an object, and see to it that no deletion is lost with it."""
+        if self._is_watching:
+            self._forget_version(is_expired=False)
+            self.fail("malformed", reason, now_s)
+        else:
+            self._is_complete = False
+            self._count("malformed")
+        return [self._problem(reason)]
+
+    @property
+    def _subject(self) -> str:
+        return f"Watch {self._resource.plural}"
+
+    def _problem(self, reason: str) -> Problems:
+        self._has_problem = True
+        rejected = Rejected(kind="Watch", name=self._resource.plural, field="", reason=reason)
+        return Problems(self._subject, (rejected,))
+
+
+def _version_of(decoded: Decoded) -> str:
+    metadata = decoded.object.metadata if decoded.object is not None else None
+    return (metadata.resource_version if metadata is not None else None) or ""
+
+
+def _is_before(version: str, other: str) -> bool:
+    """Whether a version is certainly older. Kubernetes calls them comparable as numbers since 1.35 (KEP-5504)."""
+    if not (version.isdecimal() and other.isdecimal()):
+        return False
+    return (len(version), version) < (len(other), other)  # as the numbers, which may be long
