@@ -28,7 +28,7 @@ from typing import Any
 import uvloop
 
 from bench import workload
-from proxy import app
+from proxy import app, heap
 from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
@@ -127,7 +127,7 @@ class Node:
     async def _sync(self) -> dict[str, Any]:
         await self._reconciler.is_synced.wait()
         wall_s, usage = since_process_start_s(), resource.getrusage(resource.RUSAGE_SELF)
-        app.freeze_heap()
+        heap.freeze()
         self._seen = self._reconciler.journal.total
         return {
             "wall_s": wall_s,

@@ -6,8 +6,6 @@ order. Either way the rules stay in the kernel: a proxy that restarts must not b
 
 import asyncio
 import contextlib
-import gc
-import ipaddress
 import logging
 import signal
 import time
@@ -18,20 +16,20 @@ from typing import Any, Final
 import uvloop
 
 import backends
+from proxy import heap
 from proxy.backend import Backend
 from proxy.cache import Cache
 from proxy.config.settings import Settings
 from proxy.desired import DesiredState
 from proxy.errors import ConfigError, ProxyError, Unsupported
+from proxy.meter import Meter
 from proxy.model import NodeInfo
 from proxy.reconciler import Reconciler
 from proxy.schedule import Schedule
 from proxy.sources.events import Deliver, Event, Problems, Source
 from proxy.verifier import Verifier
 
-DEBUG_AT_LATEST_S: Final = 2.0
-YOUNG_OBJECTS: Final = 50_000
-COLLECT_AT_LATEST_S: Final = 60.0
+SERVE_AT_LATEST_S: Final = 2.0
 
 OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
 
@@ -82,8 +80,6 @@ def not_yet(settings: Settings) -> list[str]:
         found.append(
             f"detectLocalMode {settings.detect_local_mode}: no traffic counts as coming from local pods"
         )
-    if settings.healthz_bind is not None:
-        found.append("healthz and livez are not served")
     if settings.conntrack.max_per_core or settings.conntrack.min:
         found.append("conntrack limits and timeouts are left as they are")
     if settings.fallback:
@@ -160,6 +156,8 @@ def source_of(settings: Settings) -> Source:
 async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) -> None:
     """Run everything until SIGTERM or SIGINT."""
     reconciler = build(settings, backend)
+    verifier, meter = Verifier(reconciler), Meter()
+    reconciler.on_round = meter.heard
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -172,13 +170,23 @@ async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) 
         reconciler.cache.apply(events, received_s, time.monotonic())
         reconciler.wake()
 
+    async def serve_http() -> None:
+        # The HTTP library takes a while to load; services come first.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SERVE_AT_LATEST_S):
+                await reconciler.is_synced.wait()
+        from proxy.server import servers  # noqa: PLC0415
+
+        await servers.run(settings, reconciler, verifier, source, meter)
+
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(_feed(source, deliver, reconciler.cache), name="source"),
             tasks.create_task(reconciler.run(), name="reconciler"),
-            tasks.create_task(Verifier(reconciler).run(), name="verifier"),
-            tasks.create_task(_freeze_when_synced(reconciler), name="freeze"),
-            tasks.create_task(_serve_debug(settings, reconciler, backend.name), name="debug"),
+            tasks.create_task(verifier.run(), name="verifier"),
+            tasks.create_task(heap.rest_until(reconciler.is_synced), name="heap"),
+            tasks.create_task(meter.watch_loop(), name="loop lag"),
+            tasks.create_task(serve_http(), name="http"),
         ]
         await stop.wait()
         log.info("stopping; the rules stay")
@@ -212,68 +220,5 @@ def build(settings: Settings, backend: Backend[Any, Any]) -> Reconciler:
         verify_period_s=settings.verify_period_s,
         poll_period_s=settings.generation_poll_period_s,
     )
-    cache = Cache(NodeInfo(name=settings.node_name))
+    cache = Cache(NodeInfo(name=settings.node_name), started_s=time.time())
     return Reconciler(cache, DesiredState(), backend, schedule)
-
-
-async def _freeze_when_synced(reconciler: Reconciler) -> None:
-    """Take what was loaded at start out of the garbage collector's sight: it lives as long as the process."""
-    gc.disable()
-    try:
-        async with asyncio.timeout(COLLECT_AT_LATEST_S):
-            await reconciler.is_synced.wait()
-    except TimeoutError:
-        gc.enable()
-        await reconciler.is_synced.wait()
-    finally:
-        gc.enable()
-    freeze_heap()
-
-
-def freeze_heap() -> None:
-    """Exempt all that exists now from garbage collection, and look for cycles less often from now on.
-
-    A change makes thousands of objects that reference counting frees and no cycles; looking costs a quarter of it.
-    """
-    gc.enable()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, 20, 20)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this host can reach an address."""
-    return ipaddress.ip_address(host).is_loopback
-
-
-async def _serve_debug(settings: Settings, reconciler: Reconciler, mode: str) -> None:
-    """Serve the debug endpoint, trying again while its address is taken."""
-    if settings.metrics_bind is None:
-        return
-    host, port = settings.metrics_bind
-    if not (settings.debug_allow_non_loopback or is_loopback(host)):
-        log.info(
-            "no debug pages on %s: it is no loopback address and debug.allowNonLoopback is not set",
-            host,
-        )
-        return
-    # The HTTP library takes a while to load; services come first.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(DEBUG_AT_LATEST_S):
-            await reconciler.is_synced.wait()
-    from proxy.server import debug  # noqa: PLC0415
-
-    app = debug.application(reconciler, mode)
-    async with contextlib.AsyncExitStack() as stack:
-        while True:
-            try:
-                runner = await debug.serve(app, host, port)
-            except OSError as error:
-                if settings.bind_address_hard_fail:
-                    raise ConfigError(f"cannot serve on {host} port {port}: {error}") from error
-                log.error("cannot serve on %s port %d, trying again: %s", host, port, error)
-                await asyncio.sleep(debug.BIND_RETRY_S)
-            else:
-                stack.push_async_callback(runner.cleanup)
-                break
-        await asyncio.Event().wait()

@@ -127,6 +127,8 @@ class Settings(Value, frozen=True, kw_only=True):
     conntrack: ConntrackSettings
     ipvs: IpvsSettings
 
+    configuration: KubeProxyConfiguration
+    """What the above follows from, with every default, for whoever asks at /configz."""
     feature_gates: tuple[tuple[str, bool], ...]
     """The gates that were set, by name; ask `is_enabled`."""
     oom_score_adj: int
@@ -198,6 +200,7 @@ def resolve(
         generation_poll_period_s=float(own.generation_poll_period),
         conntrack=_conntrack(config.conntrack),
         ipvs=_ipvs(config.ipvs, is_read=mode == "ipvs"),
+        configuration=config,
         feature_gates=tuple(sorted(config.feature_gates.items())),
         oom_score_adj=_filled(config.oom_score_adj),
         verbosity=config.logging.verbosity,

@@ -70,7 +70,7 @@ def check(request: web.Request, *, is_local_only: bool) -> None:
         raise web.HTTPMethodNotAllowed(
             request.method, [hdrs.METH_GET], text="only GET is answered here\n"
         )
-    target = request.message.path
+    target = request.raw_path
     if len(target) > MAX_TARGET:
         raise web.HTTPRequestURITooLong(
             text=f"path and query may have {MAX_TARGET} characters together, not {len(target)}\n"
@@ -84,8 +84,9 @@ def check(request: web.Request, *, is_local_only: bool) -> None:
 def require_local_host(request: web.Request) -> None:
     """Raise HTTPForbidden unless every name the request gives this host is an address or a local name."""
     hosts = request.headers.getall(hdrs.HOST, [""])
-    if request.message.url.absolute:  # `GET http://name/path`: that name counts besides the header
-        hosts = [*hosts, request.message.url.authority]
+    scheme, has_scheme, rest = request.raw_path.partition("://")
+    if has_scheme and scheme.isalpha():  # `GET http://name/path`: that name counts besides the header
+        hosts = [*hosts, re.split("[/?#]", rest, maxsplit=1)[0]]
     if not all(map(is_local_host, hosts)):
         raise web.HTTPForbidden(
             text="this is answered only where the Host header is an address or localhost\n"

@@ -136,7 +136,7 @@ def _how_it_goes(state: StateDocument) -> str:
     if notes:
         html += items(notes, "notes bad")
     if rejected:
-        html += "<h2>Objects that cannot be used</h2>\n" + items(rejected, "notes")
+        html += "<h2>What cannot be used of the objects</h2>\n" + items(rejected, "notes")
     return html
 
 
@@ -379,9 +379,9 @@ def _kernel(held: HeldDocument | None, error: str) -> str:
         if len(held.differences) > _NOTES:
             content += f"<p>and {len(held.differences) - _NOTES:,} more differences</p>\n"
     elif held.lines:
-        content += '<p class="faint">As it should be: read back just now, no difference.</p>\n'
+        content += '<p class="faint">Read back just now: as we believe it to be.</p>\n'
     else:
-        content += '<p class="faint">Nothing, as it should be.</p>\n'
+        content += '<p class="faint">Read back just now: nothing, as we believe.</p>\n'
     if held.lines:
         lines = [text(line) for line in held.lines[:ENDPOINTS]]
         if len(held.lines) > ENDPOINTS:

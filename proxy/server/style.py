@@ -57,13 +57,14 @@ button { background: var(--raised); font-weight: 600; cursor: pointer; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
 caption { text-align: left; color: var(--faint); padding: 0.25rem 0; font-size: 0.875rem; }
-th, td { padding: 0.375rem 1.25rem 0.375rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th, td { padding: 0.375rem 1.25rem 0.375rem 0; text-align: left; vertical-align: baseline; border-bottom: 1px solid var(--line); }
 th:last-child, td:last-child { padding-right: 0; }
 thead th { font-size: 0.8125rem; font-weight: 600; color: var(--faint); white-space: nowrap; vertical-align: bottom; }
 tbody th { font-weight: 500; }
+[aria-sort="ascending"] a::after { content: " ↑"; } [aria-sort="descending"] a::after { content: " ↓"; }
 th.number, td.number { text-align: right; white-space: nowrap; }
-td.mono, .mono, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: 0.8125rem; }
-td.mono { white-space: nowrap; line-height: 1.7; }
+td.mono, tbody th.mono, pre { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; font-size: 0.8125rem; }
+td.mono, tbody th.mono { white-space: nowrap; font-weight: 400; }
 .name { overflow-wrap: anywhere; min-width: 12rem; }
 .state { white-space: nowrap; }
 .state::before { content: ""; display: inline-block; width: 0.5rem; height: 0.5rem; margin-right: 0.5rem; border-radius: 50%; background: var(--faint); }

@@ -338,7 +338,7 @@ class Reflector:
             self._lists_until_s = (
                 0.0  # the server may have been upgraded, or restored from a backup
             )
-            if self._version or self._list_version != "0":
+            if self._version or self._token or self._list_version != "0":
                 self._forget_version(is_expired=True)
         self._is_open, self._is_accepted, self._is_watching = True, False, False
         self._began_s = now_s
@@ -407,12 +407,14 @@ class Reflector:
             case "ADDED" | "MODIFIED":
                 if event.type == "ADDED":
                     self._added_s = now_s
+                events = self._take_object(event.decoded, now_s)
                 self._advance(event.decoded, now_s)
-                return self._take_object(event.decoded, now_s)
+                return events
             case "DELETED":
+                events = self._drop_object(event.decoded, now_s)
                 # Before Kubernetes 1.10 a deleted object came with the version it had before.
                 self._advance(event.decoded, now_s, can_be_old=True)
-                return self._drop_object(event.decoded, now_s)
+                return events
             case "BOOKMARK":
                 return self._take_bookmark(event, now_s)
             case "ERROR":

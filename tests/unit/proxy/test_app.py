@@ -61,20 +61,6 @@ def test_what_is_not_done_yet_is_named() -> None:
     named = app.not_yet(settings("--detect-local-mode", "NodeCIDR"))
 
     assert any("NodeCIDR" in line for line in named)
-    assert any("healthz" in line for line in named)
-
-
-def test_nothing_is_said_about_what_was_switched_off() -> None:
-    named = app.not_yet(settings("--healthz-bind-address", ""))
-
-    assert not any("healthz" in line for line in named)
-
-
-@pytest.mark.parametrize(
-    ("host", "is_loopback"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False)]
-)
-def test_loopback_is_told_from_other_addresses(host: str, *, is_loopback: bool) -> None:
-    assert app.is_loopback(host) is is_loopback
 
 
 def test_a_problem_is_logged_once_for_as_long_as_it_stays(

@@ -1,0 +1,81 @@
+"""The two servers: health on one address, metrics and debug pages on the other. Shell; the only module that knows all pages."""
+
+import asyncio
+import ipaddress
+import logging
+from typing import Final
+
+from aiohttp import web
+
+from proxy import metrics
+from proxy.config.addresses import HostPort
+from proxy.config.settings import Settings
+from proxy.meter import Meter
+from proxy.reconciler import Reconciler
+from proxy.server import debug, guard, health, serving
+from proxy.server import metrics as metrics_pages
+from proxy.sources.events import Source
+from proxy.verifier import Verifier
+
+_PERIODS_TO_UNHEALTHY: Final = 2.0
+"""As in kube-proxy, a change may wait for two sync periods."""
+
+log = logging.getLogger(__name__)
+
+
+async def run(
+    settings: Settings, reconciler: Reconciler, verifier: Verifier, source: Source, meter: Meter
+) -> None:
+    """Serve until cancelled what the settings ask for. Raises ConfigError where an address is taken and may not be."""
+    timeout_s = _PERIODS_TO_UNHEALTHY * settings.sync_period_s
+    async with asyncio.TaskGroup() as tasks:
+
+        def start(app: web.Application, address: HostPort) -> None:
+            is_hard_fail = settings.bind_address_hard_fail
+            tasks.create_task(serving.serve_forever(app, *address, is_hard_fail=is_hard_fail))
+
+        if settings.healthz_bind is not None:
+            app = web.Application()
+            health.add_routes(app, reconciler, source.report, timeout_s, meter.answered)
+            start(app, settings.healthz_bind)
+        if settings.metrics_bind is not None:
+            host, _ = settings.metrics_bind
+            app = _metrics(settings, host, reconciler, verifier, source, meter, timeout_s)
+            start(app, settings.metrics_bind)
+
+
+def _metrics(
+    settings: Settings,
+    host: str,
+    reconciler: Reconciler,
+    verifier: Verifier,
+    source: Source,
+    meter: Meter,
+    timeout_s: float,
+) -> web.Application:
+    """Make the application with the metrics and, where nobody else can ask or the operator allows it, the debug pages."""
+    mode = reconciler.backend.name
+    app = guard.application(is_local_only=is_loopback(host))
+    everything = metrics.everything(
+        reconciler, verifier, source, meter, mode=mode, timeout_s=timeout_s
+    )
+    metrics_pages.add_routes(
+        app,
+        everything,
+        metrics.indicators(reconciler, timeout_s),
+        mode,
+        lambda: metrics_pages.configz(settings.configuration),
+    )
+    if is_loopback(host) or settings.debug_allow_non_loopback:
+        debug.add_routes(app, reconciler, mode, settings, source.report)
+    else:
+        log.info(
+            "no debug pages on %s: it is no loopback address and debug.allowNonLoopback is not set",
+            host,
+        )
+    return app
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this host can reach an address."""
+    return ipaddress.ip_address(host).is_loopback
