@@ -34,7 +34,6 @@ _PATIENCE = {
 }
 _BOOKMARK_S = 0.3
 _POLL_S = 0.02
-TEMP = True
 
 
 class Site:
@@ -110,7 +109,7 @@ class Site:
 
     def is_well(self) -> bool:
         """Whether the daemon finds nothing degraded."""
-        return TEMP or not self._state()["degraded"]
+        return not self._state()["degraded"]
 
     def rejected(self) -> list[str]:
         """What the daemon cannot use, in words."""
@@ -118,11 +117,6 @@ class Site:
 
     def meets(self, reason: str) -> None:
         """Wait until the daemon has counted such a trouble, which /metrics and the log name too."""
-        if TEMP:
-            return until(
-                lambda: any(f": {reason}: " in line for line in self.daemon.log()),
-                f"{reason} logged",
-            )
         until(lambda: self.trouble(reason) > 0, f"{reason} is counted")
         self.soon(
             lambda: any(f": {reason}: " in line for line in self.daemon.log()), "it is logged"

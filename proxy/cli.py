@@ -231,6 +231,7 @@ def _is_colourful() -> bool:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from proxy import logs  # noqa: PLC0415
     from proxy.config import load  # noqa: PLC0415
 
     if path := getattr(args, "write_config_to", None):
@@ -241,7 +242,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"wrote {path}")
         return 0
     settings, warnings = load.load(args, hostname=socket.gethostname(), read_file=_read_file)
-    _log_to_stderr(settings)
+    logs.configure(settings)
     for warning in warnings:
         logging.getLogger("proxy.config").warning("%s", warning)
     if getattr(args, "cleanup", False):
@@ -252,14 +253,6 @@ def _run(args: argparse.Namespace) -> int:
     if getattr(args, "init_only", False):
         return app.init(settings)
     return app.run(settings)
-
-
-def _log_to_stderr(settings: "Settings") -> None:
-    logging.basicConfig(
-        level=logging.DEBUG if settings.verbosity >= 4 else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
 
 
 def _read_file(path: str) -> bytes:

@@ -147,7 +147,7 @@ class _Debug:
         wants_html = _wants_html(request)
         page = listing.number(request.query, "page", 1, 10**6)
         name = ServiceName(request.match_info["namespace"], request.match_info["name"])
-        service = self._find(f"{name.namespace}/{name.name}")
+        service = self._cache.services.get(name) or self._find(str(name))
         held: list[Held] = []
         error = ""
         try:

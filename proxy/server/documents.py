@@ -300,8 +300,13 @@ def _ms(seconds: float) -> float:
 
 def config_document(settings: Settings, mode: str) -> dict[str, Any]:
     """Return the settings in force, names in the style of the API. Passwords in URLs are left out; nothing else in them is secret."""
-    known: dict[str, Any] = msgspec.to_builtins(settings)
+    known: dict[str, Any] = msgspec.to_builtins(settings, enc_hook=_plain)
     return {"modeInUse": mode, **{_camel(name): _shown(value) for name, value in known.items()}}
+
+
+def _plain(value: Any) -> float | str:
+    """Return what the encoder does not know: durations are float seconds."""
+    return float(value) if hasattr(value, "__float__") else str(value)
 
 
 def _camel(name: str) -> str:

@@ -19,6 +19,7 @@ FILES_AT_THE_TOP = {
     "CHANGELOG.md",
     "LICENSE",
     "Dockerfile",
+    ".dockerignore",
     ".gitignore",
 }
 DIRECTORIES_AT_THE_TOP = {

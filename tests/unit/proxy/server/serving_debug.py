@@ -19,7 +19,13 @@ from proxy.reconciler import Reconciler
 from proxy.schedule import Schedule
 from proxy.server import debug, serving
 from proxy.sources.events import KINDS, Event, Synced, Upsert
-from tests.model_builders import make_endpoint, make_node, make_service, make_service_port, make_slice
+from tests.model_builders import (
+    make_endpoint,
+    make_node,
+    make_service,
+    make_service_port,
+    make_slice,
+)
 
 T = TypeVar("T")
 

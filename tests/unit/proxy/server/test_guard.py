@@ -50,7 +50,9 @@ def ask(request: bytes, *, is_local_only: bool = True) -> tuple[int, dict[str, s
     return int(first.split()[1]), headers, body.decode()
 
 
-def request(target: str = "/debug/x", method: str = "GET", host: str | None = "127.0.0.1") -> bytes:
+def request(
+    target: str = "/debug/x", method: str = "GET", host: str | None = "127.0.0.1"
+) -> bytes:
     named = "" if host is None else f"Host: {host}\r\n"
     return f"{method} {target} HTTP/1.1\r\n{named}Connection: close\r\n\r\n".encode()
 
@@ -61,7 +63,15 @@ def is_one_sentence(text: str) -> bool:
 
 @pytest.mark.parametrize(
     "header",
-    ["127.0.0.1", "127.0.0.1:10249", "localhost:10249", "LocalHost", "[::1]:10249", "::1", "10.0.0.7:10249"],
+    [
+        "127.0.0.1",
+        "127.0.0.1:10249",
+        "localhost:10249",
+        "LocalHost",
+        "[::1]:10249",
+        "::1",
+        "10.0.0.7:10249",
+    ],
 )
 def test_a_host_header_with_an_address_or_a_local_name_is_accepted(header: str) -> None:
     assert guard.is_local_host(header)
@@ -191,7 +201,9 @@ def test_what_is_longer_than_any_buffer_is_refused_too() -> None:
     assert SECRET not in body
 
 
-@pytest.mark.parametrize("raw", [b"\x16\x03\x01\x00\xa5\r\n\r\n", b"GET\r\n\r\n", b"hello\r\n\r\n"])
+@pytest.mark.parametrize(
+    "raw", [b"\x16\x03\x01\x00\xa5\r\n\r\n", b"GET\r\n\r\n", b"hello\r\n\r\n"]
+)
 def test_what_is_no_http_is_refused_as_plain_text(raw: bytes) -> None:
     status, headers, body = ask(raw)
 

@@ -1,0 +1,139 @@
+import argparse
+import asyncio
+import contextlib
+import socket
+from collections.abc import Mapping
+
+import aiohttp
+import pytest
+
+from proxy.config import load
+from proxy.config.flags import add_flags
+from proxy.config.settings import Settings
+from proxy.meter import Meter
+from proxy.server import servers
+from proxy.sources.events import Deliver, WatchReport
+from proxy.verifier import Verifier
+from tests.unit.proxy.server.serving_debug import make_reconciler, shop
+
+ALLOWING = b"apiVersion: sliceproxy/v1alpha1\nkind: SliceProxyConfiguration\ndebug: {allowNonLoopback: true}\n"
+
+
+class Nothing:
+    """A source that says nothing."""
+
+    async def run(self, deliver: Deliver) -> None:
+        raise NotImplementedError
+
+    def report(self) -> tuple[WatchReport, ...]:
+        return ()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def settings(*flags: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    args = parser.parse_args([*flags, "--manifests", "x"])
+    return load.load(args, hostname="n1", read_file=lambda _: ALLOWING)[0]
+
+
+def ask(
+    settings: Settings, *urls: str, headers: Mapping[str, str] | None = None
+) -> list[tuple[int, str]]:
+    """Return status and body of each URL, or (0, why) where nothing answers."""
+
+    async def main() -> list[tuple[int, str]]:
+        reconciler = make_reconciler(shop())
+        reconciling = asyncio.create_task(reconciler.run())
+        await reconciler.is_synced.wait()
+        serving = asyncio.create_task(
+            servers.run(settings, reconciler, Verifier(reconciler), Nothing(), Meter())
+        )
+        try:
+            async with aiohttp.ClientSession(headers=headers) as session:
+                return [await get(session, url) for url in urls]
+        finally:
+            for task in (serving, reconciling):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    async def get(session: aiohttp.ClientSession, url: str) -> tuple[int, str]:
+        for _ in range(100):  # until it listens
+            try:
+                async with session.get(url, allow_redirects=False) as response:
+                    return response.status, await response.text()
+            except aiohttp.ClientConnectorError as error:
+                refused = str(error)
+                await asyncio.sleep(0.01)
+        return 0, refused
+
+    return asyncio.run(main())
+
+
+def test_each_page_is_at_the_address_the_settings_name() -> None:
+    health, metrics = free_port(), free_port()
+    given = settings(
+        "--healthz-bind-address",
+        f"127.0.0.1:{health}",
+        "--metrics-bind-address",
+        f"127.0.0.1:{metrics}",
+    )
+    answers = ask(
+        given,
+        *[f"http://127.0.0.1:{health}/{page}" for page in ("healthz", "livez", "readyz")],
+        *[
+            f"http://127.0.0.1:{metrics}/{page}"
+            for page in ("metrics", "proxyMode", "debug/state")
+        ],
+        f"http://127.0.0.1:{metrics}/configz",
+    )
+
+    assert [status for status, _ in answers] == [200] * 7
+    assert "kubeproxy_sync_proxy_rules_duration_seconds" in answers[3][1]
+    assert answers[4][1] == "null"
+    assert f'"metricsBindAddress":"127.0.0.1:{metrics}"' in answers[6][1]
+
+
+def test_where_others_can_ask_there_are_metrics_but_no_debug_pages() -> None:
+    port = free_port()
+    given = settings("--healthz-bind-address", "", "--metrics-bind-address", f"0.0.0.0:{port}")
+    answers = ask(
+        given,
+        f"http://127.0.0.1:{port}/metrics",
+        f"http://127.0.0.1:{port}/debug/state",
+        headers={"Host": "node-1.example"},
+    )
+
+    assert [status for status, _ in answers] == [200, 404]
+
+
+def test_debug_pages_that_others_may_ask_for_still_want_an_address_in_the_host_header() -> None:
+    port = free_port()
+    given = settings(
+        *("--healthz-bind-address", "", "--metrics-bind-address", f"0.0.0.0:{port}"),
+        *("--sliceproxy-config", "own.yaml"),
+    )
+    url = f"http://127.0.0.1:{port}/debug/state"
+
+    assert ask(given, url)[0][0] == 200
+    assert ask(given, url, headers={"Host": "evil.example"})[0][0] == 403
+
+
+def test_what_is_switched_off_is_not_served() -> None:
+    given = settings("--healthz-bind-address", "", "--metrics-bind-address", "")
+
+    assert ask(given, "http://127.0.0.1:10256/healthz")[0][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"), [("127.0.0.1", True), ("::1", True), ("0.0.0.0", False)]
+)
+def test_loopback_is_told_from_other_addresses(host: str, *, is_loopback: bool) -> None:
+    assert servers.is_loopback(host) is is_loopback

@@ -1,0 +1,29 @@
+import json
+import logging
+
+from proxy.logs import JsonFormatter
+
+
+def make_record(message: str, **fields: object) -> logging.LogRecord:
+    return logging.makeLogRecord(
+        {"msg": message, "levelname": "WARNING", "name": "proxy.app", "created": 12.3456} | fields
+    )
+
+
+def test_a_json_line_has_the_fields_of_kubernetes_components() -> None:
+    line = JsonFormatter().format(make_record("two\nlines of %s", args=("text",)))
+
+    assert "\n" not in line
+    assert json.loads(line) == {
+        "ts": 12345.6,
+        "level": "warning",
+        "logger": "proxy.app",
+        "msg": "two\nlines of text",
+    }
+
+
+def test_an_unexpected_error_comes_with_its_traceback() -> None:
+    error = ValueError("surprise")
+    record = make_record("failed", exc_info=(ValueError, error, None))
+
+    assert "ValueError: surprise" in json.loads(JsonFormatter().format(record))["err"]

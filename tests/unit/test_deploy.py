@@ -1,0 +1,260 @@
+"""deploy/daemonset.yaml fits together, and fits the program; docs/deployment.md fits both."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import proxy
+from proxy import app
+from proxy.config.settings import Settings
+from proxy.errors import ConfigError
+from proxy.sources import kubeconfig
+from proxy.sources.resources import resources
+from tests import deployment
+from tests.deployment import Object, Permission
+from tests.unit.proxy.config import loading
+
+PAGE = deployment.ROOT / "docs/deployment.md"
+NAMESPACE = "kube-system"
+NODE = "worker-1"
+
+
+def load(files: dict[str, str] | None = None) -> tuple[Settings, tuple[str, ...]]:
+    """Settings and warnings of the container's command line on a node."""
+    return loading.run(
+        *deployment.arguments(NODE), files=files or deployment.configuration(), hostname="other"
+    )
+
+
+# --- the objects among themselves
+
+
+def test_the_objects_are_those_of_one_daemon_set() -> None:
+    named = [(each["kind"], each["metadata"]["name"]) for each in deployment.objects()]
+
+    kinds = (
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ConfigMap",
+        "DaemonSet",
+    )
+    assert named == [(kind, "sliceproxy") for kind in kinds]
+
+
+def test_everything_with_a_namespace_is_in_the_same_one() -> None:
+    namespaces = {
+        each["kind"]: each["metadata"].get("namespace") for each in deployment.objects()
+    }
+
+    # critical pods are allowed in kube-system wherever quotas restrict them
+    assert namespaces == {
+        "ServiceAccount": NAMESPACE,
+        "ClusterRole": None,
+        "ClusterRoleBinding": None,
+        "ConfigMap": NAMESPACE,
+        "DaemonSet": NAMESPACE,
+    }
+
+
+def test_the_pods_account_is_bound_to_the_role() -> None:
+    account = deployment.the("ServiceAccount")["metadata"]["name"]
+    binding = deployment.the("ClusterRoleBinding")
+
+    assert deployment.pod()["serviceAccountName"] == account
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}
+    ]
+    role = deployment.the("ClusterRole")
+    group, _, _ = role["apiVersion"].partition("/")
+    assert binding["roleRef"] == {
+        "apiGroup": group,
+        "kind": "ClusterRole",
+        "name": role["metadata"]["name"],
+    }
+
+
+def test_the_daemon_set_selects_its_own_pods() -> None:
+    spec = deployment.the("DaemonSet")["spec"]
+
+    wanted = spec["selector"]["matchLabels"]
+    labels = spec["template"]["metadata"]["labels"]
+    assert wanted
+    assert wanted.items() <= labels.items()
+
+
+def test_what_is_mounted_is_the_config_map() -> None:
+    (volume,) = deployment.pod()["volumes"]
+    (mount,) = deployment.container()["volumeMounts"]
+
+    assert mount == {"name": volume["name"], "mountPath": mount["mountPath"], "readOnly": True}
+    assert volume["configMap"]["name"] == deployment.the("ConfigMap")["metadata"]["name"]
+
+
+# --- the objects and the program
+
+
+def test_the_configuration_loads_without_a_warning() -> None:
+    settings, warnings = load()
+
+    assert warnings == ()
+    assert settings.node_name == NODE
+    assert settings.cluster_cidrs == ("10.244.0.0/16",)
+    assert settings.kubeconfig in deployment.configuration()
+
+
+def test_every_file_of_the_config_map_is_read() -> None:
+    settings, _ = load()
+
+    read = {settings.config_file, settings.sliceproxy_config_file, settings.kubeconfig}
+    assert read == deployment.configuration().keys()
+
+
+def test_what_the_files_say_is_what_the_program_does_anyway() -> None:
+    # but for what a cluster must say: so nobody has to wonder which of the values matter
+    own = deployment.configuration()
+    path = load()[0].config_file
+    said = {"kubeconfig": load()[0].kubeconfig}
+    (cidr,) = load()[0].cluster_cidrs
+    plain = loading.HEADER + yaml.safe_dump({"clientConnection": said, "clusterCIDR": cidr})
+    owned = load()[0].sliceproxy_config_file
+
+    assert load({**own, path: plain, owned: loading.OWN_HEADER}) == load()
+
+
+def test_a_cluster_that_was_not_named_is_refused_by_name(tmp_path: Path) -> None:
+    (text,) = (
+        text for path, text in deployment.configuration().items() if "kubeconfig" in path
+    )
+    file = tmp_path / "kubeconfig.conf"
+    file.write_text(text)
+
+    with pytest.raises(ConfigError, match=r"server: must be like https://host:6443, got .*PORT"):
+        kubeconfig.load(str(file), master="", exec_timeout_s=1.0)
+
+
+def test_what_has_to_be_set_is_marked() -> None:
+    lines = deployment.MANIFEST.read_text().splitlines()
+
+    marked = [
+        following.split()[0]
+        for line, following in zip(lines, lines[1:], strict=False)
+        if line.strip().startswith("# SET:")
+    ]
+    assert marked == ["clusterCIDR:", "server:", "image:"]
+
+
+def test_the_role_allows_what_is_asked_for_and_no_more() -> None:
+    asked = {
+        Permission(resource.group, resource.plural, verb)
+        for resource in resources(NODE)
+        for verb in ("list", "watch")
+    }
+
+    assert deployment.permissions() == asked
+
+
+def test_the_probes_ask_where_the_program_answers() -> None:
+    settings, _ = load()
+    container = deployment.container()
+
+    assert settings.healthz_bind is not None
+    asked = {
+        name: container[name]["httpGet"]
+        for name in ("startupProbe", "livenessProbe", "readinessProbe")
+    }
+    on_this_host = {"host": "127.0.0.1", "port": settings.healthz_bind.port}
+    assert asked == {
+        "startupProbe": {**on_this_host, "path": "/livez"},
+        "livenessProbe": {**on_this_host, "path": "/livez"},
+        "readinessProbe": {**on_this_host, "path": "/readyz"},
+    }
+
+
+def test_the_pod_is_there_before_any_network_and_on_every_node() -> None:
+    pod = deployment.pod()
+
+    assert (pod["hostNetwork"], pod["dnsPolicy"]) == (True, "Default")
+    assert pod["priorityClassName"] == "system-node-critical"
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert pod["nodeSelector"] == {"kubernetes.io/os": "linux"}
+
+
+def test_the_container_has_one_right_and_writes_nothing() -> None:
+    assert deployment.container()["securityContext"] == {
+        "runAsUser": 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
+    }
+    assert deployment.pod()["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def test_image_and_label_carry_the_version() -> None:
+    labels = deployment.the("DaemonSet")["spec"]["template"]["metadata"]["labels"]
+
+    assert deployment.container()["image"] == f"sliceproxy:{proxy.__version__}"
+    assert labels["app.kubernetes.io/version"] == proxy.__version__
+
+
+# --- the page
+
+
+def commands(pattern: str) -> list[str]:
+    """The commands on the page that match, without their line breaks."""
+    text = re.sub(r" *\\\n *", " ", PAGE.read_text())
+    return [line.strip() for line in text.splitlines() if re.match(rf" {{4}}{pattern}", line)]
+
+
+def test_the_documented_patch_takes_kubeadms_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (command,) = commands("kubectl .* patch daemonset sliceproxy")
+    found = re.search("--patch '(.*)'", command)
+    assert found
+    (operation,) = json.loads(found[1])
+    daemon_set = deployment.the("DaemonSet")
+    monkeypatch.setattr(deployment, "the", {"DaemonSet": daemon_set}.__getitem__)
+
+    # RFC 6902, as far as it is used
+    target: Object = daemon_set
+    *parents, last = operation["path"].strip("/").split("/")
+    for name in parents:
+        target = target[int(name) if isinstance(target, list) else name]
+    assert operation["op"] == "replace"
+    target[int(last)] = operation["value"]
+
+    (volume,) = deployment.pod()["volumes"]
+    (mount,) = deployment.container()["volumeMounts"]
+    assert volume["name"] == mount["name"]
+    theirs, ours = (source["configMap"] for source in volume["projected"]["sources"])
+    assert (theirs, ours["name"]) == ({"name": "kube-proxy"}, "sliceproxy")
+    ((item),) = ours["items"]
+    assert item["key"] == item["path"] == "sliceproxy.conf"
+
+
+def test_kubeadms_file_is_read_in_place_of_ours() -> None:
+    own = deployment.configuration()
+    path = load()[0].config_file
+
+    settings, warnings = load({**own, path: loading.KUBEADM})
+
+    assert warnings == ()
+    assert settings.kubeconfig == load()[0].kubeconfig
+
+
+def test_the_page_says_what_the_program_says_is_missing() -> None:
+    settings, _ = load()
+
+    said = re.findall(r"^ {4}not in this version: (.*)$", PAGE.read_text(), re.MULTILINE)
+
+    assert said == app.not_yet(settings)
+
+
+def test_the_page_builds_the_image_of_the_manifest() -> None:
+    (build,) = commands("docker build")
+
+    assert f"--tag {deployment.container()['image']}" in build
