@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from e2e.client import PROTOCOLS
 from e2e.namespace import Namespace, TopologyError
 
+# in front of a command: what it mounts, or mounts otherwise, nobody else sees
+UNSHARE = ("unshare", "--mount", "--propagation", "private")
+
 
 @dataclass(frozen=True)
 class Capability:
@@ -85,6 +88,14 @@ def _iptables() -> str:
     return _works_in_a_namespace(["iptables-restore"], rules)
 
 
+def _capsh() -> str:
+    if not shutil.which("capsh"):
+        return "the command capsh is not installed (Debian has it in libcap2-bin)"
+    return _works_in_a_namespace(
+        [*UNSHARE, "capsh", "--drop=cap_sys_admin", "--shell=/bin/true", "--"]
+    )
+
+
 def _kubectl() -> str:
     # Debian has it in kubernetes-client, Ubuntu has no package
     return "" if shutil.which("kubectl") else "the command kubectl is not installed"
@@ -106,6 +117,7 @@ CAPABILITIES: Mapping[str, Capability] = {
     "namespaces": Capability("network namespaces", _namespaces, is_stock=True),
     "nftables": Capability("nftables NAT", _nftables, is_stock=True),
     "iptables": Capability("iptables NAT", _iptables, is_stock=True),
+    "capsh": Capability("programs with fewer rights", _capsh, is_stock=True),
     "sctp": Capability("SCTP sockets", _sctp, is_stock=False),
     "kubectl": Capability("kubectl", _kubectl, is_stock=False),
 }

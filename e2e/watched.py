@@ -33,7 +33,9 @@ _PATIENCE = {
     "watchListTimeout": "1s",
 }
 _BOOKMARK_S = 0.3
+_FRESHNESS_S = 0.2
 _POLL_S = 0.02
+_METRICS_PORT, _HEALTHZ_PORT = 10249, 10256
 
 
 class Site:
@@ -49,7 +51,7 @@ class Site:
         own.write_text(json.dumps({**document, "apiServer": _PATIENCE}))
         arguments = ["--config", str(config), "--sliceproxy-config", str(own)]
         self.daemon = Daemon(world.node.namespace, NODE_NAME, arguments, tmp / "log")
-        self.remote.break_(bookmark_s=_BOOKMARK_S)
+        self.remote.break_(bookmark_s=_BOOKMARK_S, freshness_wait_s=_FRESHNESS_S)
         server.put(node(world))
         self.put("web", VIP, "ab")
         self.put("other", OTHER, "c")
@@ -108,8 +110,9 @@ class Site:
         return sum(each["errors"].get(reason, 0) for each in self._state()["watches"])
 
     def is_well(self) -> bool:
-        """Whether the daemon finds nothing degraded."""
-        return not self._state()["degraded"]
+        """Whether the daemon finds nothing amiss with itself and with the server."""
+        state = self._state()
+        return not state["degraded"] and not any(each["error"] for each in state["watches"])
 
     def rejected(self) -> list[str]:
         """What the daemon cannot use, in words."""
@@ -127,14 +130,18 @@ class Site:
         """The text of /metrics."""
         return self._page("/metrics")
 
+    def readyz(self) -> str:
+        """What /readyz says, line by line, whatever its verdict."""
+        return self._page("/readyz", _HEALTHZ_PORT)
+
     def _state(self) -> dict[str, Any]:
         self.daemon.check()
         state: dict[str, Any] = json.loads(self._page("/debug/state"))
         return state
 
-    def _page(self, path: str) -> str:
+    def _page(self, path: str, port: int = _METRICS_PORT) -> str:
         with self.world.node.entered():
-            connection = http.client.HTTPConnection("127.0.0.1", 10249, timeout=2.0)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)
             with contextlib.closing(connection):
                 connection.request("GET", path)
                 return connection.getresponse().read().decode()

@@ -70,10 +70,12 @@ class Backlog:
         """Put in the row what was set aside long enough."""
         if now_s < self.retry_s:
             return
+        self.retry_s = math.inf
         for key, refused in self.quarantine.items():
             if now_s >= refused.retry_s:
                 self.add_again("retry", key, now_s)
-        self.retry_s = min((q.retry_s for q in self.quarantine.values()), default=math.inf)
+            else:
+                self.retry_s = min(self.retry_s, refused.retry_s)
 
     def set_aside(self, key: PortKey, reason: str, retry_s: float) -> Waiting | None:
         """Take out what the kernel refused, until later; return what is known of it."""

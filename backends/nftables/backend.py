@@ -131,6 +131,9 @@ class NftablesBackend:
         keys: Collection[PortKey] | None,
     ) -> AsyncIterator[Held]:
         look = Look(self._nft, self._lock, observed)
+        if keys is None:
+            async with self._background_lock:
+                await look.list_everything(self._background)
         if keys is None:  # in no order: sorting ten thousand would hold the event loop
             believed = list(observed.rendered)
             wanted: Iterable[PortKey] = itertools.chain(
@@ -141,9 +144,7 @@ class NftablesBackend:
         async for held in look.at_ports(desired, wanted):
             yield held
         if keys is None:
-            async with self._background_lock:
-                strangers = await look.at_strangers(self._background)
-            yield strangers
+            yield await look.at_strangers()
 
     def has_foreign_change(self, observed: Observed) -> bool:
         if self._lock.locked():  # a thread is using the socket, and belief is about to change

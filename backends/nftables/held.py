@@ -2,7 +2,7 @@
 
 Single elements are asked for by their keys, some hundred at a time between two transactions, so that every answer
 is compared with the belief of the same instant and others run in between. A pool is read as far as a packet could
-draw from it. Only what nobody owns takes a look through everything, which a thread does.
+draw from it. To look at everything, a thread lists it first; then only what differs from belief is asked for again.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from backends.kernel.nft import Nft
 from backends.nftables import kernel, messages
-from backends.nftables.belief import Observed
+from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.layout import capacity_for, is_picking
 from backends.nftables.model import ENDPOINTS, REFUSED, SERVICES, TABLE, Data, Target
 from backends.nftables.render import render_frontends, render_shared, slot_range
@@ -22,8 +22,9 @@ from proxy.backend import Held
 from proxy.desired import DesiredPort
 from proxy.model import Family, PortKey
 
-ELEMENTS_AT_ONCE: Final = 250
+ELEMENTS_AT_ONCE: Final = 125
 """How many elements are read before others may run: some two milliseconds."""
+_KEYS_AT_ONCE: Final = 5000
 _STRANGERS_SHOWN: Final = 100
 
 Place = tuple[Family, str, bytes]
@@ -55,6 +56,11 @@ class Look:
         self._nft = nft
         self._lock = lock
         self._observed = observed
+        self._listed: dict[tuple[Family, str], dict[bytes, Data]] = {}
+
+    async def list_everything(self, background: Nft) -> None:
+        """List all elements in a thread. Where belief says the same, that is what is told from now on."""
+        self._listed = await asyncio.to_thread(_list, background, list(self._observed.tables))
 
     async def at_ports(
         self, desired: Mapping[PortKey, DesiredPort], keys: Iterable[PortKey]
@@ -80,16 +86,36 @@ class Look:
             by_set: dict[tuple[Family, str], list[bytes]] = {}
             for family, name, key in batch:
                 by_set.setdefault((family, name), []).append(key)
-            async with self._lock:
-                for (family, name), keys in by_set.items():
-                    found |= self._read(family, name, keys)
+            for (family, name), keys in by_set.items():
+                unsure = self._recall(family, name, keys, found)
+                if unsure:
+                    async with self._lock:
+                        self._read(family, name, unsure, found)
             await asyncio.sleep(0)
         return found
 
-    def _read(self, family: Family, name: str, keys: list[bytes]) -> dict[Place, Seen]:
+    def _recall(
+        self, family: Family, name: str, keys: list[bytes], found: dict[Place, Seen]
+    ) -> list[bytes]:
+        """Note what was listed where it is as believed; return the keys to be asked for."""
+        listed = self._listed.get((family, name))
+        if listed is None:
+            return keys
+        believed = self._observed.tables[family].elements.get(name, {})
+        unsure = []
+        for key in keys:
+            if (key in listed) != (key in believed) or listed.get(key) != believed.get(key):
+                unsure.append(key)
+                continue
+            words = element_words(family, name, key, listed[key]) if key in listed else None
+            found[family, name, key] = Seen(words, words, listed.get(key))
+        return unsure
+
+    def _read(
+        self, family: Family, name: str, keys: list[bytes], found: dict[Place, Seen]
+    ) -> None:
         actual = kernel.read_elements(self._nft, family, name, keys)
         believed = self._observed.tables[family].elements.get(name, {})
-        found: dict[Place, Seen] = {}
         for key in keys:
             words = element_words(family, name, key, actual[key]) if key in actual else None
             belief = words
@@ -98,7 +124,6 @@ class Look:
                     element_words(family, name, key, believed[key]) if key in believed else None
                 )
             found[family, name, key] = Seen(words, belief, actual.get(key))
-        return found
 
     def _groups(
         self, desired: Mapping[PortKey, DesiredPort], keys: Iterable[PortKey]
@@ -150,24 +175,33 @@ class Look:
         name = ENDPOINTS[target.protocol]
         return [(family, name, key) for key in slot_range(target.slots_prefix, 0, count)]
 
-    async def at_strangers(self, background: Nft) -> Held:
-        """Look through everything, in a thread, and return what is there and what nobody asked for."""
-        lines, strangers = await asyncio.to_thread(_survey, background, self._observed)
-        differences = [
-            f"{family}: our table, or a chain or set in it, is not as we made it"
-            for family in self._observed.tables
-            if await self._is_reshaped(family)
-        ]
-        seen = await self.at(strangers[:_STRANGERS_SHOWN]) if not differences else {}
-        differences += [d for one in seen.values() if (d := one.difference) is not None]
+    async def at_strangers(self) -> Held:
+        """Return what is there in all, and what nobody asked for. Everything was listed before."""
+        lines: list[str] = []
+        differences: list[str] = []
+        strangers: list[Place] = []
+        for family, belief in self._observed.tables.items():
+            facts = await self._structure(family)
+            if differs_in_structure(facts, belief):
+                differences.append(f"{family}: our table, or a chain or set in it, was changed")
+            if facts is not None:
+                lines.append(_structure_words(family, facts))
+        for (family, name), listed in self._listed.items():
+            lines.append(f"{family}: {len(listed)} elements in {name}")
+            believed = self._observed.tables[family].elements.get(name, {})
+            for keys in _pieces(listed):
+                strangers += [(family, name, key) for key in keys if key not in believed]
+                await asyncio.sleep(0)
+        if not differences:
+            seen = await self.at(strangers[:_STRANGERS_SHOWN])
+            differences += [d for one in seen.values() if (d := one.difference) is not None]
         if len(strangers) > _STRANGERS_SHOWN:
             differences.append(f"{len(strangers) - _STRANGERS_SHOWN} more that we did not make")
         return Held(key=None, lines=tuple(lines), differences=tuple(differences))
 
-    async def _is_reshaped(self, family: Family) -> bool:
+    async def _structure(self, family: Family) -> TableFacts | None:
         async with self._lock:
-            found = read_structure_patiently(self._nft, family)
-            return differs_in_structure(found, self._observed.tables[family])
+            return read_structure_patiently(self._nft, family)
 
 
 def _held(key: PortKey, seen: Collection[Seen]) -> Held:
@@ -178,22 +212,30 @@ def _held(key: PortKey, seen: Collection[Seen]) -> Held:
     )
 
 
-def _survey(nft: Nft, observed: Observed) -> tuple[list[str], list[Place]]:
-    """Count what is in our tables, and note elements that we do not know of. Belief may change meanwhile."""
-    lines: list[str] = []
-    strangers: list[Place] = []
-    for family, belief in observed.tables.items():
+def _structure_words(family: Family, facts: TableFacts) -> str:
+    if not facts.is_present:
+        return f"{family}: no table"
+    state = ", dormant" if facts.is_dormant else ""
+    return f"{family}: {len(facts.chains)} chains, {len(facts.sets)} sets{state}"
+
+
+def _pieces(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
+    pending = iter(keys)
+    while piece := list(itertools.islice(pending, _KEYS_AT_ONCE)):
+        yield piece
+
+
+def _list(nft: Nft, families: Iterable[Family]) -> dict[tuple[Family, str], dict[bytes, Data]]:
+    """List the elements of our sets, whatever is changed meanwhile."""
+    listed: dict[tuple[Family, str], dict[bytes, Data]] = {}
+    for family in families:
         facts = read_structure_patiently(nft, family)
-        if facts is None or not facts.is_present:
-            lines.append(f"{family}: no table" if facts else f"{family}: being changed")
-            continue
-        state = ", dormant" if facts.is_dormant else ""
-        lines.append(f"{family}: {len(facts.chains)} chains, {len(facts.sets)} sets{state}")
-        for name in sorted(facts.sets):
-            count, believed = 0, belief.elements.get(name, {})
-            number = messages.NUMBERS[family]
-            for block in nft.list_elements(number, TABLE, name, is_strict=False):
-                count += len(block)
-                strangers += [(family, name, key) for key, _ in block if key not in believed]
-            lines.append(f"{family}: {count} elements in {name}")
-    return lines, strangers
+        for name in sorted(facts.sets) if facts is not None else ():
+            listed[family, name] = {
+                key: messages.parse_data(data)
+                for block in nft.list_elements(
+                    messages.NUMBERS[family], TABLE, name, is_strict=False
+                )
+                for key, data in block
+            }
+    return listed

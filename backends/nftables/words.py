@@ -44,7 +44,9 @@ def _data_words(family: Family, set_name: str, data: bytes | str) -> str:
 
 
 def _address(packed: bytes) -> str:
-    return str(ipaddress.ip_address(packed)) if len(packed) in (4, 16) else packed.hex()
+    if len(packed) == 4:
+        return ".".join(map(str, packed))  # a fifth of the time that ipaddress takes
+    return str(ipaddress.IPv6Address(packed)) if len(packed) == 16 else packed.hex()
 
 
 def _port(packed: bytes) -> int:

@@ -42,8 +42,8 @@ class Api:
     """A stand-in API server on the node. The directory holds the same objects, for whoever explains them."""
 
     told = (
-        "it watches Services and EndpointSlices at an",
-        "API server and decides which pods may answer.",
+        "it watches Services and EndpointSlices on",
+        "an API server and decides who may answer.",
     )
 
     def __init__(self, directory: Path, server: StandIn, node: Namespace, config: Path) -> None:

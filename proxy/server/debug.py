@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Sequence
 from typing import Any, Final, TypeVar
 
-import msgspec
 from aiohttp import hdrs, web
 
 from proxy import __version__, explain
@@ -237,10 +236,10 @@ class _Debug:
             async for held in self._read_back(keys):
                 if held.differences or not only_differences:
                     document = documents.held_document(held)
-                    yield before + msgspec.json.encode(document).decode()
+                    yield before + documents.encode_line(document).decode()
                     before = ",\n"
         except ProxyError as error:
-            yield before + msgspec.json.encode({"error": str(error)}).decode()
+            yield before + documents.encode_line({"error": str(error)}).decode()
             before = ",\n"
         yield "[]\n" if before == "[\n" else "\n]\n"
 

@@ -3,7 +3,6 @@
 A document is what `/debug/…` answers as JSON, and all that `pages` shows as HTML.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
@@ -326,12 +325,26 @@ def _shown(value: Any) -> Any:
 
 
 def encode(document: object) -> bytes:
-    """Return a document as indented JSON with a line's end. Names may hold what is no text in UTF-8: it is escaped."""
+    """Return a document as indented JSON with a line's end."""
+    return msgspec.json.format(encode_line(document), indent=2) + b"\n"
+
+
+def encode_line(document: object) -> bytes:
+    """Return a document as JSON in one line. Of names that are no text in UTF-8, what is none is shown escaped."""
     try:
-        compact = msgspec.json.encode(document)
+        return msgspec.json.encode(document)
     except UnicodeEncodeError:
-        compact = json.dumps(msgspec.to_builtins(document)).encode()
-    return msgspec.json.format(compact, indent=2) + b"\n"
+        return msgspec.json.encode(_legible(msgspec.to_builtins(document)))
+
+
+def _legible(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_legible(name): _legible(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_legible(inner) for inner in value]
+    return value
 
 
 def problems_of(

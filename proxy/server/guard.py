@@ -85,7 +85,9 @@ def require_local_host(request: web.Request) -> None:
     """Raise HTTPForbidden unless every name the request gives this host is an address or a local name."""
     hosts = request.headers.getall(hdrs.HOST, [""])
     scheme, has_scheme, rest = request.raw_path.partition("://")
-    if has_scheme and scheme.isalpha():  # `GET http://name/path`: that name counts besides the header
+    if (
+        has_scheme and scheme.isalpha()
+    ):  # `GET http://name/path`: that name counts besides the header
         hosts = [*hosts, re.split("[/?#]", rest, maxsplit=1)[0]]
     if not all(map(is_local_host, hosts)):
         raise web.HTTPForbidden(

@@ -121,6 +121,10 @@ def listing(overview: Overview, query: Query) -> Generator[None, None, Services]
                 break
             yield
         shown = ordered[first:]
+    listed: list[ServiceRow] = []
+    for row in shown:
+        listed.append(_row(row, overview))
+        yield
     return Services(
         total=total,
         matched=len(rows),
@@ -128,7 +132,7 @@ def listing(overview: Overview, query: Query) -> Generator[None, None, Services]
         pages=pages,
         limit=query.limit,
         states=states,
-        services=tuple([_row(row, overview) for row in shown]),
+        services=tuple(listed),
     )
 
 

@@ -17,6 +17,7 @@ from urllib.request import getproxies_environment
 from proxy.errors import ConfigError
 
 _NEVER: Final = math.inf
+_IN_MEMORY: Final = Path("/proc/self/fd")
 
 
 class Access(NamedTuple):
@@ -60,7 +61,8 @@ def tls_context(
     try:
         context = ssl.create_default_context(cafile=ca_file or None)
     except (ssl.SSLError, ValueError) as error:
-        raise ConfigError(f"{where}: {ca_file} holds no certificate authority: {error}") from error
+        name = ca_file if Path(ca_file).parent != _IN_MEMORY else "certificate-authority-data"
+        raise ConfigError(f"{where}: {name} holds no certificate authority: {error}") from error
     except OSError as error:
         raise ConfigError(f"{where}: {ca_file}: cannot be read: {error.strerror}") from error
     # Python 3.13 is stricter than Go, and than the authorities that many clusters were made with.

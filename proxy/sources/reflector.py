@@ -113,6 +113,7 @@ class Reflector:
         self._asked_pause_s = 0.0
         self._last_trouble: Trouble | None = None
         self._needs_pause = False
+        self._is_news = False
         self._retry_s = 0.0
         self._error = ""
         self._errors: dict[Trouble, int] = {}
@@ -233,7 +234,8 @@ class Reflector:
     def refuse(self, status: Status, now_s: float) -> None:
         """Take note that the server did not do what was asked, or no longer does."""
         self._heard_s = now_s
-        code, words = status.code, f"{status.code} {status.reason}: {status.message}"
+        code = status.code
+        words = ": ".join(filter(None, (f"{code} {status.reason}".rstrip(), status.message)))
         self.is_unauthorized = code == 401
         if self._task == "stream" and not self._is_watching and code in (400, 422):
             self._use_lists(status.message or words, now_s)
@@ -299,6 +301,8 @@ class Reflector:
         elif self._is_accepted and trouble != "silent":
             self._contact_s = now_s
         self._close()
+        # However long the row is: with other credentials it is worth a try.
+        self._is_news = trouble == "unauthorized" != self._last_trouble
         self._failures += 1
         self._count(trouble)
         self._error, self._last_trouble = message, trouble
@@ -321,7 +325,7 @@ class Reflector:
         is_unreachable = trouble in _UNREACHABLE
         backoff = self._limits.away_backoff if is_unreachable else self._limits.backoff
         asked_s = backoff.asked_pause_s(self._asked_pause_s, jitter)
-        if trouble in _AT_ONCE and failures == 1:
+        if trouble in _AT_ONCE and (failures == 1 or self._is_news):
             return asked_s
         pause_s = backoff.pause_s(failures, jitter)
         if trouble == "forbidden":

@@ -9,8 +9,9 @@ pure      resources.py what is served              status.py    errors as the do
           writing.py   defaults and patches        table.py     what `kubectl get` shows
           discovery.py which kinds there are       faults.py    what is to go wrong, and for whom
 shell     access.py    who asks                    server.py    requests and answers
+          paths.py     what a request is for       messages.py  its body, and the response
           stream.py    one open watch              listener.py  the port: serving, closed, mute
           control.py   faults from outside         storm.py     very many changes
 outside   certificates.py, kubeconfig.py           remote.py    the control door, from a test
-          running.py   a server in this process    __main__.py  a server in a process of its own
+          running.py   a server in this process    __main__.py  one in a process of its own, process.py holds it
 """

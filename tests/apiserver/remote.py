@@ -3,7 +3,6 @@
 import http.client
 import json
 import socket
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +98,6 @@ class Remote:
         if response.status != 200:
             raise RemoteError(f"{method} {path}: {response.status}: {text}")
         return json.loads(text)
-
-
-def names(objects: Iterable[Object]) -> list[str]:
-    """The names of some objects."""
-    return [obj["metadata"]["name"] for obj in objects]
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -3,12 +3,11 @@
 import asyncio
 import collections
 import gzip
-import json
 import ssl
 
 from aiohttp import web
 
-from tests.apiserver import discovery, listing, paths, status, table, watching, writing
+from tests.apiserver import discovery, listing, messages, paths, status, table, watching, writing
 from tests.apiserver.access import Access
 from tests.apiserver.faults import Faults, Rule
 from tests.apiserver.listener import Listener, Mode
@@ -18,7 +17,6 @@ from tests.apiserver.status import ApiStatusError
 from tests.apiserver.store import Item, Store, encode
 from tests.apiserver.stream import Watch, write_in_pieces
 
-_JSON = "application/json"
 _GZIP_BYTES = 128 * 1024  # as kube-apiserver: smaller answers are not worth it
 _CACHED_ANSWERS = 64
 _REMEMBERED_REQUESTS = 100_000
@@ -110,7 +108,7 @@ class ApiServer:
                     raise rule.error()
             response = await self._answer(request, target, rule)
         except ApiStatusError as error:
-            response = _failed(error)
+            response = messages.failed(error)
         recorded.code = response.status
         if not response.prepared and self.faults.chunk_bytes:
             return await self._in_pieces(request, response)
@@ -121,7 +119,7 @@ class ApiServer:
     ) -> web.StreamResponse:
         if target is None:
             return self._answer_other(request.path)
-        is_table = _wants_table(request)
+        is_table = messages.wants_table(request)
         if request.method == "GET" and not target.name:
             if paths.is_watch(request.query):
                 return await self._watch(request, target, rule, is_table=is_table)
@@ -130,14 +128,16 @@ class ApiServer:
         if isinstance(answer, Item):
             if is_table:
                 metadata = {"resourceVersion": str(answer.revision)}
-                return _json(encode(table.render(target.resource, [answer], metadata)))
-            return _json(answer.whole, code)
-        return _json(encode(answer), code)
+                return messages.json_response(
+                    encode(table.render(target.resource, [answer], metadata))
+                )
+            return messages.json_response(answer.whole, code)
+        return messages.json_response(encode(answer), code)
 
     def _answer_other(self, path: str) -> web.Response:
         document = discovery.documents(self.url.partition("://")[2]).get(path.rstrip("/"))
         if document is not None:
-            return _json(encode(document))
+            return messages.json_response(encode(document))
         if path in _PUBLIC:
             return web.Response(text="ok")
         return web.Response(status=404, text="404 page not found\n")
@@ -159,9 +159,11 @@ class ApiServer:
             await asyncio.sleep(self.faults.freshness_wait_s)
         page = listing.answer(self.store, question)
         if is_table:
-            return _json(encode(table.render(target.resource, page.items, page.metadata)))
+            return messages.json_response(
+                encode(table.render(target.resource, page.items, page.metadata))
+            )
         if "gzip" not in request.headers.get("Accept-Encoding", ""):
-            return _json(page.body())
+            return messages.json_response(page.body())
         return await self._zipped((request.path_qs, self.store.revision), page)
 
     async def _zipped(self, key: object, page: listing.Page) -> web.Response:
@@ -170,22 +172,22 @@ class ApiServer:
         if cached is None:
             body = page.body()
             if len(body) < _GZIP_BYTES:
-                return _json(body)
+                return messages.json_response(body)
             cached = await asyncio.to_thread(gzip.compress, body, 1, mtime=0)
             self._compressed[key] = cached
             if len(self._compressed) > _CACHED_ANSWERS:
                 self._compressed.popitem(last=False)
-        return _json(cached, encoding="gzip")
+        return messages.json_response(cached, encoding="gzip")
 
     async def _answer_one(self, request: web.Request, target: Target) -> tuple[Item | Object, int]:
         resource, namespace, name = target
         key = namespace, name
         method = request.method
         if method == "POST" and not name:
-            obj = writing.identify(resource, await _body(request), namespace)
+            obj = writing.identify(resource, await messages.body(request), namespace)
             return writing.create(self.store, resource, obj), 201
         if method == "PUT" and name:
-            obj = writing.identify(resource, await _body(request), namespace, name)
+            obj = writing.identify(resource, await messages.body(request), namespace, name)
             return writing.replace(self.store, resource, obj), 200
         if method not in ("GET", "PATCH", "DELETE") or not name:
             message = "the server does not allow this method on the requested resource"
@@ -194,7 +196,7 @@ class ApiServer:
         if existing is None:
             raise status.not_found(resource, name)
         if method == "PATCH":
-            change, kind = await _body(request), request.content_type
+            change, kind = await messages.body(request), request.content_type
             changed = writing.patch(resource, existing.load(), change, kind)
             obj = writing.identify(resource, changed, namespace, name)
             return writing.put(self.store, resource, obj), 200
@@ -215,40 +217,3 @@ class ApiServer:
         body = whole.body if isinstance(whole.body, bytes) else b""
         await write_in_pieces(pieces, body, self.faults.chunk_bytes)
         return pieces
-
-
-def _wants_table(request: web.Request) -> bool:
-    """Raises ApiStatusError (406) for somebody who takes neither JSON nor a Table."""
-    accepted = request.headers.get("Accept", "*/*")
-    if not any(kind in accepted for kind in (_JSON, "*/*", "application/*")):
-        raise ApiStatusError(
-            406, f"only the following media types are accepted: {_JSON}", reason="NotAcceptable"
-        )
-    return "as=Table" in accepted
-
-
-async def _body(request: web.Request) -> object:
-    """Raises ApiStatusError: 415 for protobuf, which `kubectl create service` sends, 400 for what is no JSON."""
-    if "json" not in request.content_type:
-        raise ApiStatusError(
-            415,
-            f"the body was {request.content_type}; accepted here: {_JSON}, as from kubectl create -f",
-        )
-    try:
-        return json.loads(await request.read())
-    except ValueError as error:
-        raise status.bad_request(f"the body is no JSON: {error}") from None
-
-
-def _json(body: bytes, code: int = 200, *, encoding: str = "") -> web.Response:
-    headers = {"Content-Type": _JSON, "Cache-Control": "no-cache, private"}
-    if encoding:
-        headers["Content-Encoding"] = encoding
-    return web.Response(body=body, status=code, headers=headers)
-
-
-def _failed(error: ApiStatusError) -> web.Response:
-    response = _json(encode(error.document()), error.code)
-    if error.retry_after_s is not None:
-        response.headers["Retry-After"] = str(error.retry_after_s)
-    return response

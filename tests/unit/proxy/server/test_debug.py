@@ -217,9 +217,11 @@ def test_names_of_any_kind_are_found_again() -> None:
         target = page.partition('<tbody>\n<tr><th scope="row" class="name"><a href="')[
             2
         ].partition('"')[0]
-        async with aiohttp.ClientSession() as session:
-            async with session.get(URL(pages.url + target, encoded=True)) as answer:
-                return (await answer.json())["name"], answer.status
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(URL(pages.url + target, encoded=True)) as answer,
+        ):
+            return (await answer.json())["name"], answer.status
 
     assert looking(reconciler, look) == (odd.name, 200)
 

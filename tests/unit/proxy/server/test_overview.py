@@ -61,7 +61,11 @@ def test_rows_are_sorted_whatever_the_order_in_which_services_came() -> None:
 
 def test_a_row_stays_the_same_object_until_something_about_it_changes() -> None:
     watched = Watched()
-    watched.hear(make_service(), make_service("default/api"), make_slice("web-a", make_endpoint()))
+    watched.hear(
+        make_service(),
+        make_service("default/api", make_service_port(cluster_ip="10.96.0.7")),
+        make_slice("web-a", make_endpoint()),
+    )
     api, web = watched.look()
     watched.hear(make_slice("web-a", make_endpoint(), make_endpoint("10.1.0.2:80", ready=False)))
 

@@ -686,6 +686,19 @@ def test_credentials_that_are_refused_are_read_again_once_at_once_and_then_with_
     assert not bench.is_unauthorized()
 
 
+def test_credentials_are_tried_at_once_however_many_failures_came_before() -> None:
+    bench = Bench()
+    for _ in range(3):
+        bench.ask()
+        bench.refuse(500)
+        bench.skip_pause()
+    bench.ask()
+
+    bench.refuse(401)
+
+    assert bench.pause() == 0
+
+
 def test_credentials_that_work_are_left_alone() -> None:
     bench = Bench()
     bench.ask()
