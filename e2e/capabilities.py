@@ -101,6 +101,14 @@ def _kubectl() -> str:
     return "" if shutil.which("kubectl") else "the command kubectl is not installed"
 
 
+def _promtool() -> str:
+    return (
+        ""
+        if shutil.which("promtool")
+        else "the command promtool is not installed (Debian has it in prometheus)"
+    )
+
+
 def _works_in_a_namespace(argv: list[str] | None = None, stdin: str = "") -> str:
     if argv and not shutil.which(argv[0]):
         return f"the command {argv[0]} is not installed"
@@ -120,4 +128,5 @@ CAPABILITIES: Mapping[str, Capability] = {
     "capsh": Capability("programs with fewer rights", _capsh, is_stock=True),
     "sctp": Capability("SCTP sockets", _sctp, is_stock=False),
     "kubectl": Capability("kubectl", _kubectl, is_stock=False),
+    "promtool": Capability("promtool", _promtool, is_stock=False),
 }

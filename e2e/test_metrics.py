@@ -10,6 +10,8 @@ import pytest
 from e2e import watched
 from e2e.watched import Site
 
+_HEALTHZ_PORT = 10256
+
 pytestmark = pytest.mark.requires("nftables")
 
 
@@ -38,7 +40,9 @@ def test_probes_are_told_that_all_is_well_and_are_counted(site: Site) -> None:
     site.start()
     site.follows()
 
-    healthz, livez = (json.loads(site.health(page)) for page in ("healthz", "livez"))
+    healthz, livez = (
+        json.loads(site._page(path, _HEALTHZ_PORT)) for path in ("/healthz", "/livez")
+    )
 
     assert list(healthz) == ["lastUpdated", "currentTime", "nodeEligible", "healthy", "status"]
     assert list(livez) == ["lastUpdated", "currentTime", "healthy", "status"]

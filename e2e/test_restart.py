@@ -171,20 +171,24 @@ def test_the_page_answers_only_local_questions(site: Site) -> None:
     assert site.state()["synced"]
 
 
-def test_no_page_leaves_loopback_unless_that_is_configured(site: Site) -> None:
+def test_no_debug_page_leaves_loopback_unless_that_is_configured(site: Site) -> None:
     site.daemon.arguments += ["--metrics-bind-address", f"0.0.0.0:{DEBUG_PORT}"]
     site.daemon.start()
 
     until(lambda: "no debug pages on 0.0.0.0" in site.log(), "it is said")
     until(lambda: site.answering() == set("abc"), "the service answers")
+    address = site.world.node.addresses.v4
     for host in (site.world.client, site.world.node):
-        assert host.ask(site.world.node.addresses.v4, DEBUG_PORT) is Failure.REFUSED
+        assert _status(host, "GET", "node-1.example", "/metrics", address) == 200
+        assert _status(host, "GET", address, "/debug/state", address) == 404
 
 
-def _status(host: Host, method: str, name: str) -> int:
-    """The status of /debug/state, asked for under a name on the host itself."""
+def _status(
+    host: Host, method: str, name: str, path: str = "/debug/state", address: str = "127.0.0.1"
+) -> int:
+    """The status of a page, asked for under a name."""
     with host.entered():
-        connection = http.client.HTTPConnection("127.0.0.1", DEBUG_PORT, timeout=2.0)
+        connection = http.client.HTTPConnection(address, DEBUG_PORT, timeout=2.0)
         with contextlib.closing(connection):
-            connection.request(method, "/debug/state", headers={"Host": name})
+            connection.request(method, path, headers={"Host": name})
             return connection.getresponse().status

@@ -249,3 +249,20 @@ def test_step_by_step_leads_to_the_same_as_from_scratch(
         scratch.describe(name)
 
     assert vars(world.desired) == vars(scratch.desired)
+
+
+def test_each_frontend_has_the_pool_of_its_own_policy() -> None:
+    local, other = make_endpoint("10.1.0.1:80", is_local=True), make_endpoint("10.1.0.2:80")
+    port = DesiredPort(
+        key=make_key(),
+        frontends=(),
+        cluster=(local, other),
+        local=(local,),
+        reachable=(local, other),
+        is_any_usable=True,
+        external_local=True,
+    )
+
+    assert port.pool(Frontend("ClusterIP", "10.96.0.10", 80)) == (local, other)
+    assert port.pool(Frontend("NodePort", None, 30080)) == (local,)
+    assert port.pool(Frontend("LoadBalancer", "192.0.2.1", 80)) == (local,)

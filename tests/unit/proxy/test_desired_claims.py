@@ -198,3 +198,13 @@ def test_every_address_has_one_owner_and_it_is_the_oldest_who_asks(batches: Hist
     assert sorted(owning, key=str) == sorted(
         [(where, min(claims)[2]) for where, claims in asking.items()], key=str
     )
+
+
+def test_the_owner_of_a_frontend_is_known_while_anybody_claims_it() -> None:
+    desired = DesiredState()
+    for name, created, ip in (("web", NEW, "10.96.0.1"), ("api", OLD, "10.96.0.2")):
+        update(desired, claimant(f"default/{name}", created, ip))
+
+    assert desired.owner(WEB, SHARED) == API
+    assert desired.owner(WEB, Frontend("ClusterIP", "10.96.0.1", 80)) == WEB
+    assert desired.owner(WEB._replace(family="IPv6"), SHARED) is None

@@ -15,6 +15,7 @@ from proxy.sources.stream import StreamSource
 )
 def test_sources_keep_to_the_interface(source: Source) -> None:
     assert callable(source.run)
+    assert source.report() == ()
 
 
 def test_equal_events_are_equal_and_different_ones_are_not() -> None:

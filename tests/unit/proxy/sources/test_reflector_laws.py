@@ -227,7 +227,7 @@ _STEPS = st.lists(
 
 
 @given(steps=_STEPS, knows_streams=st.booleans(), uses_streams=st.booleans())
-@settings(max_examples=4000, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_in_the_end_everything_is_as_on_the_server_and_nothing_was_deleted_early(
     steps: list[tuple[str, Any]], knows_streams: bool, uses_streams: bool
 ) -> None:
