@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 from aiohttp import hdrs, web
 
-from proxy import __version__, explain
+from proxy import __version__, explain, health
 from proxy.backend import Held
 from proxy.config.settings import Settings
 from proxy.errors import KernelError, ProxyError
@@ -33,6 +33,8 @@ PIECE_S: Final = 0.002
 _LARGE: Final = 500
 """A service of more endpoints is worked through in a thread."""
 _WRITE: Final = 1 << 16
+_PERIODS_TO_LATE: Final = 2.0
+"""As for /healthz, a change may wait for two sync periods."""
 
 Reports = Callable[[], Sequence[WatchReport]]
 
@@ -40,24 +42,6 @@ Reports = Callable[[], Sequence[WatchReport]]
 def no_reports() -> Sequence[WatchReport]:
     """Say nothing of an API server: there is none."""
     return ()
-
-
-def degraded(reconciler: Reconciler, now_s: float) -> list[str]:
-    """Name everything that is not as it should be."""
-    found: list[str] = []
-    if reconciler.is_synced.is_set() and not reconciler.cache.node.is_known:
-        found.append("the own Node is not known: neither its zone nor its addresses")
-    elif reconciler.cache.unlisted:
-        found.append(f"waiting for {', '.join(sorted(reconciler.cache.unlisted))}")
-    elif not reconciler.is_synced.is_set():
-        found.append("not yet programmed")
-    if reconciler.last_error:
-        found.append(reconciler.last_error)
-    if reconciler.quarantine:
-        found.append(f"{len(reconciler.quarantine)} service ports are refused by the kernel")
-    if reconciler.schedule.is_contended(now_s):
-        found.append("contended: somebody keeps changing our objects")
-    return found
 
 
 def add_routes(
@@ -123,6 +107,7 @@ class _Debug:
         self._mode = mode
         self._settings = settings
         self._reports = reports
+        self._timeout_s = _PERIODS_TO_LATE * (settings.sync_period_s if settings else 30.0)
         self._overview = Overview(
             reconciler.cache, reconciler.desired.ports, reconciler.quarantine, self._version
         )
@@ -296,19 +281,19 @@ class _Debug:
         return pages.Frame(node.name, node.zone, self._mode, __version__)
 
     def _state(self) -> state.StateDocument:
-        reconciler, now_s = self._reconciler, time.monotonic()
+        reconciler, now_s, reports = self._reconciler, time.monotonic(), self._reports()
         facts = state.Facts(
             mode=self._mode,
             version=__version__,
             is_synced=reconciler.is_synced.is_set(),
             last_error=reconciler.last_error,
-            degraded=degraded(reconciler, now_s),
+            degraded=health.degraded(reconciler.condition(now_s), reports, now_s, self._timeout_s),
             quarantine=reconciler.quarantine,
             kernel=state.KernelWork(
                 operations=reconciler.operations, transactions=reconciler.transactions
             ),
             changes=reconciler.journal.total,
-            reports=self._reports(),
+            reports=reports,
         )
         return state.state_document(self._cache, reconciler.desired.ports.values(), facts, now_s)
 

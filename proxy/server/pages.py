@@ -127,8 +127,7 @@ def _how_it_goes(state: StateDocument) -> str:
         f"{'Synced' if state.synced else waiting.capitalize()}."
         f" {state.service_ports:,} service ports, {state.changes:,} changes since the start."
     )
-    notes = [text(words) for words in state.degraded]
-    notes += [_watch_words(w.kind, w.phase, w.error) for w in state.watches if w.error]
+    notes = [text(one.words) for one in state.degraded]
     rejected = [text(str(one)) for one in state.rejected[:_NOTES]]
     if state.rejected_total > len(rejected):
         rejected.append(f"and {state.rejected_total - len(rejected):,} more: see State")
@@ -138,10 +137,6 @@ def _how_it_goes(state: StateDocument) -> str:
     if rejected:
         html += "<h2>What cannot be used of the objects</h2>\n" + items(rejected, "notes")
     return html
-
-
-def _watch_words(kind: str, phase: str, error: str) -> str:
-    return text(f"{kind}: {phase}; {error}")
 
 
 def _state_links(found: Services, query: Query) -> str:
@@ -175,7 +170,7 @@ def _search(query: Query) -> str:
     state = f'<input type="hidden" name="state" value="{query.state}">' if query.state else ""
     return (
         '<form method="get" action="/debug/" role="search">\n'
-        "<label>Part of a name, or an address"
+        "<label>Name or address"
         f'<input type="search" name="q" value="{text(query.q)}" autocomplete="off"></label>\n'
         f'<label>Order<select name="sort">{options}</select></label>\n'
         f'{state}<button type="submit">Search</button>\n</form>\n'

@@ -7,6 +7,7 @@ from proxy.backlog import Quarantined
 from proxy.cache import Cache
 from proxy.desired import DesiredPort
 from proxy.explain import Document, shown
+from proxy.health import Degraded
 from proxy.model import NodeInfo, PortKey, Rejected
 from proxy.server.states import frontend_words
 from proxy.sources.events import WatchReport
@@ -66,7 +67,7 @@ class StateDocument(Document, frozen=True, kw_only=True):
     revision: int
     services: int
     service_ports: int
-    degraded: tuple[str, ...]
+    degraded: tuple[Degraded, ...]
     last_error: str
     quarantined: tuple[QuarantinedDocument, ...]
     quarantined_total: int
@@ -86,7 +87,7 @@ class Facts(NamedTuple):
     version: str
     is_synced: bool
     last_error: str
-    degraded: Sequence[str]
+    degraded: Sequence[Degraded]
     quarantine: Mapping[PortKey, Quarantined]
     kernel: KernelWork
     changes: int
@@ -179,7 +180,7 @@ def render_text(state: StateDocument) -> str:
         f"  kernel       {state.kernel.operations} objects written in {state.kernel.transactions} transactions",
     ]
     lines += [f"  {watch.kind:<12} {_watch_words(watch)}" for watch in state.watches]
-    lines += [f"  DEGRADED     {shown(words)}" for words in state.degraded]
+    lines += [f"  DEGRADED     {shown(one.words)}" for one in state.degraded]
     lines += _some(
         "refused",
         [f"{q.service_port} ({q.protocol}, {q.family}): {q.reason}" for q in state.quarantined],

@@ -84,7 +84,7 @@ def findings(
 ) -> list[Finding]:
     """Return everything there is to say about a service, worst first; `ports` in the order of the service's own."""
     if not service.ports:
-        return [Finding("skipped", f"not proxied: {skipped_words(service)}")]
+        return [Finding("skipped", skipped_words(service))]
     found: list[Finding] = []
     for asked, port in zip(service.ports, ports, strict=True):
         if asked.key in quarantine:

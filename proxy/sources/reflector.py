@@ -9,7 +9,8 @@ Everything is listed once, as a stream (WatchList, KEP-3157) or in pages, then a
 - A version is a token of the server and given back as it is. Two of them are compared for one purpose only: a watch
   that goes on at a lower version than it began with belongs to a server that lost history.
 - A watch that ends is taken up where it broke off. After 410, after an event of which not even the object's name can be
-  read, and after a server that was away for long (it may be back from a backup), everything is listed anew.
+  read, after a server that was away for long (it may be back from a backup), and when a watch has brought nothing at all,
+  not even a bookmark (it began at a version that the server has lost), everything is listed anew.
 - Lists are asked for as client-go does it, since servers are built for that: the first one at version "0", which any
   server answers from memory; a later one at the last version we know, without pages, which is answered from memory too
   and never leads back in time; and with pages at the newest version, which reads from etcd, only when that has failed.
@@ -97,6 +98,7 @@ class Reflector:
 
         self._version = ""  # from where a watch can go on
         self._base_version = ""  # that with which the watch began
+        self._has_bookmarks = False  # of this server
         self._list_version = "0"
         self._page_size = limits.page_size
         self._token = ""
@@ -284,6 +286,9 @@ class Reflector:
             self._forget_version(is_expired=False)
             self._close()
         elif self._is_watching:
+            if self._task == "watch" and self._has_bookmarks and self._heard_s <= self._began_s:
+                # Not one bookmark: the server has not come as far as our version, and never may.
+                self._forget_version(is_expired=True)
             self.fail("silent", f"nothing came for {self._limits.silence_s:g} s", now_s)
         elif self._task == "stream" and self._is_accepted and now_s >= self._stream_deadline_s:
             self._use_lists("the end of the initial events was not marked", now_s)
@@ -425,7 +430,7 @@ class Reflector:
                 self.refuse(read_status(event.status or {}), now_s)
                 return []
             case _:
-                return [self._problem(f"{quoted(event.type)} is no type of event")]
+                return self._cannot_read(f"{quoted(event.type)} is no type of event", now_s)
 
     def _take_object(self, decoded: Decoded, now_s: float) -> list[Event]:
         reading = intake.read(decoded, self._node_name)
@@ -446,6 +451,7 @@ class Reflector:
         return key.kind == kind and bool(key.name and (key.namespace or kind == "Node"))
 
     def _take_bookmark(self, event: WatchEvent, now_s: float) -> list[Event]:
+        self._has_bookmarks = True
         if self._is_watching:
             self._advance(event.decoded, now_s)
             return []

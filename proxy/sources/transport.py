@@ -112,5 +112,7 @@ def _translated() -> Iterator[None]:
         raise TransportError("connect", "no connection in time") from error
     except aiohttp.ClientConnectorError as error:
         raise TransportError("connect", str(error)) from error
+    except aiohttp.ClientPayloadError as error:
+        raise TransportError("closed", "the answer was cut off") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise TransportError("closed", str(error) or type(error).__name__) from error

@@ -185,6 +185,26 @@ def test_a_service_that_could_not_be_described_is_tried_again(daemon: Daemon) ->
     daemon.live(life)
 
 
+def test_what_could_not_be_described_has_waited_since_it_was_first_received(
+    daemon: Daemon,
+) -> None:
+    daemon.reconciler.desired = _Defective()
+
+    async def life() -> None:
+        received_s = daemon.now_s
+        daemon.tell_all(
+            *THREE, make_slice("s-1", make_endpoint(A), service="api", triggered_s=7.0)
+        )
+        await daemon.pass_s(0.01)
+        daemon.tell(make_slice("s-1", make_endpoint(B), service="api", triggered_s=8.0))
+        await daemon.pass_s(1.0)
+
+        (entry,) = [e for e in daemon.reconciler.journal if e.key == API]
+        assert (entry.received_s, entry.triggered_s) == (received_s, 7.0)
+
+    daemon.live(life)
+
+
 def test_a_service_that_can_never_be_described_does_not_stop_the_others(daemon: Daemon) -> None:
     daemon.reconciler.desired = _Defective(times=1000)
 

@@ -18,11 +18,10 @@ from proxy.model import EndpointSlice, PortKey, Rejected, Service
 from proxy.reconciler import Reconciler
 from proxy.server import debug, guard
 from proxy.server.client import NOTE
-from proxy.sources.events import KINDS, Event, Problems, Upsert
+from proxy.sources.events import Event, Problems, Upsert
 from tests.contract.daemon import make_services
 from tests.model_builders import (
     make_endpoint,
-    make_node,
     make_service,
     make_service_port,
     make_slice,
@@ -51,21 +50,18 @@ def get_json(path: str, *more: Service | EndpointSlice | Event) -> Any:
 # --- how the proxy is doing
 
 
-def test_what_is_waited_for_is_a_degradation() -> None:
-    reconciler = make_reconciler()
-    reconciler.cache._unlisted = set(KINDS)
+def test_what_is_degraded_stands_on_the_page_and_in_the_state() -> None:
+    reconciler = make_reconciler(shop())
 
-    assert debug.degraded(reconciler, 0.0) == ["waiting for EndpointSlice, Node, Service"]
+    async def look(pages: Pages) -> tuple[Any, str]:
+        reconciler.last_error = "no buffer space"
+        state = json.loads((await pages.get("/debug/state")).text)
+        return state["degraded"], (await pages.get("/debug/")).text
 
+    degraded, page = looking(reconciler, look)
 
-def test_a_node_that_stays_unknown_is_a_degradation_after_the_start() -> None:
-    reconciler = make_reconciler()
-    reconciler.cache.node = make_node(is_known=False)
-    reconciler.is_synced.set()
-
-    assert debug.degraded(reconciler, 0.0) == [
-        "the own Node is not known: neither its zone nor its addresses"
-    ]
+    assert degraded == [{"code": "reconcile", "words": "no buffer space"}]
+    assert "<li>no buffer space</li>" in page
 
 
 def test_the_state_names_what_is_known_and_what_is_wrong() -> None:
@@ -228,7 +224,10 @@ def test_names_of_any_kind_are_found_again() -> None:
 
 def test_a_large_service_is_told_whole() -> None:
     endpoints = [make_endpoint(f"10.1.{n >> 8}.{n & 255}:80") for n in range(1200)]
-    objects = [make_service(), make_slice("web-a", *endpoints)]
+    objects: list[Service | EndpointSlice] = [
+        make_service(),
+        make_slice("web-a", *endpoints),
+    ]
 
     async def look(pages: Pages) -> tuple[Any, str, str]:
         document = json.loads((await pages.get("/debug/services/default/web")).text)

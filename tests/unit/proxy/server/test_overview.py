@@ -1,5 +1,6 @@
 """The rows of all services: counted, remembered, and made anew where something changed."""
 
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -160,7 +161,10 @@ def test_an_address_is_known_as_frontend_or_endpoint() -> None:
 def test_items_come_in_order_with_time_to_breathe(numbers: list[int]) -> None:
     items = list(enumerate(numbers))
 
-    found = list(in_order(items, lambda item: item[1]))
+    steps = in_order(items, operator.itemgetter(1))
+    found = list(steps)
 
-    assert [item for item in found if item is not None] == sorted(items, key=lambda item: item[1])
+    assert [item for item in found if item is not None] == sorted(
+        items, key=operator.itemgetter(1)
+    )
     assert found.count(None) == -(-len(items) // 1000)

@@ -5,6 +5,7 @@ from msgspec import structs
 from proxy.backlog import Quarantined
 from proxy.cache import Cache
 from proxy.desired import Frontend
+from proxy.health import Degraded
 from proxy.model import NodeInfo, Rejected
 from proxy.server.state import SHOWN, Facts, KernelWork, StateDocument, render_text, state_document
 from proxy.sources.events import KINDS, Problems, Synced, Upsert, WatchReport
@@ -70,7 +71,11 @@ def test_what_is_waited_for_is_named() -> None:
 
 def test_the_kernels_refusals_and_degradations_are_told() -> None:
     quarantine = {make_key(): Quarantined(reason="no memory", failures=3, retry_s=102.04)}
-    told = document(FACTS._replace(quarantine=quarantine, degraded=["something is wrong"]))
+    told = document(
+        FACTS._replace(
+            quarantine=quarantine, degraded=[Degraded(code="node", words="something is wrong")]
+        )
+    )
 
     (refused,) = told.quarantined
     assert (refused.service_port, refused.failures) == ("default/web", 3)

@@ -398,6 +398,7 @@ def test_a_bad_object_is_told_and_taken_back_when_it_goes() -> None:
     "line",
     [
         b"{",
+        watch_line("EXPLODED", slice_at("a", 120)),
         b'{"type":"MODIFIED","object":{"kind":"EndpointSlice"}}',
         b'{"type":"DELETED","object":{"kind":"EndpointSlice","metadata":{"name":"a"}}}',
         watch_line("MODIFIED", make_service("a")),
@@ -462,15 +463,6 @@ def test_an_unreadable_item_of_a_page_costs_only_itself() -> None:
     assert bench.names == {"a", "b"}
     assert events[-1] == Synced("EndpointSlice")
     assert list(bench.problems) == ["Watch endpointslices"]
-
-
-def test_an_unknown_type_of_event_is_told_and_passed_over() -> None:
-    bench = _watching("a")
-
-    bench.line(watch_line("EXPLODED", slice_at("a", 120)))
-
-    assert bench.problems == {"Watch endpointslices": ("'EXPLODED' is no type of event",)}
-    assert bench.is_open()
 
 
 def test_a_server_whose_versions_go_back_has_lost_history() -> None:
@@ -794,6 +786,36 @@ def test_a_silent_watch_is_given_up_and_goes_on_from_its_last_version() -> None:
     assert not bench.is_open()
     assert bench.reflector.report().errors == {"silent": 1}
     assert bench.ask() == _watch("140")
+
+
+@pytest.mark.parametrize(
+    ("first", "request_after"), [(b"", STREAM), (bookmark(100), _watch("100"))]
+)
+def test_a_watch_without_a_single_bookmark_began_at_a_version_the_server_does_not_know(
+    first: bytes, request_after: dict[str, str]
+) -> None:
+    bench = _watching("a")
+    bench.fail("closed")
+    assert bench.ask() == _watch("100")
+    bench.accept()
+    bench.now_s += 1
+    if first:
+        bench.line(first)
+
+    while bench.is_open():
+        bench.expire()
+
+    assert bench.last_trouble() == "silent"
+    assert bench.ask() == request_after
+
+
+def test_where_bookmarks_never_come_their_absence_says_nothing() -> None:
+    bench = _watching("a", limits=LISTING)
+
+    bench.expire()
+
+    assert bench.last_trouble() == "silent"
+    assert bench.ask() == _watch("100")
 
 
 @pytest.mark.parametrize("is_accepted", [True, False])
