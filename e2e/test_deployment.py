@@ -291,7 +291,7 @@ def test_without_its_capability_it_says_what_is_missing(pod: Pod) -> None:
     pod.start(kept=[])
 
     assert pod.process.wait(20) == 1
-    assert "not permitted" in pod.log()
+    assert "needs the capability NET_ADMIN" in pod.log()
     assert pod.ruleset() == ""
 
 

@@ -4,6 +4,7 @@ The table is dormant: its chains are created like ours but not hooked in, so no 
 process has left all of our rules there is nothing to try, and a restart writes nothing.
 """
 
+import errno
 from collections.abc import Iterator
 
 from backends.kernel import nft_elements, nft_messages
@@ -19,6 +20,15 @@ from proxy.netlink.socket import DumpInterrupted
 
 def probe(nft: Nft, layout: Layout) -> None:
     """Create one of everything, then remove it. Raises Unsupported naming the first thing the kernel refuses."""
+    try:
+        _probe(nft, layout)
+    except KernelError as error:
+        if error.errno != errno.EPERM:
+            raise
+        raise Unsupported("nftables", f"needs the capability NET_ADMIN ({error})") from error
+
+
+def _probe(nft: Nft, layout: Layout) -> None:
     for family in layout.families:
         number = messages.NUMBERS[family]
         _remove(nft, number)  # an earlier probe may have been interrupted

@@ -146,6 +146,11 @@ def _is_plain(port: DesiredPort | None) -> bool:
 
 def count(slices: Sequence[EndpointSlice], ports: Sequence[DesiredPort | None]) -> Counts:
     """Count endpoints by distinct address: several ports of one pod are one endpoint."""
+    if len(slices) == len(ports) == 1 and len(slices[0].ports) == 1 and ports[0] is not None:
+        # as most are: if all that is stated was selected, none is there twice, and one is as ready as the others
+        endpoints, pool, total = slices[0].ports[0][1], ports[0].cluster, len(ports[0].reachable)
+        if pool and len(pool) == len(endpoints) == total and pool[0].flags & READY:
+            return Counts(total, total, total)
     stated = [endpoints for each in slices for _, endpoints in each.ports]
     every = {e.ip for endpoints in stated for e in endpoints}
     unready = {e.ip for endpoints in stated for e in endpoints if not e.flags & READY}

@@ -14,7 +14,7 @@ Everything is listed once, as a stream (WatchList, KEP-3157) or in pages, then a
 - Lists are asked for as client-go does it, since servers are built for that: the first one at version "0", which any
   server answers from memory; a later one at the last version we know, without pages, which is answered from memory too
   and never leads back in time; and with pages at the newest version, which reads from etcd, only when that has failed.
-- A list of which a part cannot be read deletes nothing, but counts as one, so that one bad object does not keep
+- (See `known`.) A list of which a part cannot be read deletes nothing, but counts as one, so that one bad object does not keep
   everything else from being served. It is repeated, at growing intervals.
 - Failures in a row make the pauses longer. The row ends when a watch has worked for a while, not with a connection.
 """
@@ -22,14 +22,13 @@ Everything is listed once, as a stream (WatchList, KEP-3157) or in pages, then a
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
-from proxy.model import Rejected, Value
-from proxy.sources import intake
+from proxy.model import Value
 from proxy.sources.answers import ListPage, Status, decode_page, read_status
 from proxy.sources.backoff import Backoff
 from proxy.sources.decode import Decoded, MalformedError, WatchEvent, decode_event, decode_item
-from proxy.sources.events import Event, Phase, Problems, Synced, Trouble, WatchReport
+from proxy.sources.events import Event, Phase, Synced, Trouble, WatchReport
 from proxy.sources.findings import quoted
-from proxy.sources.intake import ObjectKey
+from proxy.sources.known import Known
 from proxy.sources.resources import Request, Resource
 
 STEADY_S: Final = 5.0
@@ -77,14 +76,8 @@ class Reflector:
     def __init__(self, resource: Resource, limits: Limits, node_name: str, now_s: float) -> None:
         self._resource = resource
         self._limits = limits
-        self._node_name = node_name
-        self._intake = intake.Intake()
-        # Every known object, with the number of the list or stream that named it last.
-        self._known: dict[ObjectKey, int] = {}
-        self._round = 0
-        self._is_complete = True
-        self._incomplete_rounds = 0
-        self._has_problem = False
+        self._known = Known(resource, node_name)
+        self._incomplete_lists = 0
 
         self._task: _Task = "list"
         self._is_open = False
@@ -359,19 +352,15 @@ class Reflector:
             return self._resource.watch_request(self._version, timeout_s)
         self._enter("listing", now_s)
         if not self._token:
-            self._begin_round(now_s)
+            self._lists += 1
+            self._list_began_s = now_s
+            self._known.begin_list()
         if self._limits.uses_watch_list and now_s >= self._lists_until_s:
             self._task = "stream"
             self._watches += 1
             return self._resource.watch_list_request(timeout_s)
         self._task = "list"
         return self._resource.list_request(self._list_version, self._page_size, self._token)
-
-    def _begin_round(self, now_s: float) -> None:
-        self._lists += 1
-        self._round += 1
-        self._is_complete = True
-        self._list_began_s = now_s
 
     def _close(self) -> None:
         self._is_open = self._is_watching = False
@@ -433,22 +422,16 @@ class Reflector:
                 return self._cannot_read(f"{quoted(event.type)} is no type of event", now_s)
 
     def _take_object(self, decoded: Decoded, now_s: float) -> list[Event]:
-        reading = intake.read(decoded, self._node_name)
-        if not self._is_ours(reading.key):
+        events = self._known.put(decoded)
+        if events is None:
             return self._cannot_read("an object without a name, or of another kind", now_s)
-        self._known[reading.key] = self._round
-        return self._intake.apply(reading)
+        return events
 
     def _drop_object(self, decoded: Decoded, now_s: float) -> list[Event]:
-        key = ObjectKey(decoded.kind, decoded.namespace, decoded.name)
-        if not self._is_ours(key):
+        events = self._known.drop(decoded)
+        if events is None:
             return self._cannot_read("the deletion of an object without a name", now_s)
-        self._known.pop(key, None)
-        return self._intake.forget(key)
-
-    def _is_ours(self, key: ObjectKey) -> bool:
-        kind = self._resource.kind
-        return key.kind == kind and bool(key.name and (key.namespace or kind == "Node"))
+        return events
 
     def _take_bookmark(self, event: WatchEvent, now_s: float) -> list[Event]:
         self._has_bookmarks = True
@@ -496,19 +479,12 @@ class Reflector:
 
     def _complete(self, now_s: float) -> list[Event]:
         """Return what the end of a list means: deletions, and that there is no more."""
-        events: list[Event] = []
-        if self._is_complete:
-            gone = [key for key, number in self._known.items() if number != self._round]
-            for key in gone:
-                del self._known[key]
-                events += self._intake.forget(key)
-            if self._has_problem:
-                self._has_problem = False
-                events.append(Problems(self._subject, ()))
-            self._incomplete_rounds, self._relist_s = 0, 0.0
+        events = self._known.end_list()
+        if self._known.is_complete:
+            self._incomplete_lists, self._relist_s = 0, 0.0
         else:
-            pause_s = min(_RELIST_FIRST_S * (1 << self._incomplete_rounds), _RELIST_MAX_S)
-            self._incomplete_rounds = min(self._incomplete_rounds + 1, 10)
+            pause_s = min(_RELIST_FIRST_S * (1 << self._incomplete_lists), _RELIST_MAX_S)
+            self._incomplete_lists = min(self._incomplete_lists + 1, 10)
             self._relist_s = now_s + pause_s
         self._list_took_s = now_s - self._list_began_s
         self._page_size = self._limits.page_size
@@ -520,18 +496,8 @@ class Reflector:
             self._forget_version(is_expired=False)
             self.fail("malformed", reason, now_s)
         else:
-            self._is_complete = False
             self._count("malformed")
-        return [self._problem(reason)]
-
-    @property
-    def _subject(self) -> str:
-        return f"Watch {self._resource.plural}"
-
-    def _problem(self, reason: str) -> Problems:
-        self._has_problem = True
-        rejected = Rejected(kind="Watch", name=self._resource.plural, field="", reason=reason)
-        return Problems(self._subject, (rejected,))
+        return self._known.miss(reason)
 
 
 def _version_of(decoded: Decoded) -> str:

@@ -1,3 +1,4 @@
+import errno
 from collections.abc import Sequence
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from backends.kernel import nft_messages
 from backends.kernel.nft import Nft, Refusal, Refused
 from backends.kernel.nft_expressions import parse_expressions
+from backends.kernel.nft_messages import Table
 from backends.kernel.nft_numbers import MessageKind
 from backends.nftables import kernel
 from backends.nftables.belief import Observed, TableFacts
@@ -13,7 +15,7 @@ from backends.nftables.messages import NUMBERS
 from backends.nftables.model import PROBE_TABLE, TABLE
 from backends.nftables.plan import plan
 from backends.nftables.probe import probe
-from proxy.errors import Unsupported
+from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES
 from proxy.netlink.codec import Request
 from tests.desired_strategies import desired_state, make_desired
@@ -37,6 +39,13 @@ class Limited(Nft):
         super().commit(messages)
 
 
+class Forbidden(Nft):
+    """A kernel that answers nobody without rights."""
+
+    def find_table(self, family: int, name: str) -> Table | None:
+        raise KernelError("nftables query", errno.EPERM, "Operation not permitted")
+
+
 def nothing_is_left(nft: Nft) -> bool:
     return not any(nft.find_table(number, PROBE_TABLE) for number in NUMBERS.values())
 
@@ -45,6 +54,11 @@ def test_a_kernel_that_can_do_everything_is_accepted_and_left_as_it_was(nft: Nft
     probe(nft, LAYOUT)
 
     assert nothing_is_left(nft)
+
+
+def test_missing_rights_are_called_by_their_name(nft: Nft) -> None:
+    with Forbidden() as door, pytest.raises(Unsupported, match="capability NET_ADMIN"):
+        probe(door, LAYOUT)
 
 
 def test_every_expression_of_our_rules_is_tried_in_both_families(nft: Nft) -> None:

@@ -4,22 +4,25 @@ import operator
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.backlog import Quarantined
-from proxy.model import PortKey
+from proxy.model import Endpoint, PortKey
 from proxy.server.overview import Overview, Row, count, in_order
-from proxy.server.states import Counts
+from proxy.server.states import Counts, worst
 from proxy.sources.events import Delete, Upsert
 from tests.model_builders import (
     make_endpoint,
     make_key,
+    make_node,
     make_service,
     make_service_port,
     make_slice,
 )
-from tests.worlds import World
+from tests.model_strategies import History, histories
+from tests.worlds import World, world_after
 
 
 class Watched:
@@ -143,6 +146,58 @@ def test_a_pod_with_several_ports_is_one_endpoint() -> None:
     ]
 
     assert count(slices, [None]) == Counts(2, 1, 0)
+
+
+@given(histories())
+def test_counts_are_those_of_a_count_one_by_one(history: History) -> None:
+    world = world_after(history)
+    for name, service in world.cache.services.items():
+        slices = world.cache.slices(name)
+        ports = [world.desired.ports.get(port.key) for port in service.ports]
+        stated = [e for each in slices for _, endpoints in each.ports for e in endpoints]
+        used = [e for port in ports if port is not None for e in port.reachable]
+
+        assert count(slices, ports) == Counts(
+            len({e.ip for e in stated}),
+            len({e.ip for e in stated if e.ready}),
+            len({e.ip for e in used}),
+        )
+
+
+@pytest.mark.parametrize(
+    "endpoints",
+    [
+        [make_endpoint()],
+        [make_endpoint(), make_endpoint()],
+        [make_endpoint(), make_endpoint("10.1.0.2:80")],
+        [make_endpoint(), make_endpoint("10.1.0.2:80", ready=False)],
+        [make_endpoint(ready=False, terminating=True)],
+        [make_endpoint(ready=False)],
+        [make_endpoint(zone_hints=["z1"]), make_endpoint("10.1.0.2:80", zone_hints=["z2"])],
+        [],
+    ],
+)
+def test_a_usual_service_is_counted_like_any_other(endpoints: list[Endpoint]) -> None:
+    watched = Watched()
+    watched.hear(make_node(), make_service(), make_slice("web-a", *endpoints))
+    (row,) = watched.look()
+
+    distinct = {e.ip for e in endpoints}
+    ready = {e.ip for e in endpoints if e.ready}
+    assert row.counts[:2] == (len(distinct), len(ready))
+    (port,) = row.ports
+    assert port is not None
+    assert row.counts.used == len({e.ip for e in port.reachable})
+
+
+@given(histories())
+def test_a_row_has_the_state_of_its_worst_finding(history: History) -> None:
+    watched = Watched()
+    world = world_after(history)
+    watched.overview._cache, watched.overview._ports = world.cache, world.desired.ports
+
+    for row in watched.look():
+        assert row.state == worst(watched.overview.findings(row))
 
 
 def test_an_address_is_known_as_frontend_or_endpoint() -> None:

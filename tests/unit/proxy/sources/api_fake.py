@@ -97,12 +97,6 @@ class Server:
             while not self._open[plural]:
                 await self._changed.wait()
 
-    async def until_asked(self, count: int) -> None:
-        """Wait until there were so many requests."""
-        async with asyncio.timeout(20):
-            while len(self.requests) < count:
-                await self._changed.wait()
-
     def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
