@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from proxy.config import fields
+from proxy.config import duration, fields
 from proxy.config.addresses import HostPort
 from proxy.config.settings import ApiServerSettings, ConntrackSettings, IpvsSettings, Settings
 from tests.unit.proxy.config.loading import PODS, from_file, run
@@ -115,7 +115,9 @@ def test_every_field_arrives() -> None:
         state_dir="/state",
         config_file="/etc/config.conf",
         sliceproxy_config_file="",
+        configuration=settings.configuration,
     )
+    assert settings.configuration.cluster_cidr == "fd00:10:244::1/56, 10.244.1.2/16"
 
 
 def test_no_used_field_is_left_out_of_the_file_above() -> None:
@@ -186,8 +188,9 @@ def test_asking_for_a_gate_that_is_not_read_is_a_mistake() -> None:
 def test_settings_can_be_shown_as_json() -> None:
     settings, _ = from_file(FULL)
 
-    shown = msgspec.json.decode(msgspec.json.encode(settings))
+    shown = msgspec.json.decode(msgspec.json.encode(settings, enc_hook=duration.render))
 
     assert shown["metrics_bind"] == ["::1", 10249]
     assert shown["config_sync_period_s"] == 420.0
-    assert hash(settings) == hash(from_file(FULL)[0])
+    assert shown["configuration"]["configSyncPeriod"] == "7m0s"
+    assert settings == from_file(FULL)[0]
