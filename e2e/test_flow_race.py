@@ -33,7 +33,7 @@ ENOUGH_FLOWS = 2_000
 ENOUGH_CHANGES = 500
 SINKS = range(8001, 8005)
 PREFIXES = Addresses("10.244.1.", "fd00:10:244:1::")
-_PROGRAM = [sys.executable, "-I", "-S", str(Path(__file__).with_name("flows.py"))]
+_PROGRAM = [sys.executable, "-I", "-S", str(Path(__file__).with_name("flood.py"))]
 _COUNTERS = """
     table inet watch {
         counter came { }

@@ -8,13 +8,20 @@ gets it (creationTimestamp, then namespace and name), and the next in line takes
 which the owner goes. Claims are an index, so a change looks only at the addresses it names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from msgspec import structs
 
 from proxy import selection
 from proxy.cache import Merged
+from proxy.desired_node import (
+    DesiredNode,
+    NodeSettings,
+    describe_node,
+    is_in_any,
+    node_address,
+)
 from proxy.model import (
     Endpoint,
     Family,
@@ -45,7 +52,8 @@ class DesiredPort(Value, frozen=True, kw_only=True):
     `cluster` and `local` are the pools of the two traffic policies, None where no frontend uses them.
     An empty pool means: refuse connections if nothing `is_any_usable` in the whole cluster, otherwise
     drop them. `reachable` is the union of both. `lost` are frontends that another service owns. No two
-    frontends, of this or any other port, have the same address, port and protocol.
+    frontends, of this or any other port, have the same address, port and protocol. `allows_own_vips`: the
+    `source_ranges` hold this node, so that traffic from it to a VIP may come back with the VIP as its source.
     """
 
     key: PortKey
@@ -57,6 +65,7 @@ class DesiredPort(Value, frozen=True, kw_only=True):
     internal_local: bool = False
     external_local: bool = False
     source_ranges: tuple[str, ...] = ()
+    allows_own_vips: bool = False
     affinity_timeout_s: int | None = None
     lost: tuple[Frontend, ...] = ()
 
@@ -70,6 +79,13 @@ class DesiredPort(Value, frozen=True, kw_only=True):
         if frontend.kind == "ClusterIP":
             return self.internal
         return (self.local if self.external_local else self.cluster) or ()
+
+
+class Desired(NamedTuple):
+    """The whole data plane: what backends are told."""
+
+    ports: Mapping[PortKey, DesiredPort]
+    node: DesiredNode
 
 
 class _Claim(NamedTuple):
@@ -111,8 +127,11 @@ def endpoints_of(
 class DesiredState:
     """The desired data plane of this node, kept up to date one service at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: NodeSettings | None = None) -> None:
+        self._settings = settings or NodeSettings()
         self.ports: dict[PortKey, DesiredPort] = {}
+        self.node = DesiredNode()
+        self._ranged: set[PortKey] = set()  # those with source ranges: these depend on the node
         self._keys_of: dict[ServiceName, tuple[PortKey, ...]] = {}
         self._asked: dict[PortKey, _Asked] = {}
         self._claims: dict[_Address, tuple[_Claim, ...]] = {}
@@ -131,6 +150,7 @@ class DesiredState:
         for key in self._keys_of.pop(name, ()):
             if key not in asked:
                 del self.ports[key]
+                self._ranged.discard(key)
                 changed.add(key)
         if asked:
             self._keys_of[name] = tuple(asked)
@@ -141,15 +161,49 @@ class DesiredState:
             self._put(structs.replace(self.ports[key], frontends=owned, lost=lost), changed)
         return changed
 
+    @property
+    def whole(self) -> Desired:
+        """What backends are told. Its parts are those of this object, not copies."""
+        return Desired(self.ports, self.node)
+
+    def update_node(
+        self,
+        node: NodeInfo,
+        host_addresses: frozenset[str] = frozenset(),
+        service_cidrs: Iterable[str] = (),
+    ) -> set[PortKey]:
+        """Describe the node anew and return the keys of ServicePorts that changed by it.
+
+        `node` stays the same object while it is equal.
+        """
+        described = describe_node(self._settings, node, host_addresses, service_cidrs)
+        if described != self.node:
+            self.node = described
+        changed: set[PortKey] = set()
+        for key in self._ranged:
+            port = self.ports[key]
+            allows = self._holds_node(port.source_ranges, key.family, node)
+            self._put(structs.replace(port, allows_own_vips=allows), changed)
+        return changed
+
     def owner(self, key: PortKey, frontend: Frontend) -> PortKey | None:
         """Return who owns a frontend that a ServicePort asks for, None if nobody claims it any more."""
         claims = self._claims.get((key.family, key.name.protocol, frontend.address, frontend.port))
         return claims[0].key if claims else None
 
     def _put(self, new: DesiredPort, changed: set[PortKey]) -> None:
-        if self.ports.get(new.key) != new:
+        old = self.ports.get(new.key)
+        if old != new:
             self.ports[new.key] = new
             changed.add(new.key)
+            if new.source_ranges:
+                self._ranged.add(new.key)
+            elif old is not None and old.source_ranges:
+                self._ranged.discard(new.key)
+
+    def _holds_node(self, ranges: tuple[str, ...], family: Family, node: NodeInfo) -> bool:
+        own = node_address(self._settings, node, family)
+        return own is not None and is_in_any(own, ranges)
 
     def _describe(
         self, port: ServicePort, endpoints: tuple[Endpoint, ...], node: NodeInfo
@@ -166,6 +220,8 @@ class DesiredState:
             internal_local=port.internal_local,
             external_local=port.external_local,
             source_ranges=port.source_ranges,
+            allows_own_vips=bool(port.source_ranges)
+            and self._holds_node(port.source_ranges, port.key.family, node),
             affinity_timeout_s=port.affinity_timeout_s,
             lost=lost,
         )

@@ -19,7 +19,16 @@ from proxy.errors import KernelError, ProxyError
 from proxy.explain import Output
 from proxy.model import PortKey, Service, ServiceName
 from proxy.reconciler import Reconciler
-from proxy.server import documents, guard, listing, pages, serving, state
+from proxy.server import (
+    changes_page,
+    documents,
+    guard,
+    listing,
+    pages,
+    service_page,
+    serving,
+    state,
+)
 from proxy.server.client import NOTE
 from proxy.server.documents import Clock, Subject, encode
 from proxy.server.overview import Overview, in_order
@@ -28,11 +37,10 @@ from proxy.sources.events import WatchReport
 
 T = TypeVar("T")
 BIND_RETRY_S: Final = serving.BIND_RETRY_S
-PIECE_S: Final = 0.002
-"""How long pieces of one answer may hold the event loop before others run."""
+REMEMBERED_S: Final = 60.0
+"""How long the list of services is kept after somebody asked for it."""
 _LARGE: Final = 500
 """A service of more endpoints is worked through in a thread."""
-_WRITE: Final = 1 << 16
 _PERIODS_TO_LATE: Final = 2.0
 """As for /healthz, a change may wait for two sync periods."""
 
@@ -112,6 +120,7 @@ class _Debug:
             reconciler.cache, reconciler.desired.ports, reconciler.quarantine, self._version
         )
         self._turn = asyncio.Lock()
+        self._forgetting: asyncio.TimerHandle | None = None
 
     async def get_redirect(self, _request: web.Request) -> web.StreamResponse:
         raise web.HTTPMovedPermanently("/debug/")
@@ -119,13 +128,25 @@ class _Debug:
     async def get_front(self, request: web.Request) -> web.StreamResponse:
         query = listing.parse_query(request.query)
         async with self._turn:
-            found = await in_pieces(listing.listing(self._overview, query))
-            return _html(pages.front(found, query, self._state()))
+            found = await self._listing(query)
+            await asyncio.sleep(0)
+            document = self._state()
+            await asyncio.sleep(0)
+            return _html(pages.front(found, query, document))
 
     async def get_services(self, request: web.Request) -> web.StreamResponse:
         query = listing.parse_query(request.query)
         async with self._turn:
-            return _json(await in_pieces(listing.listing(self._overview, query)))
+            return _json(await self._listing(query))
+
+    async def _listing(self, query: listing.Query) -> listing.Services:
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+        loop = asyncio.get_running_loop()
+        try:
+            return await pieces.in_pieces(listing.listing(self._overview, query))
+        finally:
+            self._forgetting = loop.call_later(REMEMBERED_S, self._overview.forget)
 
     async def get_service(self, request: web.Request) -> web.StreamResponse:
         wants_html = _wants_html(request)
@@ -144,7 +165,11 @@ class _Debug:
 
         def answer() -> web.Response:
             document = documents.service_document(subject, _now())
-            return _html(pages.service(document, page, frame)) if wants_html else _json(document)
+            return (
+                _html(service_page.service(document, page, frame))
+                if wants_html
+                else _json(document)
+            )
 
         return await (asyncio.to_thread(answer) if subject.weight > _LARGE else _at_once(answer))
 
@@ -157,7 +182,7 @@ class _Debug:
     async def get_changes(self, request: web.Request) -> web.StreamResponse:
         document = documents.changes_document(self._reconciler.journal, _now())
         return (
-            _html(pages.changes(document, self._frame()))
+            _html(changes_page.changes(document, self._frame()))
             if _wants_html(request)
             else _json(document)
         )
@@ -181,12 +206,12 @@ class _Debug:
         if not any(service.ports for service in services):
             note = explain.shown(explain.why_nothing(services, where))
             response.headers[NOTE] = note.encode("ascii", "backslashreplace").decode()
-        return await _stream(request, response, self._explained(services, output))
+        return await pieces.stream(request, response, self._explained(services, output))
 
     async def _explained(self, services: list[Service], output: Output) -> AsyncIterator[str]:
         printing = explain.Printing(output)
         async with self._turn:
-            names = await in_pieces(_in_order([service.name for service in services]))
+            names = await pieces.in_pieces(_in_order([service.name for service in services]))
         for name in names:
             async with self._turn:
                 service = self._cache.services.get(name)
@@ -210,7 +235,7 @@ class _Debug:
         self._require_belief()
         response = web.StreamResponse()
         response.content_type, response.charset = "application/json", "utf-8"
-        return await _stream(request, response, self._held(keys, only_differences))
+        return await pieces.stream(request, response, self._held(keys, only_differences))
 
     async def _held(
         self, keys: Collection[PortKey] | None, only_differences: bool
@@ -298,20 +323,6 @@ class _Debug:
         return state.state_document(self._cache, reconciler.desired.ports.values(), facts, now_s)
 
 
-async def in_pieces(steps: Generator[object, None, T]) -> T:
-    """Drive steps to their end, letting others run after every few."""
-    started_s = time.perf_counter()
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        if time.perf_counter() - started_s > PIECE_S:
-            await asyncio.sleep(0)
-            started_s = time.perf_counter()
-
-
 def _in_order(names: list[ServiceName]) -> Generator[None, None, list[ServiceName]]:
     ordered: list[ServiceName] = []
     for name in in_order(names, tuple):
@@ -323,26 +334,6 @@ def _in_order(names: list[ServiceName]) -> Generator[None, None, list[ServiceNam
 
 async def _at_once(work: Callable[[], T]) -> T:
     return work()
-
-
-async def _stream(
-    request: web.Request, response: web.StreamResponse, pieces: AsyncIterator[str]
-) -> web.StreamResponse:
-    """Send pieces as they come, some at a time."""
-    await response.prepare(request)
-    waiting: list[bytes] = []
-    size, started_s = 0, time.perf_counter()
-    async for piece in pieces:
-        waiting.append(piece.encode("utf-8", "backslashreplace"))
-        size += len(waiting[-1])
-        if size >= _WRITE:
-            await response.write(b"".join(waiting))
-            waiting, size = [], 0
-        if time.perf_counter() - started_s > PIECE_S:
-            await asyncio.sleep(0)
-            started_s = time.perf_counter()
-    await response.write_eof(b"".join(waiting))
-    return response
 
 
 def _now() -> Clock:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from proxy.backlog import Quarantined
 from proxy.cache import Cache
-from proxy.desired import DesiredPort, frontends_of
+from proxy.desired import DesiredPort
 from proxy.model import READY, EndpointSlice, PortKey, Service, ServiceName
 from proxy.server.states import STATES, Counts, Finding, State, findings, worst
 
@@ -33,16 +33,17 @@ class Row(NamedTuple):
 
     def has_address(self, address: str) -> bool:
         """Whether this is the address of a frontend or of an endpoint."""
-        return any(
-            frontend.address == address
-            for port in self.service.ports
-            for frontend in frontends_of(port)
-        ) or any(
-            endpoint.ip == address
-            for endpoint_slice in self.slices
-            for _, endpoints in endpoint_slice.ports
-            for endpoint in endpoints
-        )
+        for port in self.service.ports:
+            if port.cluster_ip == address or address in (
+                *port.external_ips,
+                *port.load_balancer_vips,
+            ):
+                return True
+        for endpoint_slice in self.slices:
+            for _, endpoints in endpoint_slice.ports:
+                if address in [e.ip for e in endpoints]:
+                    return True
+        return False
 
 
 class Overview:
@@ -96,6 +97,10 @@ class Overview:
                 yield
             self.rows = rows
         self._known, self.states, self._seen = known, states, version
+
+    def forget(self) -> None:
+        """Let go of all rows: they hold on to the objects they were made from, also to those that are gone."""
+        self.rows, self._known, self._seen = [], {}, None
 
     def findings(self, row: Row) -> list[Finding]:
         """Return everything there is to say about a service."""

@@ -1,22 +1,20 @@
 """List and watch of one kind of objects: which request comes next, and what the answers mean for what we know.
 
 Pure: the time and the jitter come in as arguments, bytes come in as lines and pages, and what comes out are the next
-request or how long to wait, and the events for the rest of the program. `apiserver` does what is asked here.
+request or how long to wait, and the events for the rest of the program. `apiserver` does what is asked here; `known`
+holds what the server has, `position` how far we have come, and `failures` what went wrong.
 
 Everything is listed once, as a stream (WatchList, KEP-3157) or in pages, then a watch goes on from there. The rules:
 
 - Nothing is deleted before a list is complete. Then everything that is known and was not in it goes.
-- A version is a token of the server and given back as it is. Two of them are compared for one purpose only: a watch
-  that goes on at a lower version than it began with belongs to a server that lost history.
+- Versions are compared for one purpose only (`position`): a watch that goes on at a lower one than it began with belongs
+  to a server that lost history.
 - A watch that ends is taken up where it broke off. After 410, after an event of which not even the object's name can be
   read, after a server that was away for long (it may be back from a backup), and when a watch has brought nothing at all,
   not even a bookmark (it began at a version that the server has lost), everything is listed anew.
-- Lists are asked for as client-go does it, since servers are built for that: the first one at version "0", which any
-  server answers from memory; a later one at the last version we know, without pages, which is answered from memory too
-  and never leads back in time; and with pages at the newest version, which reads from etcd, only when that has failed.
-- (See `known`.) A list of which a part cannot be read deletes nothing, but counts as one, so that one bad object does not keep
+- A list of which a part cannot be read deletes nothing, but counts as one, so that one bad object does not keep
   everything else from being served. It is repeated, at growing intervals.
-- Failures in a row make the pauses longer. The row ends when a watch has worked for a while, not with a connection.
+- Failures in a row make the pauses longer (`failures`). The row ends when a watch has worked for a while.
 """
 
 from collections.abc import Iterator
@@ -27,8 +25,10 @@ from proxy.sources.answers import ListPage, Status, decode_page, read_status
 from proxy.sources.backoff import Backoff
 from proxy.sources.decode import Decoded, MalformedError, WatchEvent, decode_event, decode_item
 from proxy.sources.events import Event, Phase, Synced, Trouble, WatchReport
+from proxy.sources.failures import UNREACHABLE, Failures
 from proxy.sources.findings import quoted
 from proxy.sources.known import Known
+from proxy.sources.position import Position
 from proxy.sources.resources import Request, Resource
 
 STEADY_S: Final = 5.0
@@ -40,12 +40,7 @@ _LISTS_FOR_S: Final = 3600.0
 _STREAM_AT_MOST: Final = 6
 _RELIST_FIRST_S: Final = 1.0
 _RELIST_MAX_S: Final = 60.0
-_PATIENT: Final = 10.0
-_AT_ONCE: Final[frozenset[Trouble]] = frozenset(
-    {"gone", "closed", "silent", "malformed", "unauthorized"}
-)
-_UNREACHABLE: Final[frozenset[Trouble]] = frozenset({"connect", "timeout"})
-_AWAY: Final = _UNREACHABLE | {"server"}
+_AWAY: Final = UNREACHABLE | {"server"}
 
 
 class Limits(Value, frozen=True, kw_only=True):
@@ -89,12 +84,8 @@ class Reflector:
         self._added_s = now_s
         self._relist_s = 0.0
 
-        self._version = ""  # from where a watch can go on
-        self._base_version = ""  # that with which the watch began
+        self._position = Position(limits.page_size)
         self._has_bookmarks = False  # of this server
-        self._list_version = "0"
-        self._page_size = limits.page_size
-        self._token = ""
         self._lists_until_s = 0.0
         self.no_stream = ""
         """Why objects are listed in pages although a stream was wanted."""
@@ -103,15 +94,7 @@ class Reflector:
         """The credentials were refused and have to be read again before the next request."""
         self._is_away = False
         self._contact_s = now_s
-        self._failures = 0
-        self._failed_s = 0.0
-        self._asked_pause_s = 0.0
-        self._last_trouble: Trouble | None = None
-        self._needs_pause = False
-        self._is_news = False
-        self._retry_s = 0.0
-        self._error = ""
-        self._errors: dict[Trouble, int] = {}
+        self._failures = Failures(limits.backoff, limits.away_backoff)
         self._phase: Phase = "listing"
         self._since_s = now_s
         self._heard_s = 0.0
@@ -122,20 +105,18 @@ class Reflector:
 
     def next(self, now_s: float, jitter: float) -> Request | Wait:
         """Return the next request, or how long to wait. `jitter` is a random number from 0 to 1."""
-        if self._needs_pause:
-            self._needs_pause = False
-            self._retry_s = self._failed_s + self._pause_s(jitter)
-        if now_s < self._retry_s:
+        until_s = self._failures.pause_until_s(jitter, self._list_took_s)
+        if now_s < until_s:
             self._enter("waiting", now_s)
-            return Wait(self._retry_s)
-        self._retry_s = 0.0
+            return Wait(until_s)
+        self._failures.end_pause()
         return self._request(now_s, jitter)
 
     def hurry(self, now_s: float) -> bool:
         """Return whether a pause is over because the server, which was away, has answered somebody else."""
-        if self._is_open or not self._is_away or now_s >= self._retry_s:
+        if self._is_open or not self._is_away or now_s >= self._failures.retry_s:
             return False
-        self._retry_s = 0.0
+        self._failures.end_pause()
         return True
 
     @property
@@ -148,7 +129,7 @@ class Reflector:
         """When to call `expire` if nothing has come until then."""
         deadline = max(self._heard_s, self._began_s) + self._limits.silence_s
         if self._is_watching:
-            if self._failures:
+            if self._failures.in_row:
                 deadline = min(deadline, self._began_s + STEADY_S)
             if self._relist_s:
                 deadline = min(deadline, self._relist_s)
@@ -163,20 +144,20 @@ class Reflector:
             phase=self._phase,
             since_s=self._since_s,
             heard_s=self._heard_s,
-            resource_version=self._version,
+            resource_version=self._position.version,
             objects=len(self._known),
             lists=self._lists,
             watches=self._watches,
-            failures=self._failures,
-            retry_s=self._retry_s,
-            error=self._error,
-            errors=dict(self._errors),
+            failures=self._failures.in_row,
+            retry_s=self._failures.retry_s,
+            error=self._failures.error,
+            errors=dict(self._failures.counts),
         )
 
     @property
     def last_trouble(self) -> Trouble | None:
         """What went wrong last; None once a watch has worked for a while."""
-        return self._last_trouble
+        return self._failures.last
 
     # What happened
 
@@ -243,16 +224,20 @@ class Reflector:
             case 404:
                 self.fail("server", f"the server has no {self._resource.path} ({words})", now_s)
             case 410:
-                self._restart_list()
+                if self._task == "list":
+                    self._position.forget_list()
+                else:
+                    # The history is gone; a state at least as new as ours the server does have.
+                    self._list_anew(is_expired=False)
                 self.fail("gone", words, now_s)
             case 429:
                 self.fail("throttled", words, now_s, status.retry_after_s)
             case _ if status.is_too_large:
-                self._forget_version(is_expired=True)
+                self._list_anew(is_expired=True)
                 self.fail("gone", words, now_s)
             case _:
                 if code in (400, 422):  # whatever it is that the server does not like about them
-                    self._forget_version(is_expired=True)
+                    self._list_anew(is_expired=True)
                 self.fail("server", words, now_s, status.retry_after_s)
 
     def end(self, now_s: float, *, is_truncated: bool) -> None:
@@ -266,22 +251,22 @@ class Reflector:
         elif now_s - self._began_s < STEADY_S:
             self.fail("closed", "the server ended the watch at once", now_s)
         else:
-            self._has_worked()
+            self._failures.end_row()
             self._close()
 
     def expire(self, now_s: float) -> None:
         """Take note that `deadline_s` has come."""
         if self._is_watching and now_s >= self._began_s + STEADY_S:
-            self._has_worked()
+            self._failures.end_row()
         if now_s < self.deadline_s:
             return
         if self._is_watching and self._relist_s and now_s >= self._relist_s:
-            self._forget_version(is_expired=False)
+            self._list_anew(is_expired=False)
             self._close()
         elif self._is_watching:
             if self._task == "watch" and self._has_bookmarks and self._heard_s <= self._began_s:
                 # Not one bookmark: the server has not come as far as our version, and never may.
-                self._forget_version(is_expired=True)
+                self._list_anew(is_expired=True)
             self.fail("silent", f"nothing came for {self._limits.silence_s:g} s", now_s)
         elif self._task == "stream" and self._is_accepted and now_s >= self._stream_deadline_s:
             self._use_lists("the end of the initial events was not marked", now_s)
@@ -293,22 +278,13 @@ class Reflector:
     ) -> None:
         """Take note that the request came to nothing."""
         if self._is_watching and now_s - self._began_s >= STEADY_S:
-            self._has_worked()
+            self._failures.end_row()
         if trouble in _AWAY and not self._is_accepted:
             self._is_away = True
         elif self._is_accepted and trouble != "silent":
             self._contact_s = now_s
         self._close()
-        # However long the row is: with other credentials it is worth a try.
-        self._is_news = trouble == "unauthorized" != self._last_trouble
-        self._failures += 1
-        self._count(trouble)
-        self._error, self._last_trouble = message, trouble
-        self._failed_s, self._asked_pause_s = now_s, retry_after_s
-        self._needs_pause = True
-
-    def _count(self, trouble: Trouble) -> None:
-        self._errors[trouble] = self._errors.get(trouble, 0) + 1
+        self._failures.add(trouble, message, now_s, retry_after_s)
 
     # Requests
 
@@ -318,40 +294,21 @@ class Reflector:
         wait_s = self._limits.watch_list_s
         return min(self._added_s + wait_s, self._began_s + _STREAM_AT_MOST * wait_s)
 
-    def _pause_s(self, jitter: float) -> float:
-        trouble, failures = self._last_trouble, self._failures
-        is_unreachable = trouble in _UNREACHABLE
-        backoff = self._limits.away_backoff if is_unreachable else self._limits.backoff
-        asked_s = backoff.asked_pause_s(self._asked_pause_s, jitter)
-        if trouble in _AT_ONCE and (failures == 1 or self._is_news):
-            return asked_s
-        pause_s = backoff.pause_s(failures, jitter)
-        if trouble == "forbidden":
-            # Somebody has to change a role first, and each node of the cluster is asking.
-            patient = Backoff(first_s=backoff.first_s, max_s=backoff.max_s * _PATIENT)
-            pause_s = patient.pause_s(failures, jitter)
-        elif trouble == "gone":
-            # A list after a list: never spend more than a third of the time on them.
-            pause_s = max(pause_s, 2 * self._list_took_s)
-        return max(pause_s, asked_s)
-
     def _request(self, now_s: float, jitter: float) -> Request:
         if self._is_away and now_s - self._contact_s > self._limits.resume_within_s:
-            self._lists_until_s = (
-                0.0  # the server may have been upgraded, or restored from a backup
-            )
-            if self._version or self._token or self._list_version != "0":
-                self._forget_version(is_expired=True)
+            # It may have been restored from a backup, or upgraded.
+            self._position.lose_touch()
+            self._lists_until_s = 0.0
         self._is_open, self._is_accepted, self._is_watching = True, False, False
         self._began_s = now_s
         timeout_s = int(_WATCH_AT_LEAST_S * (1 + jitter))
-        if self._version:
+        if self._position.version:
             self._task = "watch"
             self._watches += 1
             self._enter("watching", now_s)
-            return self._resource.watch_request(self._version, timeout_s)
+            return self._resource.watch_request(self._position.version, timeout_s)
         self._enter("listing", now_s)
-        if not self._token:
+        if not self._position.token:
             self._lists += 1
             self._list_began_s = now_s
             self._known.begin_list()
@@ -360,7 +317,7 @@ class Reflector:
             self._watches += 1
             return self._resource.watch_list_request(timeout_s)
         self._task = "list"
-        return self._resource.list_request(self._list_version, self._page_size, self._token)
+        return self._position.list_request(self._resource)
 
     def _close(self) -> None:
         self._is_open = self._is_watching = False
@@ -369,34 +326,14 @@ class Reflector:
         if phase != self._phase:
             self._phase, self._since_s = phase, now_s
 
-    def _has_worked(self) -> None:
-        self._failures = 0
-        self._error, self._last_trouble = "", None
-
     def _use_lists(self, reason: str, now_s: float) -> None:
         self.no_stream = reason
         self._lists_until_s = now_s + _LISTS_FOR_S
         self._close()
 
-    def _forget_version(self, *, is_expired: bool) -> None:
-        """List before the next watch; at the newest version if the server no longer has, or never had, ours."""
-        self._list_version = "" if is_expired else self._version or self._list_version
-        self._page_size = self._limits.page_size if self._list_version in ("", "0") else 0
-        self._version = self._token = ""
+    def _list_anew(self, *, is_expired: bool) -> None:
+        self._position.forget(is_expired=is_expired)
         self._relist_s = 0.0
-
-    def _restart_list(self) -> None:
-        """List anew after 410."""
-        if self._task == "list":
-            was_paged = bool(self._token)
-            self._forget_version(is_expired=True)
-            if (
-                was_paged
-            ):  # pages that take longer than the server keeps old versions will do so again
-                self._page_size = 0
-        else:
-            # What the server no longer has is the history; a state at least as new as ours it does have.
-            self._forget_version(is_expired=False)
 
     # Answers
 
@@ -442,10 +379,10 @@ class Reflector:
             # Where lists are streamed, the first bookmark is the one that ends them.
             self._use_lists("bookmarks come, but none that ends the initial events", now_s)
             return []
-        self._version = _version_of(event.decoded)
-        if not self._version:
+        version = _version_of(event.decoded)
+        if not version:
             return self._cannot_read("a bookmark without resourceVersion", now_s)
-        events = self._complete(now_s)
+        events = self._complete(version, now_s)
         self._start_watching(now_s)
         return events
 
@@ -454,30 +391,24 @@ class Reflector:
         version = _version_of(decoded)
         if not self._is_watching or not version:
             return
-        if _is_before(version, self._base_version):
-            if can_be_old:
-                return
-            reason = f"version {version} comes after {self._base_version}: history was lost"
-            self._forget_version(is_expired=True)
-            self.fail("gone", reason, now_s)
-        else:
-            self._version = version
+        if not self._position.advance(version) and not can_be_old:
+            self._list_anew(is_expired=True)
+            self.fail("gone", f"version {version} is an old one: history was lost", now_s)
 
     def _start_watching(self, now_s: float) -> None:
         self._is_watching = True
         self._began_s = now_s
-        self._base_version = self._version
+        self._position.begin_watch()
         self._enter("watching", now_s)
 
     def _end_page(self, page: ListPage, now_s: float) -> list[Event]:
         self._close()
-        self._token = page.token
         if page.token:
+            self._position.token = page.token
             return []
-        self._version = page.resource_version
-        return self._complete(now_s)
+        return self._complete(page.resource_version, now_s)
 
-    def _complete(self, now_s: float) -> list[Event]:
+    def _complete(self, version: str, now_s: float) -> list[Event]:
         """Return what the end of a list means: deletions, and that there is no more."""
         events = self._known.end_list()
         if self._known.is_complete:
@@ -487,26 +418,19 @@ class Reflector:
             self._incomplete_lists = min(self._incomplete_lists + 1, 10)
             self._relist_s = now_s + pause_s
         self._list_took_s = now_s - self._list_began_s
-        self._page_size = self._limits.page_size
+        self._position.reach(version)
         return [*events, Synced(self._resource.kind)]
 
     def _cannot_read(self, reason: str, now_s: float) -> list[Event]:
         """Report what came instead of an object, and see to it that no deletion is lost with it."""
         if self._is_watching:
-            self._forget_version(is_expired=False)
+            self._list_anew(is_expired=False)
             self.fail("malformed", reason, now_s)
         else:
-            self._count("malformed")
+            self._failures.count("malformed")
         return self._known.miss(reason)
 
 
 def _version_of(decoded: Decoded) -> str:
     metadata = decoded.object.metadata if decoded.object is not None else None
     return (metadata.resource_version if metadata is not None else None) or ""
-
-
-def _is_before(version: str, other: str) -> bool:
-    """Whether a version is certainly older. Kubernetes calls them comparable as numbers since 1.35 (KEP-5504)."""
-    if not (version.isdecimal() and other.isdecimal()):
-        return False
-    return (len(version), version) < (len(other), other)  # as the numbers, which may be long

@@ -16,8 +16,9 @@ from proxy.desired import DesiredPort
 from proxy.errors import KernelError
 from proxy.model import EndpointSlice, PortKey, Rejected, Service
 from proxy.reconciler import Reconciler
-from proxy.server import debug, guard
+from proxy.server import debug, guard, pieces
 from proxy.server.client import NOTE
+from proxy.server.overview import Overview
 from proxy.sources.events import Event, Problems, Upsert
 from tests.contract.daemon import make_services
 from tests.model_builders import (
@@ -432,7 +433,7 @@ def test_others_run_while_all_services_are_looked_through(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every step is as long as a piece may be, so between any two of them the loop must have turned."""
-    monkeypatch.setattr(debug, "PIECE_S", 0.0)
+    monkeypatch.setattr(pieces, "PIECE_S", 0.0)
     reconciler: Reconciler = make_reconciler(make_services(0, 300))
     turns = Turns()
 
@@ -448,11 +449,30 @@ def test_others_run_while_all_services_are_looked_through(
     assert looking(reconciler, look) >= 300
 
 
+def test_the_list_is_not_kept_when_nobody_asks_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debug, "REMEMBERED_S", 0.0)
+    forgotten: list[int] = []
+    forget = Overview.forget
+
+    def watched(overview: Overview) -> None:
+        forgotten.append(len(overview.rows))
+        forget(overview)
+
+    monkeypatch.setattr(Overview, "forget", watched)
+
+    async def look(pages: Pages) -> list[int]:
+        for path in ("/debug/", "/debug/services", "/debug/state"):
+            assert (await pages.get(path)).status == 200
+        return [rows for rows in forgotten if rows]
+
+    assert looking(make_reconciler(shop()), look) == [3, 3]
+
+
 def test_one_answer_about_everything_is_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debug, "PIECE_S", 0.0)
+    monkeypatch.setattr(pieces, "PIECE_S", 0.0)
     reconciler = make_reconciler(make_services(0, 100))
     at_work, most = 0, 0
-    in_pieces = debug.in_pieces
+    in_pieces = pieces.in_pieces
 
     async def watched(steps: Any) -> Any:
         nonlocal at_work, most
@@ -463,7 +483,7 @@ def test_one_answer_about_everything_is_made_at_a_time(monkeypatch: pytest.Monke
         finally:
             at_work -= 1
 
-    monkeypatch.setattr(debug, "in_pieces", watched)
+    monkeypatch.setattr(pieces, "in_pieces", watched)
 
     async def look(pages: Pages) -> list[int]:
         answers = await asyncio.gather(*[pages.get("/debug/services") for _ in range(5)])

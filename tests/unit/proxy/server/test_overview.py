@@ -111,6 +111,20 @@ def test_nothing_is_looked_at_while_nothing_can_have_changed() -> None:
     assert list(watched.overview.refresh()) == []
 
 
+def test_what_was_forgotten_is_looked_at_anew() -> None:
+    watched = Watched()
+    watched.hear(make_service())
+    (before,) = watched.look()
+    watched.overview.forget()
+    assert watched.overview.rows == []
+    watched.version -= 1  # nothing has changed
+
+    (row,) = watched.look()
+
+    assert row == before
+    assert row is not before
+
+
 def test_a_look_takes_a_step_for_each_service() -> None:
     watched = Watched()
     watched.hear(*[make_service(f"default/s{n}") for n in range(50)])

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from proxy.explain import shown
 from proxy.model import EndpointSlice, Rejected, Service
-from proxy.server import guard, pages
+from proxy.server import guard
 from proxy.server.style import CONTENT_SECURITY_POLICY, STYLE
 from proxy.sources.events import Event, Problems
 from tests.model_builders import make_endpoint, make_service, make_service_port, make_slice
@@ -182,13 +182,3 @@ def test_names_of_any_kind_are_text_and_never_markup(name: str, port: str, zone:
     for page in looking(make_reconciler(objects), look):
         assert [tag for tag, _ in page.tags if tag in tags] == ["style"]
     assert shown(name).isprintable()
-
-
-def test_ages_are_told_in_one_unit() -> None:
-    assert [pages._ago(s) for s in (0.2, 119, 600, 7300, 10**6)] == [
-        "0 s",
-        "119 s",
-        "10 min",
-        "2 h",
-        "12 d",
-    ]

@@ -1,6 +1,6 @@
 """A program that begins new UDP flows as fast as it can: one datagram from each address and port, no answer awaited.
 
-    flows.py SOURCE-PREFIX ADDRESS PORT
+    flood.py SOURCE-PREFIX ADDRESS PORT
 
 The source is the prefix with a number after it. Prints `ready`, waits for a line, and ends when stdin closes, printing
 how many it has sent. Packets are made by hand, so that no socket has to be opened for each flow.

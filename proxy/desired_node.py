@@ -1,0 +1,114 @@
+"""What of the desired data plane concerns the whole node: where NodePorts listen, which sources are pods here. Pure.
+
+Computed from settings, the own Node, the addresses on this host's interfaces, and the ServiceCIDRs of the cluster.
+"""
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from proxy.addresses import parse_cidr, parse_ip
+from proxy.model import FAMILIES, Family, NodeInfo, Value
+
+PRIMARY: Final = "primary"
+
+
+class NodeSettings(Value, frozen=True, kw_only=True):
+    """What of the settings the node's part of the data plane depends on.
+
+    `node_port_addresses` are ranges, or (`primary`,) for the Node's own address of each family. `bind_address`, where
+    it is a specified one, stands for the Node's address of its family.
+    """
+
+    node_port_addresses: tuple[str, ...] = ()
+    bind_address: str = ""
+    uses_pod_cidrs: bool = False
+
+
+class DesiredNode(Value, frozen=True, kw_only=True):
+    """What concerns the whole node.
+
+    `node_port_addresses` are the addresses NodePorts listen on, sorted; None for every local address of the family
+    but loopback. `pod_cidrs` are the ranges of pods on this node, at most one of each family; empty unless they tell
+    local traffic (detectLocalMode NodeCIDR). What goes to an address in `service_cidrs` that no service has is dropped.
+    """
+
+    node_port_addresses: Mapping[Family, tuple[str, ...] | None] = {"IPv4": None, "IPv6": None}
+    pod_cidrs: tuple[str, ...] = ()
+    service_cidrs: tuple[str, ...] = ()
+
+
+def describe_node(
+    settings: NodeSettings,
+    node: NodeInfo,
+    host_addresses: frozenset[str],
+    service_cidrs: Iterable[str],
+) -> DesiredNode:
+    """Describe the node. While `host_addresses` are not known (empty), the Node's addresses stand in for them."""
+    return DesiredNode(
+        node_port_addresses={
+            family: _listened_on(settings, node, host_addresses, family) for family in FAMILIES
+        },
+        pod_cidrs=_first_of_each_family(node.pod_cidrs) if settings.uses_pod_cidrs else (),
+        service_cidrs=tuple(sorted(set(service_cidrs))),
+    )
+
+
+def node_address(settings: NodeSettings, node: NodeInfo, family: Family) -> str | None:
+    """Return the Node's own address of a family, internal ones first; None while it is not known."""
+    bound = parse_ip(settings.bind_address)
+    if bound is not None and bound.family == family and any(bound.packed):
+        return bound.text
+    for address in node.addresses:
+        if family_of(address) == family:
+            return address
+    return None
+
+
+def family_of(address: str) -> Family:
+    """Return the family of a canonical address or range."""
+    return "IPv6" if ":" in address else "IPv4"
+
+
+def is_in_any(address: str, cidrs: Iterable[str]) -> bool:
+    """Whether an address is in one of some ranges of whichever family."""
+    found = ipaddress.ip_address(address)
+    networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
+    return any(found.version == net.version and found in net for net in networks)
+
+
+def _listened_on(
+    settings: NodeSettings, node: NodeInfo, host_addresses: frozenset[str], family: Family
+) -> tuple[str, ...] | None:
+    """Return the addresses in the ranges of the family; None if it has no range, or one that holds everything.
+
+    As in kube-proxy, ranges of one family leave the other open, and so does an unknown primary address.
+    """
+    ranges: list[str] = []
+    for entry in settings.node_port_addresses:
+        if entry == PRIMARY:
+            own = node_address(settings, node, family)
+            ranges += [] if own is None else [f"{own}/{32 if family == 'IPv4' else 128}"]
+        elif (cidr := parse_cidr(entry)) is not None and cidr.family == family:
+            if not cidr.prefix_length:
+                return None
+            ranges.append(cidr.text)
+    if not ranges:
+        return None
+    candidates = [a for a in host_addresses or node.addresses if family_of(a) == family]
+    return tuple(
+        sorted(
+            {
+                address
+                for address in candidates
+                if not ipaddress.ip_address(address).is_loopback and is_in_any(address, ranges)
+            }
+        )
+    )
+
+
+def _first_of_each_family(cidrs: Iterable[str]) -> tuple[str, ...]:
+    first: dict[Family, str] = {}
+    for cidr in cidrs:
+        first.setdefault(family_of(cidr), cidr)
+    return tuple(first.values())
