@@ -131,7 +131,7 @@ class DesiredState:
         self._settings = settings or NodeSettings()
         self.ports: dict[PortKey, DesiredPort] = {}
         self.node = DesiredNode()
-        self._ranged: set[PortKey] = set()  # those with source ranges: these depend on the node
+        self._ranged: dict[PortKey, None] = {}  # those with source ranges depend on the node
         self._keys_of: dict[ServiceName, tuple[PortKey, ...]] = {}
         self._asked: dict[PortKey, _Asked] = {}
         self._claims: dict[_Address, tuple[_Claim, ...]] = {}
@@ -150,7 +150,7 @@ class DesiredState:
         for key in self._keys_of.pop(name, ()):
             if key not in asked:
                 del self.ports[key]
-                self._ranged.discard(key)
+                self._ranged.pop(key, None)
                 changed.add(key)
         if asked:
             self._keys_of[name] = tuple(asked)
@@ -197,9 +197,9 @@ class DesiredState:
             self.ports[new.key] = new
             changed.add(new.key)
             if new.source_ranges:
-                self._ranged.add(new.key)
+                self._ranged[new.key] = None
             elif old is not None and old.source_ranges:
-                self._ranged.discard(new.key)
+                self._ranged.pop(new.key, None)
 
     def _holds_node(self, ranges: tuple[str, ...], family: Family, node: NodeInfo) -> bool:
         own = node_address(self._settings, node, family)

@@ -28,12 +28,12 @@ class NodeSettings(Value, frozen=True, kw_only=True):
 class DesiredNode(Value, frozen=True, kw_only=True):
     """What concerns the whole node.
 
-    `node_port_addresses` are the addresses NodePorts listen on, sorted; None for every local address of the family
-    but loopback. `pod_cidrs` are the ranges of pods on this node, at most one of each family; empty unless they tell
+    `node_port_addresses` are the addresses NodePorts listen on, sorted; None (or no entry) for every local address of
+    the family but loopback. `pod_cidrs` are the ranges of pods on this node, at most one of each family; empty unless they tell
     local traffic (detectLocalMode NodeCIDR). What goes to an address in `service_cidrs` that no service has is dropped.
     """
 
-    node_port_addresses: Mapping[Family, tuple[str, ...] | None] = {"IPv4": None, "IPv6": None}
+    node_port_addresses: Mapping[Family, tuple[str, ...] | None] = {}
     pod_cidrs: tuple[str, ...] = ()
     service_cidrs: tuple[str, ...] = ()
 
@@ -73,8 +73,7 @@ def family_of(address: str) -> Family:
 def is_in_any(address: str, cidrs: Iterable[str]) -> bool:
     """Whether an address is in one of some ranges of whichever family."""
     found = ipaddress.ip_address(address)
-    networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
-    return any(found.version == net.version and found in net for net in networks)
+    return any(found in ipaddress.ip_network(cidr) for cidr in cidrs)
 
 
 def _listened_on(
@@ -95,16 +94,16 @@ def _listened_on(
             ranges.append(cidr.text)
     if not ranges:
         return None
-    candidates = [a for a in host_addresses or node.addresses if family_of(a) == family]
-    return tuple(
-        sorted(
-            {
-                address
-                for address in candidates
-                if not ipaddress.ip_address(address).is_loopback and is_in_any(address, ranges)
-            }
-        )
-    )
+    found = {
+        address
+        for address in host_addresses or node.addresses
+        if family_of(address) == family and is_in_any(address, ranges)
+    }
+    return tuple(sorted([address for address in found if not _is_loopback(address)]))
+
+
+def _is_loopback(address: str) -> bool:
+    return address == "::1" or address.startswith("127.")
 
 
 def _first_of_each_family(cidrs: Iterable[str]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ class VerdictCode(IntEnum):
 
 
 class MetaKey(IntEnum):
+    PRIORITY = 2
     MARK = 3
     IIFNAME = 6
     L4PROTO = 16

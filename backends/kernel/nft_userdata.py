@@ -45,7 +45,7 @@ _FIELDS: Final = {
     "sctp sport": 1, "sctp dport": 2, "th sport": 1, "th dport": 2,
 }  # fmt: skip
 
-_META_KEYS: Final = {"meta mark": (3, "mark"), "meta l4proto": (16, "inet_proto")}
+_META_KEYS: Final = {"meta priority": (2, "classid"), "meta mark": (3, "mark"), "meta l4proto": (16, "inet_proto")}
 
 
 class _Type(NamedTuple):
@@ -62,6 +62,7 @@ _TYPES: Final = {
     "inet_proto": _Type(12, 1, _MIXED),
     "inet_service": _Type(13, 2, _NETWORK_ORDER),
     "mark": _Type(19, 4, _HOST_ORDER),
+    "classid": _Type(23, 4, _HOST_ORDER),
 }
 
 

@@ -25,6 +25,7 @@ from proxy.server import (
     guard,
     listing,
     pages,
+    pieces,
     service_page,
     serving,
     state,

@@ -1,0 +1,32 @@
+"""The proxy settings a scenario may name, as the daemon's arguments. Each is one daemon on the same ground."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from e2e.topology import CLUSTER_CIDRS
+
+_DETECTOR: Final = ("--cluster-cidr", ",".join(CLUSTER_CIDRS))
+_ALL_ADDRESSES: Final = ("--nodeport-addresses", "0.0.0.0/0,::/0")
+_MASQUERADE_ALL: Final = ("--masquerade-all",)
+
+SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
+    "default": (*_DETECTOR, *_ALL_ADDRESSES),
+    "no detector": _ALL_ADDRESSES,
+    "masquerade all": (*_DETECTOR, *_ALL_ADDRESSES, *_MASQUERADE_ALL),
+    "masquerade all, no detector": (*_ALL_ADDRESSES, *_MASQUERADE_ALL),
+    "IPv4 detector": ("--cluster-cidr", CLUSTER_CIDRS[0], *_ALL_ADDRESSES),
+    "NodeCIDR": ("--detect-local-mode", "NodeCIDR", *_ALL_ADDRESSES),
+    "BridgeInterface": (
+        *("--detect-local-mode", "BridgeInterface", "--pod-bridge-interface", "to-d"),
+        *_ALL_ADDRESSES,
+    ),
+    # to-r is the beginning of to-remote and to-router
+    "InterfaceNamePrefix": (
+        *("--detect-local-mode", "InterfaceNamePrefix", "--pod-interface-name-prefix", "to-r"),
+        *_ALL_ADDRESSES,
+    ),
+    "primary node ports": (*_DETECTOR, "--nodeport-addresses", "primary"),
+    "IPv4 node ports": (*_DETECTOR, "--nodeport-addresses", "172.18.1.0/24"),
+    "another mark": (*_DETECTOR, *_ALL_ADDRESSES, "--iptables-masquerade-bit", "20"),
+}
+"""By name: `default` has a local detector for both families and serves node ports on all addresses."""

@@ -1,0 +1,181 @@
+"""Which tracked UDP flows lead to where nothing serves any more. Pure.
+
+The kernel translates a flow once, by its first packet. A UDP client that keeps its port keeps its endpoint too, and that
+for as long as it goes on sending: also after the endpoint has gone. Such entries have to be deleted; the next packet then
+is a new flow. TCP and SCTP notice by themselves and are never touched.
+
+An entry is stale if it was made by sending to a frontend of ours and its answers come from elsewhere than a serving
+endpoint of that ServicePort. Policies, topology and terminating do not count, as in kube-proxy. What was sent while there
+were no endpoints was not translated: its answers would come from the frontend itself, so it is stale as soon as there
+are some. Three things are left alone:
+
+- ServicePorts without serving endpoints: there is nowhere to go, and somebody else may forward for them;
+- addresses that no ServicePort owns any more: when another comes to own one, its flows are looked through as all others;
+- node ports on addresses that are not ours, where kube-proxy goes by the port alone.
+
+What should be decides, not what happened: a sweep compares entries with the endpoints of now. What is believed of
+earlier times only tells where looking is worth while, and now and then everything is looked through.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from proxy.addresses import parse_ip
+from proxy.cache import Merged
+from proxy.desired import DesiredPort, Frontend
+from proxy.model import FAMILIES, Endpoint, Family, PortKey, SlicePort, Value
+from proxy.netlink.conntrack import Entry, Filter
+
+MOST_EXACT: Final = 2
+"""So many frontends are looked up one by one. More cost less in one walk that returns every translated flow."""
+MOST_FRESH: Final = 8
+"""So many frontends are looked up one by one where untranslated flows count too: those may be all there are."""
+
+Ends = frozenset[bytes]
+"""Endpoints as entries have them: an address followed by its port, in network byte order."""
+
+
+class Belief(Value, frozen=True):
+    """What is known of a ServicePort's flows.
+
+    `frontends`: those through which no untranslated flow goes. `bound`: the endpoints flows may be bound to. `lingering`:
+    those of them that no new flow is sent to.
+    """
+
+    frontends: frozenset[Frontend] = frozenset()
+    bound: Ends = frozenset()
+    lingering: Ends = frozenset()
+
+
+class Task(Value, frozen=True):
+    """A ServicePort some of whose flows may be stale.
+
+    `fresh` are the frontends through which untranslated flows may go, `gone` the endpoints that no longer serve.
+    """
+
+    key: PortKey
+    frontends: frozenset[Frontend]
+    serving: Ends
+    reachable: Ends
+    fresh: frozenset[Frontend]
+    gone: Ends
+
+
+def serving(key: PortKey, merged: Mapping[tuple[Family, SlicePort], Merged]) -> Ends:
+    """Return the endpoints of a ServicePort that serve, wherever they are and whatever the policies."""
+    found = merged.get((key.family, SlicePort(key.name.port, key.name.protocol)))
+    return ends(each for each in found.endpoints if each.serving) if found else frozenset()
+
+
+def ends(endpoints: Iterable[Endpoint]) -> Ends:
+    """Return endpoints as entries have them."""
+    return frozenset([each.packed[:-2] for each in endpoints])  # without the padding
+
+
+def look(port: DesiredPort, serving: Ends, belief: Belief | None, *, is_suspect: bool) -> Task:
+    """Return what there is to look for. `is_suspect`: untranslated flows may go through any frontend."""
+    frontends = frozenset(port.frontends)
+    known = Belief() if belief is None else belief
+    return Task(
+        key=port.key,
+        frontends=frontends,
+        serving=serving,
+        reachable=ends(port.reachable),
+        fresh=frontends if is_suspect else frontends - known.frontends,
+        gone=known.bound - serving,
+    )
+
+
+def is_worth_a_sweep(task: Task) -> bool:
+    """Whether there may be stale flows, and somewhere to go for them."""
+    return bool(task.serving and (task.fresh or (task.gone and task.frontends)))
+
+
+def unswept(task: Task, belief: Belief | None) -> Belief:
+    """Return what is known of a ServicePort that needed no sweep, or could have none."""
+    earlier = belief.bound if belief is not None else frozenset()
+    frontends = task.frontends if task.serving else frozenset()
+    return _belief(frontends, earlier | task.reachable, task)
+
+
+def swept(
+    task: Task, belief: Belief | None, kept: Iterable[bytes], *, is_settled: bool
+) -> Belief:
+    """Return what is known after a sweep that found flows to `kept`.
+
+    Where the data plane is not yet as described (not `is_settled`), flows to what is gone may arise still.
+    """
+    earlier = belief.bound if belief is not None else frozenset()
+    bound = frozenset(kept)
+    if task.fresh != task.frontends:  # not every flow was seen
+        bound |= earlier & task.serving
+    if not is_settled:
+        bound |= earlier
+    return _belief(task.frontends, bound | task.reachable, task)
+
+
+def _belief(frontends: frozenset[Frontend], bound: Ends, task: Task) -> Belief:
+    return Belief(frontends, bound, bound - task.reachable)
+
+
+def filters(tasks: Iterable[Task]) -> list[Filter]:
+    """Return the dumps that show everything stale, with little else."""
+    by_family: dict[Family, list[Task]] = {}
+    for task in tasks:
+        by_family.setdefault(task.key.family, []).append(task)
+    return [each for family in FAMILIES for each in _filters(family, by_family.get(family, ()))]
+
+
+def _filters(family: Family, tasks: Sequence[Task]) -> list[Filter]:
+    fresh: list[Filter] = []
+    moved: list[Filter] = []
+    for task in tasks:
+        fresh += [_exact(family, frontend) for frontend in sorted(task.fresh, key=str)]
+        for frontend in sorted(task.frontends - task.fresh, key=str):
+            exact = _exact(family, frontend)
+            moved += [exact._replace(source=source) for source in sorted(task.gone)]
+    if len(fresh) > MOST_FRESH:
+        return [Filter(family)]
+    if len(moved) > MOST_EXACT:
+        moved = [Filter(family, is_translated=True)]
+    return fresh + moved
+
+
+def _exact(family: Family, frontend: Frontend) -> Filter:
+    return Filter(family, _packed(frontend.address), _port(frontend))
+
+
+class Table:
+    """Who serves where, for some ServicePorts: what a dumped entry is compared with."""
+
+    def __init__(self, tasks: Iterable[Task], node_addresses: Iterable[str]) -> None:
+        self._node_addresses = frozenset(map(_packed, node_addresses))
+        self._owners: dict[bytes, Task] = {}
+        self._node_ports: dict[tuple[Family, bytes], Task] = {}
+        for task in tasks:
+            for frontend in task.frontends:
+                if frontend.address is None:
+                    self._node_ports[task.key.family, _port(frontend)] = task
+                else:
+                    self._owners[_packed(frontend.address) + _port(frontend)] = task
+
+    def owner(self, family: Family, destination: bytes) -> Task | None:
+        """Return whose frontend an address and port is."""
+        owner = self._owners.get(destination)
+        if owner is None and destination[:-2] in self._node_addresses:
+            owner = self._node_ports.get((family, destination[-2:]))
+        return owner
+
+
+def is_stale(entry: Entry, owner: Task) -> bool:
+    """Whether a flow to a frontend of `owner` leads to where nothing serves, while something does elsewhere."""
+    return bool(owner.serving) and entry.source not in owner.serving
+
+
+def _packed(address: str | None) -> bytes:
+    parsed = None if address is None else parse_ip(address)
+    return b"" if parsed is None else parsed.packed
+
+
+def _port(frontend: Frontend) -> bytes:
+    return frontend.port.to_bytes(2, "big")
