@@ -83,6 +83,8 @@ class Cache:
     def slices(self, name: ServiceName) -> list[EndpointSlice]:
         """Return the slices of a service in bytewise name order, the order in which they are merged."""
         of_service = self._slices_of.get(name, {})
+        if len(of_service) < 2:  # as usual
+            return list(of_service.values())
         return [of_service[slice_name] for slice_name in sorted(of_service)]
 
     def endpoints(self, name: ServiceName) -> Mapping[tuple[Family, SlicePort], Merged]:

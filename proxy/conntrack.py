@@ -50,15 +50,26 @@ class Belief(Value, frozen=True):
 class Task(Value, frozen=True):
     """A ServicePort some of whose flows may be stale.
 
-    `fresh` are the frontends through which untranslated flows may go, `gone` the endpoints that no longer serve.
+    `bound` are the endpoints flows may be bound to, `reachable` those that new flows are sent to. `fresh` are the
+    frontends through which untranslated flows may go.
     """
 
     key: PortKey
     frontends: frozenset[Frontend]
     serving: Ends
     reachable: Ends
+    bound: Ends
     fresh: frozenset[Frontend]
-    gone: Ends
+
+    @property
+    def gone(self) -> Ends:
+        """The endpoints that no longer serve."""
+        return self.bound - self.serving
+
+    @property
+    def is_worth_a_sweep(self) -> bool:
+        """Whether there may be stale flows, and somewhere to go for them."""
+        return bool(self.serving and self.frontends and (self.fresh or self.gone))
 
 
 def serving(key: PortKey, merged: Mapping[tuple[Family, SlicePort], Merged]) -> Ends:
@@ -72,50 +83,36 @@ def ends(endpoints: Iterable[Endpoint]) -> Ends:
     return frozenset([each.packed[:-2] for each in endpoints])  # without the padding
 
 
-def look(port: DesiredPort, serving: Ends, belief: Belief | None, *, is_suspect: bool) -> Task:
-    """Return what there is to look for. `is_suspect`: untranslated flows may go through any frontend."""
-    frontends = frozenset(port.frontends)
-    known = Belief() if belief is None else belief
+def look(
+    port: DesiredPort, serving: Ends, belief: Belief, programmed: Ends, *, is_suspect: bool
+) -> Task:
+    """Return what there is to look for.
+
+    `programmed` are the endpoints that new flows were sent to at any time since the last look. `is_suspect`: untranslated
+    flows may go through any frontend.
+    """
+    frontends, reachable = frozenset(port.frontends), ends(port.reachable)
     return Task(
         key=port.key,
         frontends=frontends,
         serving=serving,
-        reachable=ends(port.reachable),
-        fresh=frontends if is_suspect else frontends - known.frontends,
-        gone=known.bound - serving,
+        reachable=reachable,
+        bound=belief.bound | programmed | reachable,
+        fresh=frontends if is_suspect else frontends - belief.frontends,
     )
 
 
-def is_worth_a_sweep(task: Task) -> bool:
-    """Whether there may be stale flows, and somewhere to go for them."""
-    return bool(task.serving and (task.fresh or (task.gone and task.frontends)))
-
-
-def unswept(task: Task, belief: Belief | None) -> Belief:
+def unswept(task: Task) -> Belief:
     """Return what is known of a ServicePort that needed no sweep, or could have none."""
-    earlier = belief.bound if belief is not None else frozenset()
     frontends = task.frontends if task.serving else frozenset()
-    return _belief(frontends, earlier | task.reachable, task)
+    return Belief(frontends, task.bound, task.bound - task.reachable)
 
 
-def swept(
-    task: Task, belief: Belief | None, kept: Iterable[bytes], *, is_settled: bool
-) -> Belief:
-    """Return what is known after a sweep that found flows to `kept`.
-
-    Where the data plane is not yet as described (not `is_settled`), flows to what is gone may arise still.
-    """
-    earlier = belief.bound if belief is not None else frozenset()
-    bound = frozenset(kept)
-    if task.fresh != task.frontends:  # not every flow was seen
-        bound |= earlier & task.serving
-    if not is_settled:
-        bound |= earlier
-    return _belief(task.frontends, bound | task.reachable, task)
-
-
-def _belief(frontends: frozenset[Frontend], bound: Ends, task: Task) -> Belief:
-    return Belief(frontends, bound, bound - task.reachable)
+def swept(task: Task, kept: Iterable[bytes]) -> Belief:
+    """Return what is known of a ServicePort after a sweep that found flows to `kept`."""
+    is_whole = task.fresh == task.frontends  # every flow was seen
+    bound = frozenset(kept) if is_whole else task.bound & task.serving
+    return Belief(task.frontends, bound | task.reachable, bound - task.reachable)
 
 
 def filters(tasks: Iterable[Task]) -> list[Filter]:

@@ -32,6 +32,10 @@ _NS: Final = 1_000_000_000
 _NEVER: Final = "0001-01-01T00:00:00Z"  # how Go writes a time that was not set
 
 
+PERIODS_TO_LATE: Final = 2.0
+"""A change that waits longer than this many sync periods makes the proxy unhealthy, as in kube-proxy."""
+
+
 class FamilyProgress(Value, frozen=True, kw_only=True):
     """How far one family is (monotonic seconds).
 

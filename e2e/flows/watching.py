@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from e2e.topology import Host
 
-FIRST_PORT: Final = 40000
-_LAST_PORT: Final = 60999
+FIRST_PORT: Final = 61000  # past the ports that programs are given
+_LAST_PORT: Final = 65535
 _KEPT_S: Final = 20
 _TABLE: Final = "flows-watch"
 _NOTED: Final = f"meta l4proto {{ tcp, udp, sctp }} ct direction original th sport >= {FIRST_PORT}"

@@ -27,7 +27,6 @@ from proxy.server import (
     pages,
     pieces,
     service_page,
-    serving,
     state,
 )
 from proxy.server.client import NOTE
@@ -37,13 +36,10 @@ from proxy.server.style import CONTENT_SECURITY_POLICY
 from proxy.sources.events import WatchReport
 
 T = TypeVar("T")
-BIND_RETRY_S: Final = serving.BIND_RETRY_S
 REMEMBERED_S: Final = 60.0
 """How long the list of services is kept after somebody asked for it."""
 _LARGE: Final = 500
 """A service of more endpoints is worked through in a thread."""
-_PERIODS_TO_LATE: Final = 2.0
-"""As for /healthz, a change may wait for two sync periods."""
 
 Reports = Callable[[], Sequence[WatchReport]]
 
@@ -77,23 +73,6 @@ def add_routes(
         app.router.add_get(path, _local(handler), allow_head=False)
 
 
-def application(
-    reconciler: Reconciler,
-    mode: str,
-    settings: Settings | None = None,
-    reports: Reports = no_reports,
-) -> web.Application:
-    """Make an application with nothing but the debug pages."""
-    app = guard.application(is_local_only=True)
-    add_routes(app, reconciler, mode, settings, reports)
-    return app
-
-
-async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:
-    """Start serving. Raises OSError when the address cannot be bound."""
-    return await serving.serve(app, host, port)
-
-
 def _local(handler: guard.Handler) -> guard.Handler:
     async def local(request: web.Request) -> web.StreamResponse:
         guard.require_local_host(request)
@@ -116,7 +95,7 @@ class _Debug:
         self._mode = mode
         self._settings = settings
         self._reports = reports
-        self._timeout_s = _PERIODS_TO_LATE * (settings.sync_period_s if settings else 30.0)
+        self._timeout_s = health.PERIODS_TO_LATE * (settings.sync_period_s if settings else 30.0)
         self._overview = Overview(
             reconciler.cache, reconciler.desired.ports, reconciler.quarantine, self._version
         )

@@ -3,22 +3,19 @@
 import asyncio
 import ipaddress
 import logging
-from typing import Final
 
 from aiohttp import web
 
 from proxy import metrics
 from proxy.config.addresses import HostPort
 from proxy.config.settings import Settings
+from proxy.health import PERIODS_TO_LATE
 from proxy.meter import Meter
 from proxy.reconciler import Reconciler
 from proxy.server import debug, guard, health, serving
 from proxy.server import metrics as metrics_pages
 from proxy.sources.events import Source
 from proxy.verifier import Verifier
-
-_PERIODS_TO_UNHEALTHY: Final = 2.0
-"""As in kube-proxy, a change may wait for two sync periods."""
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +24,7 @@ async def run(
     settings: Settings, reconciler: Reconciler, verifier: Verifier, source: Source, meter: Meter
 ) -> None:
     """Serve until cancelled what the settings ask for. Raises ConfigError where an address is taken and may not be."""
-    timeout_s = _PERIODS_TO_UNHEALTHY * settings.sync_period_s
+    timeout_s = PERIODS_TO_LATE * settings.sync_period_s
     async with asyncio.TaskGroup() as tasks:
 
         def start(app: web.Application, address: HostPort) -> None:

@@ -17,7 +17,7 @@ from proxy.desired import DesiredState
 from proxy.model import EndpointSlice, NodeInfo, Service
 from proxy.reconciler import Reconciler
 from proxy.schedule import Schedule
-from proxy.server import debug, serving
+from proxy.server import debug, guard, serving
 from proxy.sources.events import KINDS, Event, Synced, Upsert
 from tests.model_builders import (
     make_endpoint,
@@ -88,7 +88,8 @@ def looking(
         try:
             async with asyncio.timeout(10):
                 await reconciler.is_synced.wait()
-            app = debug.application(reconciler, "null", settings)
+            app = guard.application(is_local_only=True)
+            debug.add_routes(app, reconciler, "null", settings)
             async with listening(app) as url, aiohttp.ClientSession() as session:
                 return await look(Pages(url, session))
         finally:

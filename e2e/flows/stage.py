@@ -1,0 +1,148 @@
+"""The real daemon on the ground: restarted for other settings, told of objects, waited for until they are programmed.
+
+Waiting is for the daemon's own word, never for time. Each change comes with a marker, a service whose port has a name that
+was never used; all is one file, the marker last. When the journal says that the marker is programmed, so is all else.
+"""
+
+import contextlib
+import http.client
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from e2e.demo.daemon import Daemon
+from e2e.flows.ground import Ground
+from e2e.flows.objects import NAMESPACE, Allocator, Wire
+from e2e.flows.settings import SETTINGS
+from e2e.flows.watching import Watch
+from e2e.manifests import NODE_NAME, synced
+from e2e.namespace import TopologyError
+from tests.builders import make_node, make_service
+
+PORT: Final = 10249
+_LIMIT_S: Final = 15.0
+_POLL_S: Final = 0.005
+_MARKER: Final = "marker"
+
+
+class Stage:
+    """One daemon after the other, and the objects of one scenario after the other."""
+
+    def __init__(self, ground: Ground, directory: Path) -> None:
+        self.ground = ground
+        self.watch = Watch(ground.node)
+        self.allocator = Allocator()
+        self.started = 0
+        self._log = directory / "log"
+        self._file = directory / "manifests" / "objects.json"
+        self._file.parent.mkdir()
+        self._running: tuple[str, str] | None = None
+        self._daemon: Daemon | None = None
+        self._marks = itertools.count(1)
+        self._marker_ip = self.allocator.cluster_ips().v4
+
+    def use(self, backend: str, setting: str) -> None:
+        """Have a daemon of that mode with those settings run; what another one left is gone."""
+        if self._running == (backend, setting):
+            return
+        self.close()
+        self._cleanup()
+        self._write(self._world_objects())
+        arguments = ["--manifests", str(self._file.parent), "--proxy-mode", backend]
+        daemon = Daemon(
+            self.ground.world.node.namespace,
+            NODE_NAME,
+            [*arguments, *SETTINGS[setting]],
+            self._log,
+        )
+        daemon.start()
+        self._daemon = daemon
+        synced(daemon)
+        self._running = backend, setting
+        self.started += 1
+
+    def put(self, objects: Sequence[Wire]) -> None:
+        """Make these all the objects there are; they are programmed when this returns. Raises TopologyError."""
+        port_name = f"m{next(self._marks)}"
+        marker = make_service(
+            _MARKER,
+            NAMESPACE,
+            cluster_ips=[self._marker_ip],
+            ports=[{"name": port_name, "protocol": "TCP", "port": 9}],
+        )
+        own = [] if any(each["kind"] == "Node" for each in objects) else self._world_objects()
+        self._write([*own, *objects, marker])
+        self._await(f"{NAMESPACE}/{_MARKER}:{port_name}")
+
+    def page(self, path: str) -> str:
+        """What one of the daemon's own pages says."""
+        with self.ground.node.entered():
+            connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5.0)
+            with contextlib.closing(connection):
+                connection.request("GET", path)
+                return connection.getresponse().read().decode()
+
+    def log(self, lines: int) -> list[str]:
+        """The last lines of the log."""
+        return self._log.read_text().splitlines()[-lines:] if self._log.exists() else []
+
+    def close(self) -> None:
+        """End the daemon. Its rules stay."""
+        if self._daemon is not None:
+            with contextlib.suppress(TopologyError):
+                self._daemon.terminate()
+        self._daemon = self._running = None
+
+    def _cleanup(self) -> None:
+        with self.ground.node.entered():
+            done = subprocess.run(
+                [sys.executable, "-I", "-m", "proxy", "cleanup"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if done.returncode:
+            raise TopologyError(f"cleanup failed: {done.stderr.strip()}")
+
+    def _world_objects(self) -> list[Wire]:
+        node = self.ground.world.node
+        return [
+            make_node(
+                NODE_NAME, internal_ips=list(node.addresses), pod_cidrs=list(node.pod_cidrs)
+            )
+        ]
+
+    def _write(self, objects: Sequence[Wire]) -> None:
+        listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        new = self._file.parent.parent / ".new"
+        new.write_text(json.dumps(listed))
+        new.replace(self._file)
+
+    def _await(self, marker: str) -> None:
+        deadline_s = time.monotonic() + _LIMIT_S
+        while not any(marker == entry["servicePort"] for entry in self._changes()):
+            assert self._daemon is not None
+            self._daemon.check()
+            if time.monotonic() > deadline_s:
+                said = "\n".join(self.log(20))
+                raise TopologyError(f"not programmed within {_LIMIT_S:g} s; the daemon:\n{said}")
+            time.sleep(_POLL_S)
+
+    def _changes(self) -> list[dict[str, Any]]:
+        latest: list[dict[str, Any]] = json.loads(self.page("/debug/changes?output=json"))["latest"]
+        return [entry for entry in latest if not entry["error"]]
+
+
+@contextlib.contextmanager
+def stage(ground: Ground, directory: Path) -> Iterator[Stage]:
+    """A stage without a daemon yet, which `use` starts."""
+    made = Stage(ground, directory)
+    try:
+        yield made
+    finally:
+        made.close()
