@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import kubeproxy_layout, starts
+from bench import kubeproxy_layout, pages, starts
 from bench.processes import Node, node, say
 from bench.reference import Reference
 from bench.table import figure, median, percentile, render
@@ -75,6 +75,7 @@ def main() -> int:
     starts.print_streams(streams)
     results["manifests"] = starts.measure_manifests(sizes[-1], args)
     results["api_server"] = starts.measure_api_servers(sizes[-1], args)
+    results["daemon"] = pages.measure(sizes[-1], args)
     print_changes(changes)
     results["wide"] = measure_wide(args)
     results["sustained"] = measure_sustained(sizes[-1], args)

@@ -60,15 +60,26 @@ class Timed(NamedTuple):
 
 
 def ask(
-    protocol: str, address: str, port: int, *, timeout_s: float = 1.0, source: str = ""
+    protocol: str,
+    address: str,
+    port: int,
+    *,
+    timeout_s: float = 1.0,
+    source: str = "",
+    source_port: int = 0,
 ) -> Outcome:
     """One new connection (or one datagram from a new port), one answer.
 
-    `source` is the local address to ask from; without it the route decides.
+    `source` is the local address to ask from, `source_port` the port; without them the route and the kernel decide.
     """
     try:
         with Conversation(
-            protocol, address, port, timeout_s=timeout_s, source=source
+            protocol,
+            address,
+            port,
+            timeout_s=timeout_s,
+            source=source,
+            source_port=source_port,
         ) as conversation:
             return conversation.ask()
     except OSError as error:
@@ -93,7 +104,14 @@ class Conversation:
     """A connection that is kept open and can be asked again and again. Every call keeps to the one timeout."""
 
     def __init__(
-        self, protocol: str, address: str, port: int, *, timeout_s: float = 1.0, source: str = ""
+        self,
+        protocol: str,
+        address: str,
+        port: int,
+        *,
+        timeout_s: float = 1.0,
+        source: str = "",
+        source_port: int = 0,
     ) -> None:
         kind, number = PROTOCOLS[protocol]
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -103,8 +121,8 @@ class Conversation:
         self._socket = socket.socket(family, kind, number)
         try:
             self._socket.settimeout(timeout_s)
-            if source:
-                self._socket.bind((source, 0))
+            if source or source_port:
+                self._socket.bind((source, source_port))
             self._hear_icmp(True)
             self._socket.connect((address, port))
             # an established stream survives ICMP errors, as every program's does

@@ -18,7 +18,7 @@ earlier times only tells where looking is worth while, and now and then everythi
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from proxy.addresses import parse_ip
 from proxy.cache import Merged

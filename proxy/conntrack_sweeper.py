@@ -9,15 +9,14 @@ takes more than SHARE of a core; what changes meanwhile is looked at together.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from proxy import conntrack
 from proxy.conntrack import Belief, Ends, Table, Task
-from proxy.conntrack_table import ConntrackTable, Found
+from proxy.conntrack_table import Found, Sweeping
 from proxy.errors import KernelError
 from proxy.histogram import Histogram, doubling
 from proxy.journal import Round
@@ -55,15 +54,14 @@ class Sweeper:
     `last_error` is empty when all is well.
     """
 
-    def __init__(self, reconciler: Reconciler) -> None:
-        """Open a socket, in the network namespace of the calling thread. Raises KernelError."""
+    def __init__(self, reconciler: Reconciler, flows: Sweeping) -> None:
         self.families: dict[Family, FamilySweeps] = {each: FamilySweeps() for each in FAMILIES}
         self.sweeps = 0
         self.failures = 0
         self.cpu_s = 0.0
         self.last_error = ""
         self._reconciler = reconciler
-        self._table = ConntrackTable()
+        self._flows = flows
         self._backoff = Backoff(first_s=1.0, last_s=60.0)
         self._failures_in_a_row = 0
         self._wake = asyncio.Event()
@@ -75,9 +73,6 @@ class Sweeper:
         self._is_everything_due = True
         self._allowed_s = 0.0
         self._everything_due_s = 0.0
-
-    def close(self) -> None:
-        self._table.close()
 
     def on_round(self, ended: Round) -> None:
         """Hear of a round of the reconciler; to be called when it has ended and before another begins."""
@@ -118,27 +113,33 @@ class Sweeper:
     async def _wait(self) -> None:
         """Sleep until there is something to look at, and time for it."""
         while True:
-            self._wake.clear()
-            now_s = time.monotonic()
-            if now_s >= self._everything_due_s:
-                self._is_everything_due = True
-            is_due = bool(self._dirty or self._lingering or self._is_everything_due)
-            if is_due and now_s >= self._allowed_s:
+            is_woken = self._wake.is_set()
+            due_s = self._allowed_s
+            if not is_woken:
+                due_s = max(due_s, self._everything_due_s)
+            rest_s = due_s - time.monotonic()
+            if rest_s <= 0:
                 return
-            until_s = self._allowed_s if is_due else self._everything_due_s
-            if is_due:
-                await asyncio.sleep(until_s - now_s)
+            if is_woken:
+                await asyncio.sleep(rest_s)
             else:
-                await wait_for(self._wake, until_s - now_s)
+                await wait_for(self._wake, rest_s)
 
     async def _look(self) -> None:
-        is_everything, self._is_everything_due = self._is_everything_due, False
+        """Look once at what was heard of, or at everything."""
+        self._wake.clear()
+        is_everything = self._is_everything_due or time.monotonic() >= self._everything_due_s
+        self._is_everything_due = False
         dirty, self._dirty = self._dirty, {}
         suspects, self._suspects = self._suspects, set()
-        keys = self._reconciler.desired.ports.keys() if is_everything else ()
+        keys = {*dirty, *self._lingering}
+        if is_everything:
+            ports = self._reconciler.desired.ports
+            keys |= {key for key in ports if key.name.protocol == "UDP"}
+            suspects |= keys
+        tasks = await self._tasks(keys, dirty, suspects)
         try:
-            tasks = await self._tasks({*dirty, *self._lingering, *keys}, dirty, suspects, is_everything)
-            found = await self._sweep(tasks)
+            found = await self._sweep(tasks) if tasks else None
         except KernelError as error:
             self._failed(str(error))
             self._is_everything_due |= is_everything
@@ -146,4 +147,89 @@ class Sweeper:
             for key, pool in dirty.items():
                 self._dirty[key] = self._dirty.get(key, frozenset()) | pool
             return
-        self._succeeded(found, is_everything=is_everything)
+        self._done(found, is_everything=is_everything)
+
+    async def _tasks(
+        self, keys: Iterable[PortKey], programmed: Mapping[PortKey, Ends], suspects: set[PortKey]
+    ) -> list[Task]:
+        """Describe what there is to look for, yielding often enough for others to run."""
+        tasks: list[Task] = []
+        started_s = time.perf_counter()
+        for key in keys:
+            task = self._task(key, programmed.get(key, frozenset()), key in suspects)
+            if task is not None:
+                tasks.append(task)
+            if time.perf_counter() - started_s > SLICE_S:
+                await asyncio.sleep(0)
+                started_s = time.perf_counter()
+        return tasks
+
+    def _task(self, key: PortKey, programmed: Ends, is_suspect: bool) -> Task | None:
+        """Return what to look for among the flows of a ServicePort, None if nothing."""
+        reconciler = self._reconciler
+        port = reconciler.desired.ports.get(key)
+        if port is None:
+            self._beliefs.pop(key, None)
+            self._lingering.discard(key)
+            return None
+        serving = conntrack.serving(key, reconciler.cache.endpoints(key.name.service))
+        belief = self._beliefs.get(key, _NOTHING)
+        task = conntrack.look(port, serving, belief, programmed, is_suspect=is_suspect)
+        if task.is_worth_a_sweep:
+            return task
+        self._believe(key, conntrack.unswept(task))
+        return None
+
+    def _believe(self, key: PortKey, belief: Belief) -> None:
+        self._beliefs[key] = belief
+        if belief.lingering:
+            self._lingering.add(key)
+        else:
+            self._lingering.discard(key)
+
+    async def _sweep(self, tasks: Sequence[Task]) -> Found:
+        """Delete what is stale. Raises KernelError."""
+        # Where the data plane is not yet as described, flows may still begin as they should not.
+        unsettled = frozenset(self._reconciler.backlog) | self._reconciler.quarantine.keys()
+        found = await self._flows.sweep(
+            conntrack.filters(tasks), Table(tasks, self._node_addresses)
+        )
+        for task in tasks:
+            self._believe(task.key, conntrack.swept(task, found.kept.get(task.key, ())))
+        self._suspects |= {task.key for task in tasks if task.key in unsettled}
+        return found
+
+    def _done(self, found: Found | None, *, is_everything: bool) -> None:
+        """Count, and rest in proportion to what it cost."""
+        now_s = time.monotonic()
+        cpu_s = found.cpu_s if found is not None else 0.0
+        if is_everything:
+            self._everything_due_s = now_s + max(EVERYTHING_S, cpu_s / EVERYTHING_SHARE)
+        if found is None:
+            return
+        self.sweeps += 1
+        self.cpu_s += cpu_s
+        self._allowed_s = now_s + cpu_s * (1 / SHARE - 1)
+        for family, took_s in found.took_s.items():
+            self.families[family].durations.observe(took_s)
+            self.families[family].deleted += found.deleted[family]
+        if deleted := sum(found.deleted.values()):
+            log.info("deleted %d tracked UDP flows to endpoints that no longer serve", deleted)
+        if found.refused:
+            self._failed(f"some flows could not be deleted: {found.refused}")
+            self._is_everything_due = True
+        else:
+            self._failures_in_a_row, self.last_error = 0, ""
+
+    def _failed(self, error: str) -> None:
+        """Have everything that was to be done done again later."""
+        self.failures += 1
+        self._failures_in_a_row += 1
+        if error != self.last_error:
+            log.error("stale UDP flows stay for now: %s", error)
+        self.last_error = error
+        self._allowed_s = time.monotonic() + self._backoff.delay_s(self._failures_in_a_row)
+        self._wake.set()
+
+
+_NOTHING: Final = Belief()

@@ -85,9 +85,7 @@ def dump(wanted: Filter) -> Request:
     ports = b""
     if wanted.destination:
         flags |= _BY_DST
-        address = nested(
-            _CTA_TUPLE_IP, attr(_CTA_IP_DST[wanted.family], wanted.destination)
-        )
+        address = nested(_CTA_TUPLE_IP, attr(_CTA_IP_DST[wanted.family], wanted.destination))
     if wanted.port:
         flags |= _BY_DST_PORT
         ports = attr(_CTA_PROTO_DST_PORT, wanted.port)

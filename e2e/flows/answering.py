@@ -1,0 +1,194 @@
+"""One question asked, and whether what came back is what must happen.
+
+Endpoints are known by the name they answer with. Asking goes on until each of them has answered, and for a while longer
+where somebody else could. What must not be answered is asked from a source port that the watch notes, and judged
+when all flows of the step are over.
+"""
+
+import collections
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from e2e import client
+from e2e.client import Answer, Failure
+from e2e.flows.ground import Ground
+from e2e.flows.questions import Job, Question
+from e2e.flows.watching import Notes, Watch
+
+ANSWER_S: Final = 2.0
+REFUSAL_S: Final = 0.5
+SILENCE_S: Final = 0.5
+"""How long nothing has to come back: before a second SYN, which is due after 1 s."""
+_OWN_PORTS: Final = range(10000, 32768)  # up to those that programs are given
+_SURE: Final = 8
+"""Connections after which an endpoint that must not answer, and gets half of them, is seen in 255 of 256 cases."""
+_TRIES_EACH: Final = 40
+_SPREAD: Final = 250
+_STICKY: Final = 6
+
+Said = Answer | Failure | str
+"""What came of a connection; a word where not even sending was allowed."""
+FORBIDDEN: Final = "forbidden"
+
+
+class Asking:
+    """Asks, on a ground with a watch. Used from many threads, each with questions of its own."""
+
+    def __init__(self, ground: Ground, watch: Watch) -> None:
+        self.connections = itertools.count()
+        self._ground = ground
+        self._watch = watch
+        # no source port is used twice by a host: connection tracking remembers where datagrams were sent
+        self._ports = {
+            host.namespace.name: itertools.cycle(_OWN_PORTS) for host in ground.hosts.values()
+        }
+        self._remembered: dict[tuple[str, str, str, str], str] = {}
+
+    def forget(self) -> None:
+        """Another scenario begins: its words for sticky clients are its own."""
+        self._remembered.clear()
+
+    def answered(self, job: Job) -> list[str]:
+        """Ask questions somebody must answer. Return what is wrong."""
+        if job[0].flow.sticky:
+            return self._sticky(job)
+        return [text for question in job for text in self._answers(question)]
+
+    def unanswered(self, question: Question) -> tuple[list[int], str]:
+        """Ask what nobody must answer. Return the noted source ports, and what is wrong so far."""
+        outcome = question.flow.outcome
+        # ICMP errors are limited by the kernel, resets are not
+        tries = 3 if outcome == "rejected" and question.protocol == "TCP" else 1
+        ports = [self._watch.port() for _ in range(tries)]
+        timeout_s = REFUSAL_S if outcome == "rejected" else SILENCE_S
+        said = [self._ask(question, port, timeout_s) for port in ports]
+        allowed: set[Said] = {
+            "rejected": {Failure.REFUSED},
+            "dropped": {Failure.TIMEOUT},
+        }.get(outcome or "", set(said))
+        if question.asker == "node" and question.protocol != "TCP":
+            # the kernel fails the call that sends what a rule of the output hook does not let pass, and says no more
+            allowed.add(FORBIDDEN)
+        if set(said) <= allowed:
+            return ports, ""
+        return ports, f"must be {outcome}, got {_tally(said)}"
+
+    def _answers(self, question: Question) -> list[str]:
+        wanted = {*question.flow.endpoints}
+        enough = _SPREAD if question.flow.spread else (_SURE if len(wanted) > 1 else 5)
+        tally: collections.Counter[str] = collections.Counter()
+        for count in itertools.count(1):
+            said = self._ask(question, self._own_port(question), ANSWER_S)
+            if complaint := self._complaint(question, said):
+                return [f"{question}: connection {count}: {complaint}"]
+            assert isinstance(said, Answer)
+            tally[said.name] += 1
+            if count >= enough and tally.keys() == wanted:
+                break
+            if count >= max(enough, _TRIES_EACH * len(wanted)):
+                silent = ", ".join(sorted(wanted - tally.keys()))
+                return [f"{question}: {silent} never answered in {count} connections: {_tally(tally)}"]
+        if question.flow.spread and (text := uneven(tally)):
+            return [f"{question}: {text}"]
+        return []
+
+    def _sticky(self, job: Job) -> list[str]:
+        """All questions of a job, turn by turn, have to reach the same endpoint."""
+        flow, first = job[0].flow, job[0]
+        key = flow.sticky, first.asker, first.protocol, first.family
+        remembered = self._remembered.get(key)
+        if remembered not in flow.endpoints:
+            remembered = None
+        for question in [*job] * _STICKY:
+            said = self._ask(question, self._own_port(question), ANSWER_S)
+            if complaint := self._complaint(question, said):
+                return [f"{question}: {complaint}"]
+            assert isinstance(said, Answer)
+            if remembered is None:
+                remembered = said.name
+            elif said.name != remembered:
+                return [f"{question}: {said.name} answered, the client had {remembered}"]
+        if remembered is not None:
+            self._remembered[key] = remembered
+        return []
+
+    def _complaint(self, question: Question, said: Said) -> str:
+        if not isinstance(said, Answer):
+            return f"{_word(said)}; {_wanted(question)}"
+        return mismatch(self._ground, question, said.name, said.source)
+
+    def _own_port(self, question: Question) -> int:
+        return next(self._ports[self._ground.hosts[question.asker].namespace.name])
+
+    def _ask(self, question: Question, source_port: int, timeout_s: float) -> Said:
+        next(self.connections)
+        with self._ground.hosts[question.asker].entered():
+            try:
+                return client.ask(
+                    question.protocol.lower(),
+                    question.address,
+                    question.port,
+                    timeout_s=timeout_s,
+                    source_port=source_port,
+                )
+            except PermissionError:
+                return FORBIDDEN
+
+
+def mismatch(ground: Ground, question: Question, name: str, client_address: str) -> str:
+    """What is wrong with being answered by that host, which has seen the client under that address."""
+    if name not in question.flow.endpoints:
+        return f"{name} answered; {_wanted(question)}"
+    source = question.flow.source_at(name)
+    if source is None:
+        return ""
+    seen_as = ground.seen_as(source, question.asker, name, question.family)
+    if client_address == seen_as:
+        return ""
+    return f"{name} sees {client_address}; {source}, it must be {seen_as}"
+
+
+def got_past(question: Question, ports: Iterable[int], notes: Notes) -> str:
+    """What the watch has to say against a question that nobody must answer; nothing if all is well."""
+    untouched = question.flow.outcome == "untouched"
+    for port in ports:
+        if port not in notes.seen:
+            return "the packet never came to the node"
+        if untouched and port not in notes.bare:
+            return "must pass untouched, " + (
+                "but was translated" if port in notes.passed else "but was stopped"
+            )
+        if not untouched and port in notes.passed:
+            how = "untranslated" if port in notes.bare else "translated"
+            return f"must be {question.flow.outcome}, but the packet got past all rules, {how}"
+    return ""
+
+
+def uneven(tally: Mapping[str, int]) -> str:
+    """What is wrong with a spread, by chi-square; wrong once in some 100,000 runs by chance."""
+    expected = sum(tally.values()) / len(tally)
+    chi_square = sum((seen - expected) ** 2 / expected for seen in tally.values())
+    freedom = len(tally) - 1
+    if freedom < 1:
+        return ""
+    # Wilson and Hilferty's approximation of the quantile 4.3 standard deviations out
+    bound = freedom * (1 - 2 / (9 * freedom) + 4.3 * (2 / (9 * freedom)) ** 0.5) ** 3
+    if chi_square <= bound:
+        return ""
+    return f"unevenly spread: {_tally(tally)}, chi-square {chi_square:.1f} > {bound:.1f}"
+
+
+def _wanted(question: Question) -> str:
+    return f"{' or '.join(question.flow.endpoints)} must answer"
+
+
+def _tally(said: Iterable[Said] | Mapping[str, int]) -> str:
+    counted = collections.Counter(said if isinstance(said, Mapping) else map(_word, said))
+    return ", ".join(f"{word} {count} times" for word, count in sorted(counted.items()))
+
+
+def _word(said: Said) -> str:
+    if isinstance(said, Answer):
+        return f"an answer of {said.name}"
+    return said.value if isinstance(said, Failure) else said
