@@ -166,7 +166,7 @@ class Node:
     async def _state(self) -> dict[str, Any]:
         backend, reconciler = self._reconciler.backend, self._reconciler
         fresh = await backend.observe()
-        plan = backend.plan(reconciler.desired.ports, fresh, list(reconciler.desired.ports))
+        plan = backend.plan(reconciler.desired.whole, fresh, list(reconciler.desired.ports))
         drifts = await backend.verify(reconciler.observed)
         return {"left_to_do": len(plan.describe()), "drifts": [drift.what for drift in drifts]}
 

@@ -8,8 +8,16 @@ import pytest
 
 from e2e import topology
 from e2e.capabilities import CAPABILITIES, missing, required
+from e2e.flows import tally
 from e2e.host_state import differences, host_state
 from tests import suite_report
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the flow suite be run with some backends only."""
+    parser.addoption(
+        "--backend", action="append", help="the flow suite with this backend only; may be repeated"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,6 +51,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if name in required(os.environ):
                 pytest.fail(f"{name} is required here, but {reason}", pytrace=False)
             suite_report.skip_for_capability(item, reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much the flow suite has asked, by backend, and what the fault tests have counted."""
+    for backend, each in tally.TALLIES.items():
+        terminalreporter.line(f"flows with {backend}: {each}")
+    for line in tally.FIGURES:
+        terminalreporter.line(line)
 
 
 def _needs(item: pytest.Item) -> list[str]:

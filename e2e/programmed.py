@@ -13,9 +13,11 @@ from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import Data, Transaction
 from e2e.topology import CLUSTER_CIDRS, SERVICE_CIDRS, Family, Host, Node, World
 from proxy.desired import DesiredPort
+from proxy.desired_node import DesiredNode
 from proxy.model import FAMILIES, Endpoint, PortKey
 from proxy.netlink import codec
 from proxy.netlink.socket import NetlinkSocket
+from tests.desired_strategies import whole
 from tests.model_builders import make_endpoint
 
 _ROUNDS_TO_SETTLE = 16
@@ -36,11 +38,12 @@ _STRAY_COUNTERS = """
 class Programmed:
     """The backend at work on a node. Whatever `put` was told last for a ServicePort holds."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, layout: Layout = LAYOUT) -> None:
         self._node = node
+        self._described = DesiredNode()
         self._runner = asyncio.Runner()
         with node.entered():
-            self._backend = NftablesBackend(LAYOUT)
+            self._backend = NftablesBackend(layout)
             self._observed = self._runner.run(self._backend.observe())
             self._conntrack = NetlinkSocket(codec.NETLINK_NETFILTER)
         self._desired: dict[PortKey, DesiredPort] = {}
@@ -56,6 +59,11 @@ class Programmed:
     def put(self, *ports: DesiredPort) -> None:
         """Bring these ServicePorts into the kernel with one plan; what was put before stays."""
         self._runner.run(self._apply(ports))
+
+    def tell(self, described: DesiredNode) -> None:
+        """Bring what concerns the whole node into the kernel, once all services of the moment are there."""
+        self._described = described
+        self._runner.run(self._settle())
 
     def flip(self, states: Sequence[Sequence[DesiredPort]], seconds: float) -> int:
         """Put one state after the other, over and over, for that long; return how many transactions that were.
@@ -78,6 +86,11 @@ class Programmed:
         """Withdraw every service; the fixed rules stay."""
         keys, self._desired = list(self._desired), {}
         self._runner.run(self._carry_out(keys))
+
+    async def _settle(self) -> None:
+        await self._carry_out([])
+        plan = self._backend.prune(whole(self._desired, self._described), self._observed)
+        await self._backend.apply(plan, self._observed)
 
     async def _flip(self, states: Sequence[Sequence[DesiredPort]], seconds: float) -> int:
         for _ in range(_ROUNDS_TO_SETTLE):
@@ -109,7 +122,7 @@ class Programmed:
         return await self._carry_out([port.key for port in ports])
 
     async def _carry_out(self, keys: list[PortKey]) -> tuple[Transaction, ...]:
-        plan = self._backend.plan(self._desired, self._observed, keys)
+        plan = self._backend.plan(whole(self._desired, self._described), self._observed, keys)
         applied = await self._backend.apply(plan, self._observed)
         assert not applied.failed, applied.failed
         return plan.transactions

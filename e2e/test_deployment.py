@@ -119,6 +119,8 @@ class Pod:
             # what is marked SET
             told = text.replace("https://CONTROL-PLANE:PORT", self.server.url)
             told = re.sub("clusterCIDR: .*", f"clusterCIDR: {','.join(CLUSTER_CIDRS)}", told)
+            # the limit of connections is the whole machine's, and no namespace may change it
+            told = told.replace('mode: ""', 'mode: ""\nconntrack: {maxPerCore: 0}')
             file.write_text(self._here(told))
 
     def _here(self, text: str) -> str:
@@ -135,7 +137,9 @@ class Pod:
         return [f"cap_{name.lower()}" for name in capabilities["add"]]
 
     def start(self, *, kept: Sequence[str] | None = None) -> None:
-        """Start it, with other capabilities than the manifest's if they are given."""
+        """Start what runs before it and then itself, with other capabilities than the manifest's if they are given."""
+        (asked,) = {*deployment.init_container()["args"]} - {*deployment.container()["args"]}
+        self.command(*self.arguments, asked)
         kept = self.kept if kept is None else kept
         dropped = [name for name in _capabilities("CapBnd", os.getpid()) if name not in kept]
         (entry,) = (step for step in deployment.steps() if step.instruction == "ENTRYPOINT")

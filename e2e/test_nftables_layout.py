@@ -18,7 +18,7 @@ from backends.nftables.messages import NUMBERS
 from backends.nftables.model import TABLE
 from e2e.namespace import Namespace
 from proxy.model import FAMILIES, PROTOCOLS, Family
-from tests.desired_strategies import desired_state, make_desired
+from tests.desired_strategies import desired_state, make_desired, whole
 from tests.model_builders import make_endpoint
 
 pytestmark = pytest.mark.requires("nftables")
@@ -124,7 +124,7 @@ def ours() -> Iterator[Namespace]:
 
     async def program(backend: NftablesBackend) -> None:
         observed = await backend.observe()
-        await backend.apply(backend.plan(desired, observed, list(desired)), observed)
+        await backend.apply(backend.plan(whole(desired), observed, list(desired)), observed)
 
     with Namespace("ours") as namespace:
         with namespace.entered():

@@ -21,6 +21,7 @@ from proxy.backend import Backend
 from proxy.cache import Cache
 from proxy.config.settings import Settings
 from proxy.desired import DesiredState
+from proxy.desired_node import NodeSettings
 from proxy.errors import ConfigError, ProxyError, Unsupported
 from proxy.meter import Meter
 from proxy.model import NodeInfo
@@ -219,4 +220,9 @@ def build(settings: Settings, backend: Backend[Any, Any]) -> Reconciler:
         poll_period_s=settings.generation_poll_period_s,
     )
     cache = Cache(NodeInfo(name=settings.node_name), started_s=time.time())
-    return Reconciler(cache, DesiredState(), backend, schedule)
+    node = NodeSettings(
+        node_port_addresses=settings.node_port_addresses,
+        bind_address=settings.bind_address,
+        uses_pod_cidrs=settings.detect_local_mode == "NodeCIDR",
+    )
+    return Reconciler(cache, DesiredState(node), backend, schedule)

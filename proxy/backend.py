@@ -1,7 +1,7 @@
 """What a backend is: the protocol every data plane implements, and the laws it keeps. Pure.
 
 A backend turns the desired state into kernel objects (or sockets) of one kind. It is told nothing but
-`DesiredState`, and `proxy` knows nothing of any particular backend. The laws are tested once for every
+`Desired`, and `proxy` knows nothing of any particular backend. The laws are tested once for every
 backend, on its fake and on the real kernel (tests/contract).
 
 L1 convergence   After apply, what the plan touched, read back, equals what the plan leads to, and planning
@@ -22,7 +22,7 @@ L8 isolation     What the kernel refuses costs only the ServicePort it belongs t
 from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Protocol, TypeVar
 
-from proxy.desired import DesiredPort
+from proxy.desired import Desired
 from proxy.model import PortKey, Value
 
 
@@ -98,14 +98,17 @@ class Backend(Protocol[ObservedT, PlanT]):
 
     def plan(
         self,
-        desired: Mapping[PortKey, DesiredPort],
+        desired: Desired,
         observed: ObservedT,
         changed: Collection[PortKey],
     ) -> PlanT:
-        """Return what leads from `observed` to `desired` for the keys in `changed`. Pure."""
+        """Return what leads from `observed` to `desired` for the keys in `changed` and for the node itself. Pure.
+
+        Between the transactions of a plan both the old and the new state of a ServicePort are believed to be there.
+        """
         ...
 
-    def prune(self, desired: Mapping[PortKey, DesiredPort], observed: ObservedT) -> PlanT:
+    def prune(self, desired: Desired, observed: ObservedT) -> PlanT:
         """Return what removes everything of ours that `desired` does not ask for. Pure, and a full walk.
 
         Only after all keys have been planned once on this `observed`.
@@ -129,7 +132,7 @@ class Backend(Protocol[ObservedT, PlanT]):
 
     def read_back(
         self,
-        desired: Mapping[PortKey, DesiredPort],
+        desired: Desired,
         observed: ObservedT,
         keys: Collection[PortKey] | None,
     ) -> AsyncIterator[Held]:

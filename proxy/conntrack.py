@@ -23,6 +23,7 @@ from typing import Final
 from proxy.addresses import parse_ip
 from proxy.cache import Merged
 from proxy.desired import DesiredPort, Frontend
+from proxy.desired_node import DesiredNode, family_of
 from proxy.model import FAMILIES, Endpoint, Family, PortKey, SlicePort, Value
 from proxy.netlink.conntrack import Entry, Filter
 
@@ -124,37 +125,44 @@ def filters(tasks: Iterable[Task]) -> list[Filter]:
 
 
 def _filters(family: Family, tasks: Sequence[Task]) -> list[Filter]:
-    fresh: list[Filter] = []
-    moved: list[Filter] = []
-    for task in tasks:
-        fresh += [_exact(family, frontend) for frontend in sorted(task.fresh, key=str)]
-        for frontend in sorted(task.frontends - task.fresh, key=str):
-            exact = _exact(family, frontend)
-            moved += [exact._replace(source=source) for source in sorted(task.gone)]
-    if len(fresh) > MOST_FRESH:
+    if sum(len(task.fresh) for task in tasks) > MOST_FRESH:
         return [Filter(family)]
-    if len(moved) > MOST_EXACT:
-        moved = [Filter(family, is_translated=True)]
-    return fresh + moved
+    fresh = [_exact(family, frontend) for task in tasks for frontend in task.fresh]
+    if sum(len(task.frontends - task.fresh) * len(task.gone) for task in tasks) > MOST_EXACT:
+        return [*fresh, Filter(family, is_translated=True)]
+    return fresh + [
+        _exact(family, frontend)._replace(source=source)
+        for task in tasks
+        for frontend in task.frontends - task.fresh
+        for source in task.gone
+    ]
 
 
 def _exact(family: Family, frontend: Frontend) -> Filter:
     return Filter(family, _packed(frontend.address), _port(frontend))
 
 
+def node_addresses(node: DesiredNode, host_addresses: Iterable[str]) -> frozenset[str]:
+    """Return the addresses on which NodePorts are served; `host_addresses` are all that this host has."""
+    limited = node.node_port_addresses
+    found = [each for each in host_addresses if limited.get(family_of(each)) is None]
+    return frozenset(found).union(*[each for each in limited.values() if each is not None])
+
+
 class Table:
     """Who serves where, for some ServicePorts: what a dumped entry is compared with."""
 
-    def __init__(self, tasks: Iterable[Task], node_addresses: Iterable[str]) -> None:
+    def __init__(self, node_addresses: Iterable[str]) -> None:
         self._node_addresses = frozenset(map(_packed, node_addresses))
         self._owners: dict[bytes, Task] = {}
         self._node_ports: dict[tuple[Family, bytes], Task] = {}
-        for task in tasks:
-            for frontend in task.frontends:
-                if frontend.address is None:
-                    self._node_ports[task.key.family, _port(frontend)] = task
-                else:
-                    self._owners[_packed(frontend.address) + _port(frontend)] = task
+
+    def add(self, task: Task) -> None:
+        for frontend in task.frontends:
+            if frontend.address is None:
+                self._node_ports[task.key.family, _port(frontend)] = task
+            else:
+                self._owners[_packed(frontend.address) + _port(frontend)] = task
 
     def owner(self, family: Family, destination: bytes) -> Task | None:
         """Return whose frontend an address and port is."""

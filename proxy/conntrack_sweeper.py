@@ -4,8 +4,8 @@ Told of the reconciler's rounds, it looks at the ServicePorts that a round has p
 with the endpoints of now: what it was told too late or not at all is made up for by the next look, and now and then it
 looks through everything. What could not be done is done again later.
 
-The first change after a quiet time is looked at at once. After a walk through a large table it rests, so that it never
-takes more than SHARE of a core; what changes meanwhile is looked at together.
+A change is looked at at once, as long as that takes no more than SHARE of a core over some ten seconds. Where it does,
+as with very large tables and many changes, what changes in a while is looked at together.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from proxy import conntrack
+from proxy.budget import Budget
 from proxy.conntrack import Belief, Ends, Table, Task
 from proxy.conntrack_table import Found, Sweeping
 from proxy.errors import KernelError
@@ -24,15 +25,17 @@ from proxy.model import FAMILIES, Family, PortKey
 from proxy.reconciler import Reconciler, wait_for
 from proxy.schedule import Backoff
 
-SHARE: Final = 0.04
-"""The part of one core that sweeps may take, averaged over the rest after each."""
+SHARE: Final = 0.035
+"""The part of one core that sweeps may take in the long run, but for those of everything once a period."""
+CREDIT_S: Final = 0.4
+"""How much of that can be saved up for later."""
 EVERYTHING_S: Final = 60.0
 """How often everything is looked through, whatever was heard."""
 EVERYTHING_SHARE: Final = 0.005
 """The part of one core that this may take: with very large tables it comes less often."""
 SLICE_S: Final = 0.003
 """How long ServicePorts are looked at before others may run."""
-MOST_CHANGED: Final = 1000
+MOST_CHANGED: Final = 500
 """A round that programs more ServicePorts has everything looked through instead."""
 _BOUNDS_S: Final = doubling(0.001, 15)
 
@@ -65,13 +68,15 @@ class Sweeper:
         self._backoff = Backoff(first_s=1.0, last_s=60.0)
         self._failures_in_a_row = 0
         self._wake = asyncio.Event()
+        self._host_addresses: frozenset[str] = frozenset()
         self._node_addresses: frozenset[str] = frozenset()
         self._beliefs: dict[PortKey, Belief] = {}
         self._lingering: set[PortKey] = set()
         self._dirty: dict[PortKey, Ends] = {}  # and where new flows were sent since the last look
         self._suspects: set[PortKey] = set()
         self._is_everything_due = True
-        self._allowed_s = 0.0
+        self._budget = Budget(share=SHARE, most_s=CREDIT_S, now_s=time.monotonic())
+        self._retry_s = 0.0
         self._everything_due_s = 0.0
 
     def on_round(self, ended: Round) -> None:
@@ -86,11 +91,9 @@ class Sweeper:
             self._wake.set()
 
     def on_addresses(self, addresses: frozenset[str]) -> None:
-        """Hear on which addresses (canonical text) this node serves node ports now."""
-        if addresses != self._node_addresses:
-            self._node_addresses = addresses
-            self._is_everything_due = True
-            self._wake.set()
+        """Hear which addresses (canonical text) this host has now."""
+        self._host_addresses = addresses
+        self._wake.set()
 
     def _programmed(self, key: PortKey, *, is_suspect: bool) -> None:
         """Remember where new flows are sent to from now on.
@@ -98,6 +101,8 @@ class Sweeper:
         What was repaired or tried again was perhaps missing for a while: then nothing was translated.
         """
         port = self._reconciler.desired.ports.get(key)
+        if port is None:
+            self._beliefs.pop(key, None)
         pool = conntrack.ends(port.reachable) if port is not None else frozenset()
         self._dirty[key] = self._dirty.get(key, frozenset()) | pool
         if is_suspect:
@@ -114,7 +119,7 @@ class Sweeper:
         """Sleep until there is something to look at, and time for it."""
         while True:
             is_woken = self._wake.is_set()
-            due_s = self._allowed_s
+            due_s = max(self._budget.allowed_s, self._retry_s)
             if not is_woken:
                 due_s = max(due_s, self._everything_due_s)
             rest_s = due_s - time.monotonic()
@@ -128,15 +133,21 @@ class Sweeper:
     async def _look(self) -> None:
         """Look once at what was heard of, or at everything."""
         self._wake.clear()
-        is_everything = self._is_everything_due or time.monotonic() >= self._everything_due_s
+        before, self._node_addresses = (
+            self._node_addresses,
+            conntrack.node_addresses(self._reconciler.desired.node, self._host_addresses),
+        )
+        is_periodic = time.monotonic() >= self._everything_due_s
+        is_everything = is_periodic or self._is_everything_due or before != self._node_addresses
         self._is_everything_due = False
         dirty, self._dirty = self._dirty, {}
-        suspects, self._suspects = self._suspects, set()
         keys = {*dirty, *self._lingering}
         if is_everything:
             ports = self._reconciler.desired.ports
             keys |= {key for key in ports if key.name.protocol == "UDP"}
-            suspects |= keys
+            self._suspects |= keys
+        suspects = self._suspects & keys
+        self._suspects -= keys
         tasks = await self._tasks(keys, dirty, suspects)
         try:
             found = await self._sweep(tasks) if tasks else None
@@ -147,21 +158,25 @@ class Sweeper:
             for key, pool in dirty.items():
                 self._dirty[key] = self._dirty.get(key, frozenset()) | pool
             return
-        self._done(found, is_everything=is_everything)
+        if found is not None:
+            self._count(found)
+        now_s, cpu_s = time.monotonic(), found.cpu_s if found is not None else 0.0
+        if is_everything:
+            self._everything_due_s = now_s + max(EVERYTHING_S, cpu_s / EVERYTHING_SHARE)
+        if not is_periodic:
+            self._budget.spend(cpu_s, now_s)
 
     async def _tasks(
         self, keys: Iterable[PortKey], programmed: Mapping[PortKey, Ends], suspects: set[PortKey]
     ) -> list[Task]:
         """Describe what there is to look for, yielding often enough for others to run."""
         tasks: list[Task] = []
-        started_s = time.perf_counter()
+        turn = _Turn()
         for key in keys:
             task = self._task(key, programmed.get(key, frozenset()), key in suspects)
             if task is not None:
                 tasks.append(task)
-            if time.perf_counter() - started_s > SLICE_S:
-                await asyncio.sleep(0)
-                started_s = time.perf_counter()
+            await turn.give_way()
         return tasks
 
     def _task(self, key: PortKey, programmed: Ends, is_suspect: bool) -> Task | None:
@@ -191,32 +206,30 @@ class Sweeper:
         """Delete what is stale. Raises KernelError."""
         # Where the data plane is not yet as described, flows may still begin as they should not.
         unsettled = frozenset(self._reconciler.backlog) | self._reconciler.quarantine.keys()
-        found = await self._flows.sweep(
-            conntrack.filters(tasks), Table(tasks, self._node_addresses)
-        )
+        table, turn = Table(self._node_addresses), _Turn()
+        for task in tasks:
+            table.add(task)
+            await turn.give_way()
+        found = await self._flows.sweep(conntrack.filters(tasks), table)
+        turn = _Turn()
         for task in tasks:
             self._believe(task.key, conntrack.swept(task, found.kept.get(task.key, ())))
-        self._suspects |= {task.key for task in tasks if task.key in unsettled}
+            if task.key in unsettled:
+                self._suspects.add(task.key)
+            await turn.give_way()
         return found
 
-    def _done(self, found: Found | None, *, is_everything: bool) -> None:
-        """Count, and rest in proportion to what it cost."""
-        now_s = time.monotonic()
-        cpu_s = found.cpu_s if found is not None else 0.0
-        if is_everything:
-            self._everything_due_s = now_s + max(EVERYTHING_S, cpu_s / EVERYTHING_SHARE)
-        if found is None:
-            return
+    def _count(self, found: Found) -> None:
+        """Take note of what a sweep has done, and have it done again where it could not."""
         self.sweeps += 1
-        self.cpu_s += cpu_s
-        self._allowed_s = now_s + cpu_s * (1 / SHARE - 1)
+        self.cpu_s += found.cpu_s
         for family, took_s in found.took_s.items():
             self.families[family].durations.observe(took_s)
             self.families[family].deleted += found.deleted[family]
         if deleted := sum(found.deleted.values()):
             log.info("deleted %d tracked UDP flows to endpoints that no longer serve", deleted)
-        if found.refused:
-            self._failed(f"some flows could not be deleted: {found.refused}")
+        if found.trouble:
+            self._failed(found.trouble)
             self._is_everything_due = True
         else:
             self._failures_in_a_row, self.last_error = 0, ""
@@ -228,8 +241,20 @@ class Sweeper:
         if error != self.last_error:
             log.error("stale UDP flows stay for now: %s", error)
         self.last_error = error
-        self._allowed_s = time.monotonic() + self._backoff.delay_s(self._failures_in_a_row)
+        self._retry_s = time.monotonic() + self._backoff.delay_s(self._failures_in_a_row)
         self._wake.set()
+
+
+class _Turn:
+    """Lets others run when this has taken long enough."""
+
+    def __init__(self) -> None:
+        self._began_s = time.perf_counter()
+
+    async def give_way(self) -> None:
+        if time.perf_counter() - self._began_s > SLICE_S:
+            await asyncio.sleep(0)
+            self._began_s = time.perf_counter()
 
 
 _NOTHING: Final = Belief()

@@ -4,8 +4,6 @@ It works in a thread: with 100,000 flows the kernel takes 30-40 ms for one walk,
 interpreter nor the event loop. What comes back is worked off in pieces of some 100 entries.
 """
 
-import asyncio
-import contextlib
 import errno
 import os
 import time
@@ -18,6 +16,7 @@ from proxy.model import Family, PortKey, Value
 from proxy.netlink import codec, conntrack
 from proxy.netlink.conntrack import Entry, Filter
 from proxy.netlink.socket import DumpInterrupted, NetlinkSocket
+from proxy.threads import to_thread
 
 ATTEMPTS: Final = 5
 """How often a dump is begun that the kernel breaks off or calls inconsistent, before what came is made do with."""
@@ -27,14 +26,14 @@ _BATCH: Final = 512
 class Found(Value, frozen=True):
     """What became of a sweep: entries deleted and seconds taken for each family, endpoints that keep flows.
 
-    `cpu_s` is what the thread used, in the kernel too. `refused` says why an entry could not be deleted.
+    `cpu_s` is what the thread used, in the kernel too. `trouble` says why perhaps not everything stale was deleted.
     """
 
     deleted: dict[Family, int]
     took_s: dict[Family, float]
     kept: dict[PortKey, set[bytes]]
     cpu_s: float
-    refused: str = ""
+    trouble: str = ""
 
 
 class Sweeping(Protocol):
@@ -54,13 +53,7 @@ class ConntrackTable:
 
     async def sweep(self, wanted: Sequence[Filter], table: Table) -> Found:
         """Delete what is stale among the flows that fit. Raises KernelError when the kernel will not tell them."""
-        work = asyncio.create_task(asyncio.to_thread(self.sweep_here, wanted, table))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            with contextlib.suppress(KernelError):
-                await work  # whoever cancels is about to close the socket
-            raise
+        return await to_thread(self.sweep_here, wanted, table)
 
     def sweep_here(self, wanted: Sequence[Filter], table: Table) -> Found:
         """Do what `sweep` does, in the calling thread."""
@@ -68,22 +61,24 @@ class ConntrackTable:
         deleted: dict[Family, int] = {}
         took_s: dict[Family, float] = {}
         kept: dict[PortKey, set[bytes]] = {}
-        refused = ""
+        trouble = ""
         for each in wanted:
             started_s = time.monotonic()
-            stale = self._look_through(each, table, kept)
-            count, problem = self._delete(stale)
+            stale, unseen = self._look_through(each, table, kept)
+            count, undeleted = self._delete(stale)
             deleted[each.family] = deleted.get(each.family, 0) + count
             took_s[each.family] = took_s.get(each.family, 0.0) + time.monotonic() - started_s
-            refused = refused or problem
-        return Found(deleted, took_s, kept, time.thread_time() - began_s, refused)
+            trouble = trouble or unseen or undeleted
+        return Found(deleted, took_s, kept, time.thread_time() - began_s, trouble)
 
     def _look_through(
         self, wanted: Filter, table: Table, kept: dict[PortKey, set[bytes]]
-    ) -> list[Entry]:
+    ) -> tuple[list[Entry], str]:
+        """Return what is stale, and why perhaps not all of it."""
         for attempt in range(1, ATTEMPTS + 1):
             is_last = attempt == ATTEMPTS
             stale: dict[bytes, Entry] = {}
+            problem = ""
             try:
                 for piece in self._socket.dump(conntrack.dump(wanted), is_strict=not is_last):
                     _judge(piece, wanted.family, table, stale, kept)
@@ -91,11 +86,12 @@ class ConntrackTable:
                 continue
             except KernelError as error:
                 # EINTR and ENOBUFS: the table is resized, or pieces did not fit
-                if is_last or error.errno not in (errno.EINTR, errno.ENOBUFS):
+                if error.errno not in (errno.EINTR, errno.ENOBUFS):
                     raise
+                problem = str(error)
                 continue
             break
-        return list(stale.values())
+        return list(stale.values()), problem
 
     def _delete(self, stale: Sequence[Entry]) -> tuple[int, str]:
         """Delete entries; return how many, and why not all."""

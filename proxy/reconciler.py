@@ -21,10 +21,11 @@ from proxy.backlog import Backlog, Quarantined, Waiting
 from proxy.cache import Cache
 from proxy.changes import Change
 from proxy.desired import DesiredPort, DesiredState
+from proxy.desired_node import DesiredNode
 from proxy.errors import KernelError, ProxyError
 from proxy.health import Condition, Progress
 from proxy.journal import Entry, Journal, Round
-from proxy.model import FAMILIES, PortKey, ServiceName, Value
+from proxy.model import FAMILIES, NodeInfo, PortKey, ServiceName, Value
 from proxy.schedule import Backoff, Schedule
 
 NODE_WAIT_S: Final = 30.0
@@ -68,6 +69,9 @@ class Reconciler:
         self.progress = Progress()
         self.on_round: Callable[[Round], None] = _ignore
         self._undescribed: dict[ServiceName, Change] = {}
+        self._host_addresses: frozenset[str] = frozenset()
+        self._node_described: tuple[NodeInfo, frozenset[str], tuple[str, ...]] | None = None
+        self._node_programmed: DesiredNode | None = None
         self._entries: list[Entry] = []  # of the round under way
         self._is_full_due = True
         self._leftovers: Leftovers | None = None
@@ -117,6 +121,12 @@ class Reconciler:
             timeout_s = max(left_s, 0.0) if self.cache.unlisted == {"Node"} else None
             await wait_for(self._wake, timeout_s)
 
+    def hear_host_addresses(self, addresses: frozenset[str]) -> None:
+        """Take in the addresses on this host's interfaces, as canonical text, whenever they change."""
+        if addresses != self._host_addresses:
+            self._host_addresses = addresses
+            self.wake()
+
     def repair(self, drifts: Iterable[Drift]) -> None:
         """Have what somebody else changed planned again, or everything if no ServicePort owns it."""
         now_s = time.monotonic()
@@ -127,9 +137,14 @@ class Reconciler:
                 self.backlog.add_again("repair", drift.key, now_s)
         self.wake()
 
+    def _node_inputs(self) -> tuple[NodeInfo, frozenset[str], tuple[str, ...]]:
+        service_cidrs: tuple[str, ...] = getattr(self.cache, "service_cidrs", ())
+        return self.cache.node, self._host_addresses, service_cidrs
+
     def _has_work(self) -> bool:
         return (
             self.cache.has_changes
+            or self._node_inputs() != self._node_described
             or bool(self._undescribed)
             or bool(self.backlog)
             or self._is_belief_stale
@@ -199,9 +214,18 @@ class Reconciler:
         finally:  # what could be described is programmed, whatever became of the rest
             await self._program_due()
 
+    def _describe_node(self) -> None:
+        """Describe the node anew if anything it depends on has changed."""
+        inputs = self._node_inputs()
+        if inputs != self._node_described:
+            for key in self.desired.update_node(*inputs):
+                self.backlog.add_again("node", key, time.monotonic())
+            self._node_described = inputs
+
     async def _take_changes(self) -> None:
         """Describe what changed in the cache, yielding often enough for others to run."""
         started_s = time.perf_counter()
+        self._describe_node()
         self.progress.took(self.cache.changes.queued_s)
         for name, change in self.cache.take_changes().items():
             self._undescribed[name] = change.after(self._undescribed.get(name))
@@ -230,6 +254,8 @@ class Reconciler:
         if not self._is_full_due:
             # What goes comes last, so that an address that changes hands is never without an owner.
             await self._program(sorted(self.backlog, key=lambda k: k not in self.desired.ports))
+            if self._node_programmed is not self.desired.node:
+                await self._program_chunk([])
         else:
             for key in self.desired.ports:
                 self.backlog.add_again("adoption", key, now_s)
@@ -247,10 +273,11 @@ class Reconciler:
             )
         if self._leftovers is not None and now_s >= self._leftovers.due_s:
             await self._prune(self._leftovers)
+        self._node_programmed = self.desired.node
 
     async def _prune(self, leftovers: "Leftovers") -> None:
         """Remove what nothing asks for. What the kernel will not remove waits, and holds nothing else up."""
-        plan = self.backend.prune(self.desired.ports, self.observed)
+        plan = self.backend.prune(self.desired.whole, self.observed)
         error = ""
         try:
             applied = await self.backend.apply(plan, self.observed)
@@ -290,7 +317,7 @@ class Reconciler:
 
     async def _program_chunk(self, chunk: list[PortKey], *, is_retry: bool = False) -> None:
         """Program some keys at once. What the kernel refuses is tried once more alone, then set aside."""
-        plan = self.backend.plan(self.desired.ports, self.observed, chunk)
+        plan = self.backend.plan(self.desired.whole, self.observed, chunk)
         planned_s = time.monotonic()
         applied = await self.backend.apply(plan, self.observed)
         self._count(applied)

@@ -1,22 +1,29 @@
 """What a data plane does with connections: as it was asked for, and as the kernel's tables say. No code of a backend.
 
 The reader of nftables tables knows the layout from its description alone (backends/nftables/README.md), so a mistake
-that a planner makes consistently, on writing and on comparing, is still seen.
+that a planner makes consistently, on writing and on comparing, is still seen. What is in the rules of chains is for
+tests with packets.
 """
 
 import ipaddress
 import re
 import struct
 from collections.abc import Collection, Mapping
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from backends.nftables.belief import TableFacts
 from backends.nftables.model import Data
-from proxy.desired import DesiredPort
-from proxy.model import Family, PortKey
+from proxy.desired import DesiredPort, Frontend
+from proxy.model import Endpoint, Family, PortKey
 
 Served = frozenset[str] | Literal["refused", "dropped"]
 """The endpoints among which connections are spread evenly, or what becomes of them without any."""
+Marked = Literal["kept", "masqueraded", "kept for pods"]
+"""What becomes of the source address."""
+Range = tuple[int, int]
+"""First address, and the first one beyond."""
+
+ANY_NODE_ADDRESS: Final = "*"
 
 
 class Connection(NamedTuple):
@@ -28,31 +35,84 @@ class Connection(NamedTuple):
     port: int
 
 
-Behaviour = dict[Connection, Served]
+class Treatment(NamedTuple):
+    """What becomes of connections: of those from outside, and of those from pods here and the node itself.
+
+    `ranges` are who may come in (None: everybody), `takes_own_vip` whether the VIP itself may.
+    """
+
+    outside: tuple[Served, Marked]
+    here: tuple[Served, Marked]
+    is_sticky: bool = False
+    ranges: frozenset[Range] | None = None
+    takes_own_vip: bool = False
+
+
+Behaviour = dict[Connection, Treatment]
 
 _PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP"}
-_PICK = re.compile(r"goto pick-(tcp|udp|sctp)-([0-9]+)")
+_PICK = re.compile(r"goto (pick|external|shortcut)(-nodeport)?(-local)?-(tcp|udp|sctp)-([0-9]+)")
+_STICK = re.compile(r"goto affinity(-external|-shortcut)?(-local)?-([0-9a-f]{16})")
+_MARKS: Final[dict[str, Marked]] = {
+    "external": "masqueraded", "shortcut": "kept for pods", "pick": "kept",
+}  # fmt: skip
 
 
 def wanted(desired: Mapping[PortKey, DesiredPort]) -> Behaviour:
-    """What should become of connections to cluster IPs."""
+    """What should become of connections to the frontends of services."""
     behaviour: Behaviour = {}
     for key, port in desired.items():
-        pool = frozenset([endpoint.address for endpoint in port.internal])
         for frontend in port.frontends:
-            assert frontend.address is not None
-            connection = Connection(key.family, key.name.protocol, frontend.address, frontend.port)
+            connection = Connection(
+                key.family,
+                key.name.protocol,
+                frontend.address or ANY_NODE_ADDRESS,
+                frontend.port,
+            )
             assert connection not in behaviour
-            behaviour[connection] = pool or ("dropped" if port.is_any_usable else "refused")
+            behaviour[connection] = _wanted(port, frontend)
     return behaviour
 
 
-def wanted_addresses(desired: Mapping[PortKey, DesiredPort]) -> set[tuple[Family, str]]:
-    """The cluster IPs whose other ports are refused."""
+def _wanted(port: DesiredPort, frontend: Frontend) -> Treatment:
+    def served(pool: tuple[Endpoint, ...] | None) -> Served:
+        found = frozenset([endpoint.address for endpoint in pool or ()])
+        return found or ("dropped" if port.is_any_usable else "refused")
+
+    is_sticky = port.affinity_timeout_s is not None
+    if frontend.kind == "ClusterIP":
+        inside: tuple[Served, Marked] = (served(port.internal), "kept")
+        return Treatment(inside, inside, is_sticky)
+    is_guarded = frontend.kind == "LoadBalancer" and bool(port.source_ranges)
+    outside: tuple[Served, Marked] = (served(port.cluster), "masqueraded")
+    here = outside
+    if port.external_local:
+        outside, here = (served(port.local), "kept"), (served(port.cluster), "kept for pods")
+    ranges = _merged(port.source_ranges) if is_guarded else None
+    return Treatment(outside, here, is_sticky, ranges, is_guarded and port.allows_own_vips)
+
+
+def _merged(cidrs: tuple[str, ...]) -> frozenset[Range]:
+    networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
+    found: list[Range] = []
+    for network in sorted(networks, key=lambda n: int(n.network_address)):
+        first, beyond = int(network.network_address), int(network.broadcast_address) + 1
+        if found and first <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], beyond))
+        else:
+            found.append((first, beyond))
+    return frozenset(found)
+
+
+def wanted_addresses(
+    desired: Mapping[PortKey, DesiredPort], *, are_external: bool = False
+) -> set[tuple[Family, str]]:
+    """The cluster IPs, whose other ports are refused; or the addresses to which only some ports are services."""
     return {
-        (key.family, str(frontend.address))
+        (key.family, frontend.address)
         for key, port in desired.items()
         for frontend in port.frontends
+        if frontend.address is not None and (frontend.kind != "ClusterIP") == are_external
     }
 
 
@@ -72,29 +132,136 @@ def programmed(
     """What becomes of connections by our nftables tables. Raises AssertionError where they contradict themselves."""
     behaviour: Behaviour = {}
     for family, facts in tables.items():
-        pools = _pools(family, facts.elements)
-        refused = facts.elements.get("refused", {})
-        for key, verdict in facts.elements.get("services", {}).items():
-            connection = _connection(family, key)
-            if connection in leave_out:
-                continue
-            pool = pools.pop(connection, {})
-            _check(pool, verdict, connection)
-            if pool:
-                assert key not in refused, f"{connection} is refused and served"
-                behaviour[connection] = frozenset(pool.values())
-            else:
-                behaviour[connection] = "refused" if key in refused else "dropped"
-        assert not pools, f"slots without a service: {pools}"
-        assert refused.keys() <= facts.elements.get("services", {}).keys()
+        behaviour |= _Reader(family, facts, leave_out).read()
     return behaviour
 
 
-def programmed_addresses(tables: Mapping[Family, TableFacts]) -> set[tuple[Family, str]]:
+class _Reader:
+    """Reads one table."""
+
+    def __init__(self, family: Family, facts: TableFacts, leave_out: Collection[Connection]):
+        self._family = family
+        self._facts = facts
+        self._elements = facts.elements
+        self._leave_out = leave_out
+        self._pools = {
+            **_pools(family, facts.elements, ""),
+            **_pools(family, facts.elements, "nodeport-"),
+        }
+        self._read: set[tuple[Connection, bool]] = set()
+
+    def read(self) -> Behaviour:
+        found: Behaviour = {}
+        for verdicts, diverting, refused in (
+            ("services", "", "refused"),
+            ("externals", "shortcuts", "refused"),
+            ("nodeports", "nodeport-shortcuts", "nodeports-refused"),
+        ):
+            for key, verdict in self._of(verdicts).items():
+                connection = self._connection(key)
+                if connection in self._leave_out:
+                    self._read |= {(connection, False), (connection, True)}
+                    continue
+                assert connection not in found
+                is_refused = key in self._of(refused)
+                outside = here = self._lead(connection, verdict, is_refused=is_refused)
+                if key in self._of(diverting):
+                    shortcut = self._of(diverting)[key]
+                    here = self._lead(connection, shortcut, is_refused=is_refused)
+                ranges, takes_own_vip = None, False
+                if verdicts == "externals" and key in self._of("firewall"):
+                    ranges, takes_own_vip = self._ranges(key)
+                assert outside[2] == here[2]
+                found[connection] = Treatment(
+                    outside[:2], here[:2], outside[2], ranges, takes_own_vip
+                )
+            if diverting:
+                assert self._of(diverting).keys() <= self._of(verdicts).keys()
+        self._check_nothing_is_left(found)
+        return found
+
+    def _check_nothing_is_left(self, found: Behaviour) -> None:
+        assert self._pools.keys() <= self._read, f"slots: {self._pools.keys() - self._read}"
+        assert self._of("firewall").keys() <= self._of("externals").keys()
+        with_address = self._of("services").keys() | self._of("externals").keys()
+        assert self._of("refused").keys() <= with_address
+        assert self._of("nodeports-refused").keys() <= self._of("nodeports").keys()
+        width = 4 if self._family == "IPv4" else 16
+        for key in self._of("vip-sources"):
+            assert key[:width] == key[width : 2 * width]
+            connection = self._connection(key[width:])
+            assert connection in self._leave_out or found[connection].takes_own_vip
+
+    def _of(self, name: str) -> Mapping[bytes, Data]:
+        return self._elements.get(name, {})
+
+    def _lead(
+        self, connection: Connection, verdict: Data, *, is_refused: bool
+    ) -> tuple[Served, Marked, bool]:
+        assert isinstance(verdict, str)
+        sticky, pick = _STICK.fullmatch(verdict), _PICK.fullmatch(verdict)
+        if sticky is not None:
+            pool = self._sticky_pool(sticky[3], is_local=bool(sticky[2]))
+            marked = _MARKS[(sticky[1] or "-pick")[1:]]
+            assert verdict.removeprefix("goto ") in self._facts.chains
+        else:
+            assert pick is not None, f"{connection} leads to {verdict!r}"
+            assert pick[4].upper() == connection.protocol
+            assert bool(pick[2]) == (connection.address == ANY_NODE_ADDRESS)
+            pool = self._pools.get((connection, bool(pick[3])), {})
+            self._read.add((connection, bool(pick[3])))
+            _check(pool, int(pick[5]), connection)
+            marked = _MARKS[pick[1]]
+            assert verdict.removeprefix("goto ") in self._facts.chains
+        assert not (pool and is_refused), f"{connection} is refused and served"
+        nothing: Served = "refused" if is_refused else "dropped"
+        return frozenset(pool.values()) or nothing, marked, sticky is not None
+
+    def _sticky_pool(self, identity: str, *, is_local: bool) -> dict[int, str]:
+        """The endpoints in the slots of one list with session affinity. What is in no slot must not be in the list."""
+        part = "-local" if is_local else ""
+        endpoints = self._of(f"affinity-endpoints{part}-{identity}")
+        first = 65536 if is_local else 0
+        pool: dict[int, str] = {}
+        for key, number in self._of(f"affinity-slots-{identity}").items():
+            slot = struct.unpack("=I", key)[0] - first
+            if 0 <= slot < 65536:
+                assert isinstance(number, bytes)
+                assert struct.unpack("=I", number)[0] % 16 == 0
+                pool[slot] = _endpoint(self._family, endpoints[number])
+        assert len(endpoints) == len(pool) == len(set(pool.values()))
+        assert sorted(pool) == list(range(len(pool)))
+        return pool
+
+    def _ranges(self, key: bytes) -> tuple[frozenset[Range], bool]:
+        verdict = self._of("firewall")[key]
+        assert isinstance(verdict, str)
+        chain = verdict.removeprefix("jump ")
+        assert chain in self._facts.chains
+        prefix = f"ranges-{chain.removeprefix('firewall-')}-"
+        (name,) = [name for name in self._elements if name.startswith(prefix)]
+        bounds = sorted((int.from_bytes(k[:-1]), k[-1]) for k in self._of(name))
+        if len(bounds) % 2:
+            bounds.append((1 << (32 if self._family == "IPv4" else 128), 1))
+        assert [end for _, end in bounds] == [0, 1] * (len(bounds) // 2)
+        values = [value for value, _ in bounds]
+        width = 4 if self._family == "IPv4" else 16
+        is_own = key[:width] + key in self._of("vip-sources")
+        return frozenset(zip(values[::2], values[1::2], strict=True)), is_own
+
+    def _connection(self, key: bytes) -> Connection:
+        assert key[-7:-4] == bytes(3)
+        address = _address(key[:-8]) if len(key) > 8 else ANY_NODE_ADDRESS
+        return Connection(self._family, _PROTOCOLS[key[-8]], address, _port(key[-4:]))
+
+
+def programmed_addresses(
+    tables: Mapping[Family, TableFacts], name: str = "cluster-ips"
+) -> set[tuple[Family, str]]:
     return {
         (family, _address(key))
         for family, facts in tables.items()
-        for key in facts.elements.get("cluster-ips", {})
+        for key in facts.elements.get(name, {})
     }
 
 
@@ -109,37 +276,34 @@ def programmed_hairpins(tables: Mapping[Family, TableFacts]) -> set[tuple[Family
 
 
 def _pools(
-    family: Family, elements: Mapping[str, Mapping[bytes, Data]]
-) -> dict[Connection, dict[int, str]]:
-    """What is in the slots of each pool, by slot number."""
-    pools: dict[Connection, dict[int, str]] = {}
+    family: Family, elements: Mapping[str, Mapping[bytes, Data]], prefix: str
+) -> dict[tuple[Connection, bool], dict[int, str]]:
+    """What is in the slots of each list, by frontend and whether it is the local one, and slot number."""
+    pools: dict[tuple[Connection, bool], dict[int, str]] = {}
     for protocol in ("TCP", "UDP", "SCTP"):
-        for key, data in elements.get(f"endpoints-{protocol.lower()}", {}).items():
+        for key, data in elements.get(f"{prefix}endpoints-{protocol.lower()}", {}).items():
             address, port, slot = key[:-8], key[-8:-4], struct.unpack("=I", key[-4:])[0]
-            connection = Connection(family, protocol, _address(address), _port(port))
-            assert isinstance(data, bytes)
-            host = _address(data[:-4])
-            endpoint = f"[{host}]" if family == "IPv6" else host
-            pools.setdefault(connection, {})[slot] = f"{endpoint}:{_port(data[-4:])}"
+            where = _address(address) if address else ANY_NODE_ADDRESS
+            connection = Connection(family, protocol, where, _port(port))
+            is_local = slot >= 65536
+            number = slot - 65536 if is_local else slot
+            pools.setdefault((connection, is_local), {})[number] = _endpoint(family, data)
     return pools
 
 
-def _check(pool: Mapping[int, str], verdict: Data, connection: Connection) -> None:
+def _endpoint(family: Family, data: Data) -> str:
+    assert isinstance(data, bytes)
+    host = _address(data[:-4])
+    return f"{f'[{host}]' if family == 'IPv6' else host}:{_port(data[-4:])}"
+
+
+def _check(pool: Mapping[int, str], capacity: int, connection: Connection) -> None:
     """The chain must find every endpoint, and each equally often."""
-    match = _PICK.fullmatch(verdict) if isinstance(verdict, str) else None
-    assert match is not None, f"{connection} leads to {verdict!r}"
-    assert match[1].upper() == connection.protocol
-    capacity = int(match[2])
     assert capacity & (capacity - 1) == 0
     assert sorted(pool) == list(range(len(pool))), f"{connection} has holes"
     assert len(set(pool.values())) == len(pool), f"{connection} has an endpoint twice"
     if pool:
         assert capacity / 2 < len(pool) <= capacity, f"{connection}: {len(pool)} of {capacity}"
-
-
-def _connection(family: Family, key: bytes) -> Connection:
-    assert key[-7:-4] == bytes(3)
-    return Connection(family, _PROTOCOLS[key[-8]], _address(key[:-8]), _port(key[-4:]))
 
 
 def _address(packed: bytes) -> str:

@@ -39,6 +39,12 @@ def container() -> Object:
     return dict(found)
 
 
+def init_container() -> Object:
+    """The only container that runs before it."""
+    (found,) = pod()["initContainers"]
+    return dict(found)
+
+
 def arguments(node_name: str) -> list[str]:
     """The command line on that node: as the kubelet does, with the variables of `env` filled in, and others left."""
     fields = {"spec.nodeName": node_name}

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Final, Self, TypeVar
 
 from backends.kernel import nft_elements, nft_messages
-from backends.kernel.nft_elements import Data
+from backends.kernel.nft_elements import Data, Element
 from backends.kernel.nft_messages import Chain, Rule, Set, Table
 from proxy.errors import KernelError
 from proxy.model import Value
@@ -178,6 +178,21 @@ class Nft:
                 if is_strict:
                     _note(seen, nft_elements.split_elements(payload))
                 yield nft_elements.parse_elements(payload)
+
+    def list_all_elements(
+        self, family: int, table: str, name: str, *, is_strict: bool = True
+    ) -> list[Element]:
+        """Return a set's elements with all there is to know about them: ranges and timeouts. For small sets.
+
+        Raises as `list_elements` does.
+        """
+        request = nft_elements.list_elements(family, table, name)
+        return [
+            element
+            for piece in self._dump(request, is_strict=is_strict)
+            for payload in piece
+            for element in nft_elements.parse_all_elements(payload)
+        ]
 
     def _list(self, request: Request, parse: Callable[[memoryview], T]) -> list[T]:
         return [parse(payload) for piece in self._dump(request) for payload in piece]

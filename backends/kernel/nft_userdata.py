@@ -45,7 +45,11 @@ _FIELDS: Final = {
     "sctp sport": 1, "sctp dport": 2, "th sport": 1, "th dport": 2,
 }  # fmt: skip
 
-_META_KEYS: Final = {"meta priority": (2, "classid"), "meta mark": (3, "mark"), "meta l4proto": (16, "inet_proto")}
+_META_KEYS: Final = {
+    "meta priority": (2, "classid"),
+    "meta mark": (3, "mark"),
+    "meta l4proto": (16, "inet_proto"),
+}
 
 
 class _Type(NamedTuple):

@@ -3,22 +3,23 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
 from backends.kernel.nft import Nft
 from backends.nftables import kernel
-from backends.nftables import plan as planning
 from backends.nftables.belief import Observed
 from backends.nftables.held import Look
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import NftPlan, Transaction
+from backends.nftables.plan import plan
 from backends.nftables.probe import probe
+from backends.nftables.prune import judge, prune
 from backends.nftables.verify import verify
 from proxy.backend import Applied, Drift, Held
 from proxy.config.settings import Settings
-from proxy.desired import DesiredPort
+from proxy.desired import Desired
 from proxy.model import FAMILIES, IPV4, PortKey
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,11 @@ class NftablesBackend:
                     families=FAMILIES if has_ipv6 else (IPV4,),
                     masquerade_mark=settings.masquerade_mark,
                     masquerade_all=settings.masquerade_all,
+                    local_mode=settings.detect_local_mode,
                     cluster_cidrs=settings.cluster_cidrs,
+                    interface=settings.bridge_interface
+                    if settings.detect_local_mode == "BridgeInterface"
+                    else settings.interface_name_prefix,
                 )
             )
         )
@@ -65,22 +70,15 @@ class NftablesBackend:
                 kernel.read_tables, self._nft, self.layout.families
             )
         for family, facts in tables.items():
-            facts.is_entangled = planning.is_entangled(facts, self.layout, family)
-        is_rebuild_due = any(
-            planning.needs_rebuild(facts, self.layout, family) for family, facts in tables.items()
-        )
+            judge(facts, self.layout, family)
+        is_rebuild_due = any(facts.has_to_go for facts in tables.values())
         return Observed(tables, generation, is_rebuild_due=is_rebuild_due)
 
-    def plan(
-        self,
-        desired: Mapping[PortKey, DesiredPort],
-        observed: Observed,
-        changed: Collection[PortKey],
-    ) -> NftPlan:
-        return planning.plan(desired, observed, changed, self.layout)
+    def plan(self, desired: Desired, observed: Observed, changed: Collection[PortKey]) -> NftPlan:
+        return plan(desired, observed, changed, self.layout)
 
-    def prune(self, desired: Mapping[PortKey, DesiredPort], observed: Observed) -> NftPlan:
-        return planning.prune(desired, observed, self.layout)
+    def prune(self, desired: Desired, observed: Observed) -> NftPlan:
+        return prune(desired, observed, self.layout)
 
     async def apply(self, plan: NftPlan, observed: Observed) -> Applied:
         operations = 0
@@ -104,10 +102,9 @@ class NftablesBackend:
                     )
                 operations += size
                 observed.fold(transaction)
-                if number == 0:
-                    observed.occupy(plan)
-            if not plan.transactions:
-                observed.occupy(plan)
+                if number == 0 and len(plan.transactions) > 1:
+                    observed.begin(plan)
+            observed.occupy(plan)
         return Applied(operations=operations, transactions=len(plan.transactions))
 
     def _read_back(
@@ -126,7 +123,7 @@ class NftablesBackend:
 
     async def read_back(
         self,
-        desired: Mapping[PortKey, DesiredPort],
+        desired: Desired,
         observed: Observed,
         keys: Collection[PortKey] | None,
     ) -> AsyncIterator[Held]:
@@ -137,11 +134,11 @@ class NftablesBackend:
         if keys is None:  # in no order: sorting ten thousand would hold the event loop
             believed = list(observed.rendered)
             wanted: Iterable[PortKey] = itertools.chain(
-                believed, (key for key in list(desired) if key not in observed.rendered)
+                believed, (key for key in list(desired.ports) if key not in observed.rendered)
             )
         else:
             wanted = keys
-        async for held in look.at_ports(desired, wanted):
+        async for held in look.at_ports(desired.ports, wanted):
             yield held
         if keys is None:
             yield await look.at_strangers()

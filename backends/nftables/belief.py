@@ -4,15 +4,17 @@ Belief is changed in three ways only: a transaction the kernel confirmed is fold
 corrected by what was read back, or everything is read anew and a new belief begins.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from backends.nftables.model import (
     ChainFacts,
     Data,
     NftPlan,
+    NodePart,
     Rendered,
     SetFacts,
+    Target,
     Transaction,
 )
 from proxy.model import Family, PortKey
@@ -21,16 +23,26 @@ from proxy.model import Family, PortKey
 class TableFacts:
     """Belief about one table. No packet sees one that `is_dormant`.
 
-    `is_entangled`: together with what others put into it, the rules it lacks could make a loop.
+    `is_entangled`: together with what others put into it, the rules it lacks could make a loop. `is_unusable`: it has
+    sets of another shape, or chains at hooks where they do not belong. Both are found out when it is read.
     """
 
     def __init__(self) -> None:
         self.is_present = False
         self.is_dormant = False
         self.is_entangled = False
+        self.is_unusable = False
         self.chains: dict[str, ChainFacts] = {}
         self.sets: dict[str, SetFacts] = {}
         self.elements: dict[str, dict[bytes, Data]] = {}
+
+    @property
+    def has_to_go(self) -> bool:
+        """Whether the kernel does not let us make it what it should be, so that it is made anew.
+
+        Sets and hooks cannot be changed, a table cannot be woken and given hooks in one transaction, and loops are refused.
+        """
+        return self.is_dormant or self.is_entangled or self.is_unusable
 
 
 class Observed:
@@ -39,6 +51,8 @@ class Observed:
     `references` counts how many ServicePorts need an element that several may share, `holders` says which
     one occupies a frontend: after one has moved, its former owner must not take it down.
     `generation` is the ruleset generation our belief stands for, `commits` how many of them were ours.
+    `node` is what the tables hold for the node itself, None as long as nothing is known of it.
+    `layout` identifies the rules that were planned last.
     `is_rebuild_due`: a table has sets of another shape and must be made anew as a whole.
     """
 
@@ -56,6 +70,8 @@ class Observed:
         self.rendered: dict[PortKey, Rendered] = {}
         self.references: dict[tuple[Family, str, bytes], int] = {}
         self.holders: dict[tuple[Family, bytes], PortKey] = {}
+        self.node: NodePart | None = None
+        self.layout: object = None
 
     def fold(self, transaction: Transaction) -> None:
         """Take in a transaction that the kernel has confirmed."""
@@ -84,24 +100,48 @@ class Observed:
         self.generation += 1
         self.commits += 1
 
+    def begin(self, plan: NftPlan) -> None:
+        """Note what ServicePorts occupy now that the first of a plan's transactions has taken effect: old and new."""
+        for key, rendered in plan.rendered.items():
+            old = self.rendered.get(key)
+            both = rendered if old is None else old if rendered is None else old.joined(rendered)
+            if both is not None:
+                self._occupy(key, both, rendered.targets if rendered is not None else ())
+
     def occupy(self, plan: NftPlan) -> None:
-        """Note what ServicePorts occupy now that a plan has taken effect."""
-        for key, rendered in plan.rendered.items():
-            old = self.rendered.pop(key, None)
+        """Note what ServicePorts and the node occupy now that a plan has taken effect."""
+        for key in plan.rendered:
+            old = self.rendered.get(key)
             for target in old.targets if old else ():
-                if self.holders.get((key.family, target.services_key)) == key:
-                    del self.holders[key.family, target.services_key]
-            if rendered is not None:
-                self.rendered[key] = rendered
+                if self.holders.get((key.family, target.key)) == key:
+                    del self.holders[key.family, target.key]
         for key, rendered in plan.rendered.items():
-            for target in rendered.targets if rendered else ():
-                self.holders[key.family, target.services_key] = key
-        for reference, change in plan.references.items():
-            left = self.references.get(reference, 0) + change
-            if left:
-                self.references[reference] = left
-            else:
-                self.references.pop(reference, None)
+            self._occupy(key, rendered, rendered.targets if rendered is not None else ())
+        if plan.node is not None:
+            self.node = plan.node
+        if plan.layout is not None:
+            self.layout = plan.layout
+
+    def _occupy(
+        self, key: PortKey, rendered: Rendered | None, held: Iterable[Target]
+    ) -> None:
+        """Note what a ServicePort occupies, and the frontends that are its own from now on."""
+        old = self.rendered.pop(key, None)
+        before = old.shared if old is not None else frozenset()
+        after = rendered.shared if rendered is not None else frozenset()
+        if before != after:
+            for name, member in after - before:
+                reference = (key.family, name, member)
+                self.references[reference] = self.references.get(reference, 0) + 1
+            for name, member in before - after:
+                reference = (key.family, name, member)
+                self.references[reference] -= 1
+                if not self.references[reference]:
+                    del self.references[reference]
+        if rendered is not None:
+            self.rendered[key] = rendered
+        for target in held:
+            self.holders[key.family, target.key] = key
 
     def correct(
         self, family: Family, set_name: str, keys: Collection[bytes], actual: Mapping[bytes, Data]

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mappi
 from typing import Final, NamedTuple
 
 from backends.kernel.nft import Nft
-from backends.nftables import kernel, messages
+from backends.nftables import kernel
 from backends.nftables.belief import Observed, TableFacts
-from backends.nftables.layout import capacity_for, is_picking
-from backends.nftables.model import ENDPOINTS, REFUSED, SERVICES, TABLE, Data, Target
-from backends.nftables.render import render_frontends, render_shared, slot_range
+from backends.nftables.model import LOCAL_FROM, PLACES, Data, Rendered, Target
+from backends.nftables.names import capacity_for, is_picking, parse_picking
+from backends.nftables.render import render_port, slot_range
 from backends.nftables.verify import differs_in_structure, read_structure_patiently
 from backends.nftables.words import element_words
 from proxy.backend import Held
@@ -68,12 +68,9 @@ class Look:
         """Yield what is held for each of some ServicePorts."""
         for targets in self._groups(desired, keys):
             group = list(targets)
-            fixed = {key: self._fixed(key, desired.get(key), targets[key]) for key in group}
+            fixed = {key: _fixed(key, targets[key]) for key in group}
             seen = await self.at(itertools.chain.from_iterable(fixed.values()))
-            slots = {
-                key: [slot for t in targets[key] for slot in self._slots(key.family, t, seen)]
-                for key in group
-            }
+            slots = {key: list(self._slots(key, targets[key], seen)) for key in group}
             seen |= await self.at(itertools.chain.from_iterable(slots.values()))
             for key in group:
                 yield _held(key, [seen[place] for place in (*fixed[key], *slots[key])])
@@ -127,53 +124,42 @@ class Look:
 
     def _groups(
         self, desired: Mapping[PortKey, DesiredPort], keys: Iterable[PortKey]
-    ) -> Iterator[dict[PortKey, list[Target]]]:
-        """Divide ServicePorts, with their frontends, by how many elements they stand for."""
-        group: dict[PortKey, list[Target]] = {}
+    ) -> Iterator[dict[PortKey, Rendered]]:
+        """Divide ServicePorts, with what they occupy, by how many elements they stand for."""
+        group: dict[PortKey, Rendered] = {}
         weight = 0
         for key in keys:
-            group[key] = self._targets(key, desired.get(key))
-            weight += 4 + sum([target.slots for target in group[key]])
+            group[key] = self._rendered(key, desired.get(key))
+            weight += 4 + sum([row.length for row in group[key].rows()])
             if weight >= ELEMENTS_AT_ONCE:
                 yield group
                 group, weight = {}, 0
         if group:
             yield group
 
-    def _targets(self, key: PortKey, port: DesiredPort | None) -> list[Target]:
-        """Return the frontends a ServicePort has, or should have where the kernel would not take it."""
+    def _rendered(self, key: PortKey, port: DesiredPort | None) -> Rendered:
+        """Return what a ServicePort occupies, or would where the kernel would not take it."""
         rendered = self._observed.rendered.get(key)
         if rendered is not None:
-            return list(rendered.targets)
+            return rendered
         if port is None or key.family not in self._observed.tables:
-            return []
-        return [frontend.target for frontend in render_frontends(port)]
-
-    def _fixed(
-        self, key: PortKey, port: DesiredPort | None, targets: Iterable[Target]
-    ) -> list[Place]:
-        rendered = self._observed.rendered.get(key)
-        shared = rendered.shared if rendered is not None else frozenset()
-        if rendered is None and port is not None and key.family in self._observed.tables:
-            shared = render_shared(port)
-        return [
-            *[(key.family, SERVICES, target.services_key) for target in targets],
-            *[(key.family, REFUSED, target.services_key) for target in targets],
-            *[(key.family, name, member) for name, member in sorted(shared)],
-        ]
+            return Rendered()
+        made = render_port(port)
+        return Rendered(targets=tuple([f.target for f in made.frontends]), shared=made.shared)
 
     def _slots(
-        self, family: Family, target: Target, seen: Mapping[Place, Seen]
-    ) -> Iterable[Place]:
-        """Return all slots a packet could draw by the verdict that is there, and those we believe in."""
-        verdict = seen[family, SERVICES, target.services_key].data
-        count = capacity_for(target.slots) if target.slots else 1
-        if isinstance(verdict, str):
-            chain = verdict.removeprefix("goto ")
-            if is_picking(chain, target.protocol):
-                count = max(count, int(chain.rpartition("-")[2]))
-        name = ENDPOINTS[target.protocol]
-        return [(family, name, key) for key in slot_range(target.slots_prefix, 0, count)]
+        self, key: PortKey, rendered: Rendered, seen: Mapping[Place, Seen]
+    ) -> Iterator[Place]:
+        """Yield all slots a packet could draw by the verdicts that are there, and those we believe in."""
+        family = key.family
+        for target in rendered.targets:
+            name = PLACES[target.kind].slots[target.protocol]
+            for first, count in _reach(family, target, seen).items():
+                for slot in slot_range(target.prefix, first, count):
+                    yield family, name, slot
+        for row in rendered.private.rows:
+            for slot in slot_range(row.prefix, row.first, capacity_for(row.length)):
+                yield family, row.set, slot
 
     async def at_strangers(self) -> Held:
         """Return what is there in all, and what nobody asked for. Everything was listed before."""
@@ -204,6 +190,31 @@ class Look:
             return read_structure_patiently(self._nft, family)
 
 
+def _fixed(key: PortKey, rendered: Rendered) -> list[Place]:
+    return [(key.family, name, member) for name, member in _in_order(rendered)]
+
+
+def _in_order(rendered: Rendered) -> list[tuple[str, bytes]]:
+    """Return all places but slots: each frontend's verdict first, what is shared last."""
+    own = Rendered(targets=rendered.targets, private=rendered.private)
+    return [*own.places(), *sorted(rendered.shared)]
+
+
+def _reach(family: Family, target: Target, seen: Mapping[Place, Seen]) -> dict[int, int]:
+    """Return how many slots from which number on a packet to a frontend could draw."""
+    reach = {0: target.slots, LOCAL_FROM: target.local_slots}
+    reach = {first: capacity_for(count) for first, count in reach.items() if count}
+    places = PLACES[target.kind]
+    for name in (places.verdicts, *places.diverting):
+        verdict = seen[family, name, target.key].data
+        chain = verdict.removeprefix("goto ") if isinstance(verdict, str) else ""
+        if is_picking(chain, target.protocol):
+            picking = parse_picking(chain)
+            first = LOCAL_FROM if picking.is_local else 0
+            reach[first] = max(reach.get(first, 0), picking.capacity)
+    return reach
+
+
 def _held(key: PortKey, seen: Collection[Seen]) -> Held:
     return Held(
         key=key,
@@ -232,10 +243,8 @@ def _list(nft: Nft, families: Iterable[Family]) -> dict[tuple[Family, str], dict
         facts = read_structure_patiently(nft, family)
         for name in sorted(facts.sets) if facts is not None else ():
             listed[family, name] = {
-                key: messages.parse_data(data)
-                for block in nft.list_elements(
-                    messages.NUMBERS[family], TABLE, name, is_strict=False
-                )
+                key: data
+                for block in kernel.list_elements(nft, family, name)
                 for key, data in block
             }
     return listed

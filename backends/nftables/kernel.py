@@ -1,7 +1,7 @@
 """The kernel's side of our tables: commits transactions, reads facts back, and translates its errors. Shell."""
 
 import errno
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from backends.kernel import nft_messages
@@ -9,6 +9,7 @@ from backends.kernel.nft import Nft, Refused
 from backends.nftables import messages
 from backends.nftables.belief import TableFacts
 from backends.nftables.model import PROBE_TABLE, TABLE, ChainFacts, Data, SetFacts, Transaction
+from backends.nftables.names import holds_clients, holds_intervals
 from proxy.errors import KernelError
 from proxy.model import Family, PortKey
 from proxy.netlink.socket import DumpInterrupted
@@ -75,13 +76,26 @@ def read_table(nft: Nft, family: Family, *, is_strict: bool = True) -> TableFact
     facts = read_structure(nft, family)
     for name in facts.sets:
         facts.elements[name] = {
-            key: messages.parse_data(data)
-            for block in nft.list_elements(
-                messages.NUMBERS[family], TABLE, name, is_strict=is_strict
-            )
+            key: data
+            for block in list_elements(nft, family, name, is_strict=is_strict)
             for key, data in block
         }
     return facts
+
+
+def list_elements(
+    nft: Nft, family: Family, name: str, *, is_strict: bool = False
+) -> Iterator[list[tuple[bytes, Data]]]:
+    """Yield what we compare of a set's elements, in blocks: what packets put into it is left out. Raises DumpInterrupted."""
+    number = messages.NUMBERS[family]
+    if holds_clients(name):
+        return
+    if holds_intervals(name):
+        bounds = nft.list_all_elements(number, TABLE, name, is_strict=is_strict)
+        yield [(messages.parse_bound(bound), None) for bound in bounds]
+        return
+    for block in nft.list_elements(number, TABLE, name, is_strict=is_strict):
+        yield [(key, messages.parse_data(data)) for key, data in block]
 
 
 def read_structure(nft: Nft, family: Family) -> TableFacts:
@@ -112,6 +126,11 @@ def read_elements(
     nft: Nft, family: Family, set_name: str, keys: Collection[bytes]
 ) -> dict[bytes, Data]:
     """Read single elements; those that do not exist are left out."""
+    if holds_intervals(
+        set_name
+    ):  # the kernel finds the range that holds a key, not the bound; there are few
+        bounds = nft.list_all_elements(messages.NUMBERS[family], TABLE, set_name, is_strict=False)
+        return dict.fromkeys(set(map(messages.parse_bound, bounds)).intersection(keys))
     found = nft.find_elements(messages.NUMBERS[family], TABLE, set_name, list(keys))
     return {key: messages.parse_data(data) for key, data in found.items()}
 

@@ -1,73 +1,60 @@
-"""The fixed part of our tables: sets, hooks, and the rules every service shares. Pure.
+"""The fixed part of our tables: hooks and the chains every service shares, for given settings. Pure.
 
-Also the chains that pick an endpoint, one for each protocol and capacity, which exist on demand. README.md
-follows a packet through all of it. Whatever depends on a single service is an element, not a rule: see `render`.
+README.md follows a packet through all of it. Whatever depends on a single service is an element (see `render`), or a
+chain of its own where there is no other way (see `affinity` and `firewall`).
 """
 
 import functools
-import ipaddress
-import re
 from typing import Final, NamedTuple
 
-from backends.kernel.nft_expressions import Numgen
 from backends.kernel.nft_messages import BaseChain
 from backends.kernel.nft_numbers import Hook, SetFlag
-from backends.kernel.nft_userdata import declare
 from backends.nftables import rules
+from backends.nftables.affinity import CLIENTS_AT_MOST, NUMBER
+from backends.nftables.detector import Detector, LocalMode
 from backends.nftables.model import (
     CLUSTER_IP,
     CLUSTER_IPS,
-    ENDPOINTS,
-    HAIRPIN,
+    EXTERNAL_IP,
+    EXTERNAL_IPS,
+    FIREWALL,
+    NODE_PORT,
+    NODEPORT_IPS,
+    PLACES,
     REFUSE,
-    REFUSED,
+    SERVICE_CIDRS,
     SERVICES,
     ChainFacts,
     ChainSpec,
+    Kind,
     RuleSpec,
     SetFacts,
     SetSpec,
 )
-from proxy.model import IPV4, PROTOCOLS, Family, Protocol, Value
+from backends.nftables.names import holds_clients, is_picking, is_private_chain
+from backends.nftables.picking import Marking, picking_spec
+from backends.nftables.sets import SLOT, address_type, declared, endpoint_type, shared_sets
+from proxy.desired_node import DesiredNode
+from proxy.model import PROTOCOLS, Family, Value
 
-_PICKING: Final = re.compile(r"pick-(tcp|udp|sctp)-([1-9][0-9]{0,6})")
 _PRIORITY_DNAT, _PRIORITY_SNAT = -100, 100  # NF_IP_PRI_NAT_DST, NF_IP_PRI_NAT_SRC
-DRAWS: Final = 12
-"""How often a random slot is drawn before the choice is narrowed to the half that is surely full. More than half of
-the slots are full, so at most one connection in 2^12 is chosen that way: the spread is uniform but for that."""
+_OF_PODS: Final = (CLUSTER_IP, EXTERNAL_IP, NODE_PORT)
 
 
 class NftSettings(Value, frozen=True, kw_only=True):
     """What of the settings shapes our rules.
 
-    `cluster_cidrs` holds at most one CIDR of each family: sources in it are local pods.
+    `cluster_cidrs` holds at most one CIDR of each family: sources in it are local pods, in mode ClusterCIDR.
+    `interface` is the bridge's name or the prefix, in the modes that have one.
     `masquerade_mark` is the single bit of the packet mark that is ours.
     """
 
     families: tuple[Family, ...]
     masquerade_mark: int = 0x4000
     masquerade_all: bool = False
+    local_mode: LocalMode = "ClusterCIDR"
     cluster_cidrs: tuple[str, ...] = ()
-
-
-def capacity_for(endpoints: int) -> int:
-    """Return the smallest power of two that holds so many endpoints."""
-    return 1 << max(endpoints - 1, 0).bit_length()
-
-
-def picking_chain(protocol: Protocol, capacity: int) -> str:
-    """Return the name of the chain that picks among up to `capacity` endpoints."""
-    return f"pick-{protocol.lower()}-{capacity}"
-
-
-def is_picking(name: str, protocol: Protocol | None = None) -> bool:
-    """Whether this is the name of a chain that picks an endpoint, perhaps for one protocol only."""
-    match = _PICKING.fullmatch(name)
-    return (
-        match is not None
-        and (protocol is None or match[1] == protocol.lower())
-        and capacity_for(int(match[2])) == int(match[2])
-    )
+    interface: str = ""
 
 
 class Fixed(NamedTuple):
@@ -78,13 +65,24 @@ class Fixed(NamedTuple):
 
 
 class Layout:
-    """Our tables for given settings. Specs are made once and then the same objects for ever."""
+    """Our tables for given settings and a given node. Specs are made once and then the same objects for ever."""
 
-    def __init__(self, settings: NftSettings) -> None:
+    def __init__(self, settings: NftSettings, node: DesiredNode | None = None) -> None:
         self.settings = settings
         self.families = settings.families
-        self._sets = {family: _sets(family) for family in self.families}
-        self._skeleton = {family: self._skeleton_of(family) for family in self.families}
+        described = node or DesiredNode()
+        is_by_node = settings.local_mode == "NodeCIDR"
+        cidrs = described.pod_cidrs if is_by_node else settings.cluster_cidrs
+        self._detector = Detector(
+            mode=settings.local_mode, cidrs=cidrs, interface=settings.interface
+        )
+        self._open = {f: described.node_port_addresses.get(f) is None for f in self.families}
+        self._sets = {family: shared_sets(family) for family in self.families}
+        self._marking = {family: self._marking_of(family) for family in self.families}
+        self._skeleton = {
+            family: self._skeleton_of(family, is_open=self._open[family])
+            for family in self.families
+        }
         self._fixed = {
             f: Fixed(
                 sets={spec.name: spec.facts for spec in self._sets[f]},
@@ -94,6 +92,20 @@ class Layout:
         }
         self._bases = {f: {c.name: c.base for c in self._skeleton[f]} for f in self.families}
         self.chain = functools.cache(self._chain)
+        self._node = described
+        self._of_nodes: dict[object, Layout] = {}
+
+    def for_node(self, node: DesiredNode) -> "Layout":
+        """Return the layout for a node: the ranges of its pods and where NodePorts listen are in the rules."""
+        if node is self._node:
+            return self
+        is_by_node = self.settings.local_mode == "NodeCIDR"
+        open_families = tuple([node.node_port_addresses.get(f) is None for f in self.families])
+        key = (node.pod_cidrs if is_by_node else (), open_families)
+        found = self._of_nodes.get(key)
+        if found is None:
+            found = self._of_nodes[key] = Layout(self.settings, node)
+        return found
 
     def sets(self, family: Family) -> tuple[SetSpec, ...]:
         return self._sets[family]
@@ -106,12 +118,39 @@ class Layout:
         """Return what the fixed part of a table looks like when read back."""
         return self._fixed[family]
 
+    def has_private_shape(self, family: Family, name: str, found: SetFacts) -> bool:
+        """Whether a set whose name says that it is a single ServicePort's has the shape of such a set."""
+        if name.startswith("ranges-"):
+            expected = declared("", address_type(family), flags=SetFlag.INTERVAL)
+        elif holds_clients(name):
+            flags = SetFlag.EVAL | SetFlag.TIMEOUT
+            size = CLIENTS_AT_MOST
+            expected = declared("", address_type(family), "classid", flags=flags, size=size)
+        elif name.startswith("affinity-slots-"):
+            expected = declared("", SLOT, NUMBER)
+        else:
+            expected = declared("", NUMBER, endpoint_type(family, "TCP"))
+        return found == expected.facts
+
+    def marking(self, family: Family) -> Marking:
+        return self._marking[family]
+
+    def is_fixed(self, family: Family, name: str, found: ChainFacts | None) -> bool:
+        """Whether a fixed chain is as we make it, on whichever node."""
+        fixed = self._fixed[family].chains[name]
+        if found is None or found == fixed:
+            return found is not None
+        if name == SERVICES:
+            return found in [self._services(family, is_open=yes).facts for yes in (True, False)]
+        is_by_node = self.settings.local_mode == "NodeCIDR"
+        return is_by_node and name in _OF_PODS and found.base is None and bool(found.comments)
+
     def is_our_name(self, family: Family, name: str) -> bool:
         """Whether we make chains of that name."""
-        return name in self._bases[family] or is_picking(name)
+        return name in self._bases[family] or is_picking(name) or is_private_chain(name)
 
     def is_ours(self, family: Family, name: str, found: ChainFacts) -> bool:
-        """Whether a chain in our table is one we make; of those that pick an endpoint, exactly as we make it."""
+        """Whether a chain in our table is one all share; of those that pick an endpoint, exactly as we make it."""
         return name in self._bases[family] or (
             is_picking(name) and found == self.chain(family, name).facts
         )
@@ -121,56 +160,69 @@ class Layout:
         return found.base != self._bases[family].get(name) and self.is_our_name(family, name)
 
     def _chain(self, family: Family, name: str) -> ChainSpec:
-        """Return the chain of that name that picks an endpoint.
+        """Return the chain of that name that picks an endpoint. Raises ValueError for any other."""
+        return picking_spec(family, name, self._marking[family])
 
-        Endpoints fill the slots from 0 on, and more than half of the capacity. A slot that turns out empty is
-        drawn again; so is one that a commit emptied or moved between two look-ups of a packet, which is
-        why a pool may grow and shrink in one transaction without a packet noticing. What still has found
-        nothing belongs to a service without endpoints, or is dropped: it must never leave untranslated,
-        because conntrack would remember that for the whole connection.
-        """
-        match = _PICKING.fullmatch(name)
-        if match is None:
-            raise ValueError(f"no chain that picks an endpoint: {name}")
-        protocol: Protocol = match[1].upper()  # type: ignore[assignment] # the pattern allows only these
-        capacity = int(match[2])
-
-        def draw(slot: Numgen, why: str) -> RuleSpec:
-            return rules.rule(rules.translate(family, protocol, slot), why)
-
-        attempts = DRAWS if capacity > 2 else 2
-        written = [draw(rules.any_of(capacity), f"one of up to {capacity}")] * attempts
-        if capacity > 2:
-            written.append(draw(rules.any_of(capacity // 2), "one of the half that is full"))
-        written += [
-            rules.rule([*rules.is_refused(family), rules.goto(REFUSE)], "no endpoint"),
-            draw(rules.first(), "the first endpoint has just come"),
-            rules.rule([rules.drop()], "never untranslated"),
-        ]
-        return ChainSpec(name, None, tuple(written))
+    def _marking_of(self, family: Family) -> Marking:
+        mark = rules.or_mark(self.settings.masquerade_mark)
+        outside = self._detector.is_no_pod(family)
+        return Marking(
+            everything=rules.rule(mark, "masquerade"),
+            shortcut=rules.rule(
+                [*(outside or ()), *mark], "masquerade what is not from a local pod"
+            ),
+        )
 
     def _masquerade_internal(self, family: Family) -> list[RuleSpec]:
         """Mark traffic to cluster IPs that does not come from a local pod (or, if configured, all of it)."""
         mark = rules.or_mark(self.settings.masquerade_mark)
         if self.settings.masquerade_all:
             return [rules.rule(mark, "masquerade everything")]
-        for cidr in self.settings.cluster_cidrs:
-            network = ipaddress.ip_network(cidr)
-            if f"IPv{network.version}" == family:
-                outside = rules.source_outside(
-                    family, network.network_address.packed, network.netmask.packed
-                )
-                return [rules.rule([*outside, *mark], "masquerade what is not from a local pod")]
-        return []
+        outside = self._detector.is_no_pod(family)
+        if outside is None:
+            return []
+        return [rules.rule([*outside, *mark], "masquerade what is not from a local pod")]
 
-    def _skeleton_of(self, family: Family) -> tuple[ChainSpec, ...]:
+    def _outer(self, family: Family, kind: Kind) -> list[RuleSpec]:
+        """Look a frontend up that is meant for the world outside.
+
+        Whom the policy for that world does not concern takes a short cut: pods here and the node itself.
+        """
+        places = PLACES[kind]
+        shortcuts = rules.look_up(family, places.diverting[0], kind)
+        pod = self._detector.is_pod(family)
+        return [
+            *([rules.rule([*pod, *shortcuts], "pods of this node")] if pod is not None else []),
+            rules.rule([*rules.source_is_local(), *shortcuts], "this node itself"),
+            rules.rule(rules.look_up(family, places.verdicts, kind), "by protocol and port"),
+        ]
+
+    def _services(self, family: Family, *, is_open: bool) -> ChainSpec:
+        cluster = [*rules.destination_in(family, CLUSTER_IPS), rules.goto(CLUSTER_IP)]
+        # an address of this node may be an external IP of some port: others are still NodePorts
+        external = [*rules.destination_in(family, EXTERNAL_IPS), rules.jump(EXTERNAL_IP)]
+        unused = [*rules.destination_in(family, SERVICE_CIDRS), rules.drop()]
+        here = rules.destination_is_local(family)
+        if not is_open:
+            here = rules.destination_in(family, NODEPORT_IPS)
+        return ChainSpec(
+            SERVICES,
+            None,
+            (
+                rules.rule(cluster, "cluster IPs"),
+                rules.rule(external, "external IPs, load balancers"),
+                rules.rule(unused, "an address no service has"),
+                rules.rule([*here, rules.goto(NODE_PORT)], "NodePorts"),
+            ),
+        )
+
+    def _skeleton_of(self, family: Family, *, is_open: bool) -> tuple[ChainSpec, ...]:
         """Return the fixed chains.
 
         The rules after the look-up in CLUSTER_IP are reached in two cases. No service defines the port, so
         that there is no first endpoint either. Or a commit is just replacing the element (kernels before
         6.17 can miss it for an instant): then the first endpoint serves.
         """
-        known = [*rules.known_address(family), rules.goto(CLUSTER_IP)]
         dispatch = (rules.rule([rules.jump(SERVICES)], "services"),)
         return (
             ChainSpec(
@@ -182,23 +234,17 @@ class Layout:
                     rules.rule([rules.refuse(family)], "port unreachable"),
                 ),
             ),
+            ChainSpec(CLUSTER_IP, None, tuple(self._cluster_ip(family))),
             ChainSpec(
-                CLUSTER_IP,
+                EXTERNAL_IP,
                 None,
                 (
-                    *self._masquerade_internal(family),
-                    rules.rule(rules.service_look_up(family), "by address, protocol and port"),
-                    *[
-                        rules.rule(
-                            rules.translate(family, protocol, rules.first()),
-                            "replaced meanwhile: the first endpoint",
-                        )
-                        for protocol in PROTOCOLS
-                    ],
-                    rules.rule([rules.goto(REFUSE)], "a port no service defines"),
+                    rules.rule(rules.look_up(family, FIREWALL), "source ranges"),
+                    *self._outer(family, "external-ip"),
                 ),
             ),
-            ChainSpec(SERVICES, None, (rules.rule(known, "cluster IPs"),)),
+            ChainSpec(NODE_PORT, None, tuple(self._outer(family, "node-port"))),
+            self._services(family, is_open=is_open),
             ChainSpec("prerouting", BaseChain("nat", Hook.PREROUTING, _PRIORITY_DNAT), dispatch),
             ChainSpec("output", BaseChain("nat", Hook.OUTPUT, _PRIORITY_DNAT), dispatch),
             ChainSpec(
@@ -214,37 +260,16 @@ class Layout:
             ),
         )
 
-
-def _sets(family: Family) -> tuple[SetSpec, ...]:
-    address = "ipv4_addr" if family == IPV4 else "ipv6_addr"
-    header = "ip" if family == IPV4 else "ip6"
-    # Declared by `typeof`, because the stock tool takes no plain integer as a type. The number after
-    # `mod` is for its eyes only.
-    endpoints = [
-        _set(
-            name,
-            f"{header} daddr . {protocol.lower()} dport . numgen random mod 65536",
-            f"{header} daddr . {protocol.lower()} dport",
-        )
-        for protocol, name in ENDPOINTS.items()
-    ]
-    return (
-        _set(SERVICES, f"{address} . inet_proto . inet_service", "verdict"),
-        *endpoints,
-        _set(REFUSED, f"{address} . inet_proto . inet_service"),
-        _set(CLUSTER_IPS, address),
-        _set(HAIRPIN, f"{address} . {address}"),
-    )
-
-
-def _set(name: str, key: str, data: str | None = None) -> SetSpec:
-    declared_key = declare(key)
-    declared_data = declare(data) if data is not None else None
-    facts = SetFacts(
-        flags=SetFlag.MAP if data is not None else 0,
-        key_type=declared_key.type,
-        key_length=declared_key.length,
-        data_type=declared_data.type if declared_data else None,
-        data_length=declared_data.length if declared_data else 0,
-    )
-    return SetSpec(name, declared_key, declared_data, facts)
+    def _cluster_ip(self, family: Family) -> list[RuleSpec]:
+        why = "replaced meanwhile: the first endpoint"
+        both = (rules.first(), rules.first(is_local=True))
+        return [
+            *self._masquerade_internal(family),
+            rules.rule(rules.look_up(family, SERVICES), "by address, protocol and port"),
+            *[
+                rules.rule(rules.translate(family, protocol, first), why)
+                for first in both
+                for protocol in PROTOCOLS
+            ],
+            rules.rule([rules.goto(REFUSE)], "a port no service defines"),
+        ]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from backends.kernel import nft_elements, nft_messages
-from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6, VerdictCode
+from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6, MessageKind, VerdictCode
 from backends.kernel.nft_userdata import set_userdata
 from backends.nftables.model import (
     TABLE,
@@ -15,6 +15,7 @@ from backends.nftables.model import (
     SetSpec,
     Transaction,
 )
+from backends.nftables.names import holds_intervals
 from proxy.model import Family
 from proxy.netlink.codec import Request
 
@@ -30,11 +31,15 @@ _VERDICTS: Final = {
     "drop": VerdictCode.DROP,
 }
 _WORDS: Final[dict[int, str]] = {code: word for word, code in _VERDICTS.items()}
+_OF_ELEMENTS: Final = (MessageKind.NEWSETELEM, MessageKind.DELSETELEM)
 _Verb = Callable[[int, str, str, Sequence[bytes]], list[Request]]
 
 
 class Messages(NamedTuple):
-    """The messages of a transaction; `elements` holds for each the elements in it, in order (often none)."""
+    """The messages of a transaction; `elements` holds for each the elements in it, in order (often none).
+
+    For a set or a chain that is there for one ServicePort, it is one without a key.
+    """
 
     requests: list[Request]
     elements: list[tuple[Element, ...]]
@@ -42,7 +47,7 @@ class Messages(NamedTuple):
     def element_at(self, index: int, offset: int | None) -> Element | None:
         """Return the element the kernel blames, by message and offset; None if it blames something else or nothing."""
         elements = self.elements[index]
-        if offset is None:
+        if offset is None or self.requests[index].kind not in _OF_ELEMENTS:
             return elements[0] if len(elements) == 1 else None
         position = nft_elements.element_at(self.requests[index], offset)
         return None if position is None else elements[position]
@@ -55,14 +60,22 @@ def pack(transaction: Transaction, table: str = TABLE) -> Messages:
         nft_messages.new_table(NUMBERS[family], table, COMMENT) for family in transaction.tables
     ]
     fixed += [pack_set(family, spec, table) for family, spec in transaction.sets]
+    blamed: list[tuple[Element, ...]] = [()] * (len(fixed) - len(transaction.sets))
+    blamed += [_whose(spec) for _, spec in transaction.sets]
     for family, chain in transaction.chains:
-        fixed += pack_chain(family, chain, table)
-    messages = Messages(fixed, [()] * len(fixed))
+        packed_chain = pack_chain(family, chain, table)
+        fixed += packed_chain
+        blamed += [_whose(chain)] * len(packed_chain)
+    messages = Messages(fixed, blamed)
     for batch in transaction.deletes:
-        keys = [nft_elements.pack_key_element(e.key) for e in batch.elements]
+        pack_key = pack_bound if holds_intervals(batch.set) else nft_elements.pack_key_element
+        keys = [pack_key(e.key) for e in batch.elements]
         _extend(messages, nft_elements.del_elements, table, batch, keys)
     for batch in transaction.adds:
-        packed = [pack_element(key, data) for key, data, _ in batch.elements]
+        if holds_intervals(batch.set):
+            packed = [pack_bound(key) for key, _, _ in batch.elements]
+        else:
+            packed = [pack_element(key, data) for key, data, _ in batch.elements]
         _extend(messages, nft_elements.new_elements, table, batch, packed)
     last = [
         nft_messages.del_chain(NUMBERS[family], table, name)
@@ -89,6 +102,7 @@ def pack_set(family: Family, spec: SetSpec, table: str) -> Request:
         data_type=facts.data_type,
         data_length=facts.data_length,
         flags=facts.flags,
+        size=facts.size,
         userdata=set_userdata(spec.key, spec.data),
     )
 
@@ -104,6 +118,17 @@ def pack_chain(family: Family, chain: ChainSpec, table: str) -> list[Request]:
             for rule in chain.rules
         ],
     ]
+
+
+def pack_bound(key: bytes) -> bytes:
+    """Pack where a range begins or ends, from its key as `names.holds_intervals` describes it."""
+    bound = nft_elements.Element(key[:-1], is_interval_end=key[-1:] == b"\1")
+    return nft_elements.pack_element(bound)
+
+
+def parse_bound(element: nft_elements.Element) -> bytes:
+    """Return the key of where a range begins or ends."""
+    return element.key + (b"\1" if element.is_interval_end else b"\0")
 
 
 def pack_element(key: bytes, data: Data) -> bytes:
@@ -125,6 +150,10 @@ def parse_data(data: nft_elements.Data) -> Data:
     code, chain = data
     word = _WORDS.get(code, f"verdict {code}")
     return f"{word} {chain}" if chain else word
+
+
+def _whose(spec: SetSpec | ChainSpec) -> tuple[Element, ...]:
+    return () if spec.owner is None else (Element(b"", None, spec.owner),)
 
 
 def _extend(

@@ -1,29 +1,73 @@
 """What the nftables backend knows of its tables: chains, sets and elements as plain values. Pure.
 
 One table of our own in each family, `ip sliceproxy` and `ip6 sliceproxy`. README.md shows the layout.
-Not compared with the kernel: rule handles, counters, and load-balancing chains no service needs any more
-(they are shared, hold no state, and stay until cleanup).
+Not compared with the kernel: rule handles, counters, the clients that session affinity remembers, and load-balancing
+chains no service needs any more (they are shared, hold no state, and stay until cleanup).
 """
 
-from typing import Final, NamedTuple
+from collections.abc import Collection, Iterator
+from typing import Final, Literal, NamedTuple
 
 from backends.kernel.nft_messages import BaseChain
 from backends.kernel.nft_userdata import Declared
+from proxy.desired_node import DesiredNode
 from proxy.model import Family, PortKey, Protocol, Value
 
 TABLE: Final = "sliceproxy"
 PROBE_TABLE: Final = "sliceproxy-probe"
 SERVICES: Final = "services"
+EXTERNALS: Final = "externals"
+SHORTCUTS: Final = "shortcuts"
+FIREWALL: Final = "firewall"
+NODEPORTS: Final = "nodeports"
+NODEPORT_SHORTCUTS: Final = "nodeport-shortcuts"
 REFUSED: Final = "refused"
+NODEPORTS_REFUSED: Final = "nodeports-refused"
 CLUSTER_IPS: Final = "cluster-ips"
+EXTERNAL_IPS: Final = "external-ips"
+NODEPORT_IPS: Final = "nodeport-ips"
+SERVICE_CIDRS: Final = "service-cidrs"
+VIP_SOURCES: Final = "vip-sources"
 HAIRPIN: Final = "hairpin"
 ENDPOINTS: Final[dict[Protocol, str]] = {
     "TCP": "endpoints-tcp",
     "UDP": "endpoints-udp",
     "SCTP": "endpoints-sctp",
 }
+NODEPORT_ENDPOINTS: Final[dict[Protocol, str]] = {
+    "TCP": "nodeport-endpoints-tcp",
+    "UDP": "nodeport-endpoints-udp",
+    "SCTP": "nodeport-endpoints-sctp",
+}
 REFUSE: Final = "refuse"
 CLUSTER_IP: Final = "cluster-ip"
+EXTERNAL_IP: Final = "external-ip"
+NODE_PORT: Final = "node-port"
+LOCAL_FROM: Final = 65536
+"""The number of the first slot of a local list; those of the list of the whole cluster begin at 0."""
+
+Kind = Literal["cluster-ip", "external-ip", "node-port"]
+"""The classes of frontends: each has its own chain in which verdicts are looked up."""
+
+
+class Places(NamedTuple):
+    """The sets in which a frontend of one class has elements."""
+
+    verdicts: str
+    refused: str
+    diverting: tuple[str, ...]
+    """Looked up before the verdict, they lead elsewhere: short cuts, source ranges."""
+    slots: dict[Protocol, str]
+
+
+PLACES: Final[dict[Kind, Places]] = {
+    "cluster-ip": Places(SERVICES, REFUSED, (), ENDPOINTS),
+    "external-ip": Places(EXTERNALS, REFUSED, (SHORTCUTS, FIREWALL), ENDPOINTS),
+    "node-port": Places(NODEPORTS, NODEPORTS_REFUSED, (NODEPORT_SHORTCUTS,), NODEPORT_ENDPOINTS),
+}
+DIVERTING: Final = frozenset([name for places in PLACES.values() for name in places.diverting])
+VERDICTS: Final = (*[places.verdicts for places in PLACES.values()], *sorted(DIVERTING))
+"""All verdict maps."""
 
 Data = bytes | str | None
 """What an element maps to: raw bytes, a verdict in the stock tool's words (`goto pick-tcp-4`), or None for a
@@ -68,11 +112,12 @@ class ChainFacts(NamedTuple):
 
 
 class ChainSpec(NamedTuple):
-    """A chain as we want it."""
+    """A chain as we want it, and the ServicePort it is there for (None: all)."""
 
     name: str
     base: BaseChain | None
     rules: tuple[RuleSpec, ...]
+    owner: PortKey | None = None
 
     @property
     def facts(self) -> ChainFacts:
@@ -80,7 +125,7 @@ class ChainSpec(NamedTuple):
 
 
 class SetFacts(NamedTuple):
-    """What identifies a set or map: the kernel's numbers for key and data. Ours have no limit (`size` 0)."""
+    """What identifies a set or map: the kernel's numbers for key and data. `size` 0: no limit."""
 
     flags: int
     key_type: int
@@ -97,22 +142,105 @@ class SetSpec(NamedTuple):
     key: Declared
     data: Declared | None
     facts: SetFacts
+    owner: PortKey | None = None
 
 
 class Target(NamedTuple):
-    """One frontend as rendered: the address part of its keys, its protocol, and how many slots it has."""
+    """One frontend as rendered: its class, its key, and how many slots each of its lists has.
 
-    services_key: bytes
-    slots_prefix: bytes
+    `prefix` is what the keys of its slots begin with.
+    """
+
+    kind: Kind
+    key: bytes
+    prefix: bytes
     protocol: Protocol
-    slots: int
+    slots: int = 0
+    local_slots: int = 0
+
+    def places(self) -> list[tuple[str, bytes]]:
+        """Return where this frontend may have elements of its own, slots apart: set and key."""
+        places = PLACES[self.kind]
+        found = [(places.verdicts, self.key), (places.refused, self.key)]
+        found += [(name, self.key) for name in places.diverting]
+        if self.kind == "external-ip":
+            found.append((VIP_SOURCES, self.prefix[:-4] + self.key))
+        return found
+
+    def rows(self) -> list["Row"]:
+        """Return the slots of this frontend."""
+        name = PLACES[self.kind].slots[self.protocol]
+        rows = (
+            Row(name, self.prefix, 0, self.slots),
+            Row(name, self.prefix, LOCAL_FROM, self.local_slots),
+        )
+        return [row for row in rows if row.length]
+
+
+class Row(NamedTuple):
+    """Slots that follow one another: keys of a map that begin alike and end in numbers."""
+
+    set: str
+    prefix: bytes
+    first: int
+    length: int
+
+
+class Private(NamedTuple):
+    """Chains and sets of one ServicePort alone, with all elements in them but those that packets put there."""
+
+    chains: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+    members: tuple[tuple[str, Collection[bytes]], ...] = ()
+    rows: tuple[Row, ...] = ()
+    shape: object = None
+    """What the content of the chains depends on: while it is equal, they need not be rendered again."""
+    next_id: int = 0
+    """The number for the next new endpoint: with session affinity clients remember numbers."""
+
+    def joined(self, other: "Private") -> "Private":
+        return Private(
+            tuple(dict.fromkeys([*self.chains, *other.chains])),
+            tuple(dict.fromkeys([*self.sets, *other.sets])),
+            self.members + other.members,
+            self.rows + other.rows,
+            next_id=max(self.next_id, other.next_id),
+        )
+
+
+NOTHING_PRIVATE: Final = Private()
 
 
 class Rendered(Value, frozen=True, kw_only=True):
-    """What a ServicePort occupies in its table: its frontends and the set members it shares with others."""
+    """What a ServicePort occupies in its table: its frontends, what is private to it, and the set members it shares
+    with others."""
 
     targets: tuple[Target, ...] = ()
+    private: Private = NOTHING_PRIVATE
     shared: frozenset[SharedMember] = frozenset()
+
+    def places(self) -> Iterator[tuple[str, bytes]]:
+        """Yield set and key of every element but slots, also of those there are only sometimes."""
+        for target in self.targets:
+            yield from target.places()
+        for name, keys in self.private.members:
+            for key in keys:
+                yield name, key
+        yield from self.shared
+
+    def rows(self) -> Iterator[Row]:
+        """Yield all slots."""
+        for target in self.targets:
+            yield from target.rows()
+        yield from self.private.rows
+
+    def joined(self, other: "Rendered") -> "Rendered":
+        """Return what is occupied between two transactions that lead from this to the other."""
+        return Rendered(
+            targets=self.targets + other.targets,
+            private=self.private.joined(other.private),
+            shared=self.shared | other.shared,
+        )
 
 
 class Transaction(NamedTuple):
@@ -149,18 +277,34 @@ class Transaction(NamedTuple):
         )
 
 
+class NodePart(Value, frozen=True):
+    """What of the whole node is programmed: the elements of each set that are there for the node, not for a service.
+
+    `described` is the DesiredNode they stand for, `is_settled` whether all services were programmed before.
+    """
+
+    described: DesiredNode
+    is_settled: bool
+    members: frozenset[tuple[Family, str, bytes]] = frozenset()
+
+
 class NftPlan:
-    """Transactions in order, and what ServicePorts occupy once the first of them is committed."""
+    """Transactions in order, and what ServicePorts and the node occupy once they are committed.
+
+    Once the first of several is, they occupy what they did before as well.
+    """
 
     def __init__(
         self,
         transactions: tuple[Transaction, ...],
         rendered: dict[PortKey, Rendered | None],
-        references: dict[tuple[Family, str, bytes], int],
+        node: NodePart | None = None,
+        layout: object = None,
     ) -> None:
         self.transactions = transactions
         self.rendered = rendered
-        self.references = references
+        self.node = node
+        self.layout = layout
 
     def __bool__(self) -> bool:
         return bool(self.transactions)

@@ -6,16 +6,26 @@ process has left all of our rules there is nothing to try, and a restart writes 
 
 import errno
 from collections.abc import Iterator
+from typing import Final
 
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft
 from backends.nftables import kernel, messages
-from backends.nftables.layout import Layout, is_picking, picking_chain
+from backends.nftables.affinity import Affinity
+from backends.nftables.firewall import Firewall, interval_keys
+from backends.nftables.layout import Layout
 from backends.nftables.model import PROBE_TABLE, SERVICES, ChainSpec
+from backends.nftables.names import is_picking, picking_chain
+from backends.nftables.private import private_specs
 from proxy.errors import KernelError, Unsupported
-from proxy.model import PROTOCOLS, Family
+from proxy.model import PROTOCOLS, Family, PortKey, ServicePortName
 from proxy.netlink.codec import Request
 from proxy.netlink.socket import DumpInterrupted
+
+_RANGES: Final[dict[Family, tuple[str, ...]]] = {
+    "IPv4": ("192.0.2.0/24",),
+    "IPv6": ("2001:db8::/32",),
+}
 
 
 def probe(nft: Nft, layout: Layout) -> None:
@@ -63,7 +73,8 @@ def _is_proven(nft: Nft, layout: Layout, family: Family) -> bool:
         return False
     picking = [name for name in chains if is_picking(name)]
     return any(chains[name] == layout.chain(family, name).facts for name in picking) and all(
-        chains.get(spec.name) == spec.facts for spec in layout.skeleton(family)
+        layout.is_fixed(family, spec.name, chains.get(spec.name))
+        for spec in layout.skeleton(family)
     )
 
 
@@ -82,6 +93,21 @@ def _steps(layout: Layout, family: Family) -> Iterator[tuple[str, list[Request]]
     for protocol in PROTOCOLS:
         name = picking_chain(protocol, 4)
         yield from _chain_steps(family, layout.chain(family, name))
+    key_of_nobody = PortKey(ServicePortName("", "", "", "TCP"), family)
+    affinity = Affinity(
+        key_of_nobody, 1, 4, 4, is_external=True, has_shortcut=True, has_node_port=True
+    )
+    firewall = Firewall(key_of_nobody, _RANGES[family])
+    sets, chains = private_specs(layout, affinity, firewall)
+    for spec in sets:
+        yield f"set {spec.name}", [messages.pack_set(family, spec, PROBE_TABLE)]
+    bounds = [messages.pack_bound(b) for b in interval_keys(family, firewall.ranges)]
+    yield (
+        "range in a set",
+        nft_elements.new_elements(number, PROBE_TABLE, firewall.set_name, bounds),
+    )
+    for chain in chains:
+        yield from _chain_steps(family, chain)
     key = bytes(layout.sets(family)[0].facts.key_length)
     element = messages.pack_element(key, f"goto {name}")
     yield (

@@ -9,31 +9,69 @@ import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from backends.nftables.affinity import Affinity, affinity_of
+from backends.nftables.firewall import Firewall, firewall_of
 from backends.nftables.model import (
     CLUSTER_IPS,
+    EXTERNAL_IPS,
     HAIRPIN,
+    PLACES,
+    VIP_SOURCES,
+    Kind,
     SharedMember,
     Target,
 )
+from backends.nftables.names import Act, capacity_for, picking_chain
 from backends.nftables.rules import PROTOCOL_NUMBERS
 from proxy.addresses import parse_ip
-from proxy.desired import DesiredPort
+from proxy.desired import DesiredPort, Frontend, FrontendKind
 from proxy.model import LOCAL
 
 _WIDE: Final = 128
 _PADDING: Final = b"\0\0"
 _SLOT_NUMBERS: Final = tuple([struct.pack("=I", number) for number in range(1024)])
+_KINDS: Final[dict[FrontendKind, Kind]] = {
+    "ClusterIP": "cluster-ip",
+    "NodePort": "node-port",
+    "ExternalIP": "external-ip",
+    "LoadBalancer": "external-ip",
+}
+
+Pool = tuple[bytes, ...]
+
+
+class Lead(NamedTuple):
+    """Where a verdict in one of a frontend's maps leads. One for an empty pool may as well lead to another capacity."""
+
+    set: str
+    chain: str
+    is_empty: bool
 
 
 class RenderedFrontend(NamedTuple):
-    """A frontend ready to be planned: what it occupies and the endpoints of its pool.
+    """A frontend ready to be planned: what it occupies, where it leads, and the endpoints of its lists.
 
-    `is_refused`: connections are refused because nothing serves them anywhere; an empty pool alone drops them.
+    A list is None if no verdict of the frontend leads to its slots. `members` are the plain sets it is in, with its key
+    there; `jump` is the chain that checks the source first, empty for none.
     """
 
     target: Target
-    pool: tuple[bytes, ...]
-    is_refused: bool
+    leads: tuple[Lead, ...]
+    cluster: Pool | None
+    local: Pool | None
+    members: tuple[tuple[str, bytes], ...]
+    jump: str = ""
+
+
+class RenderedPort(NamedTuple):
+    """A DesiredPort ready to be planned."""
+
+    frontends: tuple[RenderedFrontend, ...]
+    shared: frozenset[SharedMember]
+    affinity: Affinity | None
+    firewall: Firewall | None
+    cluster: Pool
+    local: Pool
 
 
 def slot_key(prefix: bytes, number: int) -> bytes:
@@ -57,26 +95,89 @@ def _wide_slot_range(prefix: bytes, start: int, count: int) -> tuple[bytes, ...]
     return tuple([slot_key(prefix, number) for number in range(start, start + count)])
 
 
-def render_frontends(port: DesiredPort) -> tuple[RenderedFrontend, ...]:
-    """Render the cluster IP, the frontend this backend serves so far."""
-    protocol = port.key.name.protocol
-    pool = tuple([endpoint.packed for endpoint in port.internal])
-    rendered: list[RenderedFrontend] = []
-    for frontend in port.frontends:
-        if frontend.kind == "ClusterIP" and frontend.address is not None:
-            address = _packed(frontend.address)
-            number = frontend.port.to_bytes(2, "big") + _PADDING
-            target = Target(
-                services_key=address + PROTOCOL_NUMBERS[protocol].to_bytes(1) + b"\0\0\0" + number,
-                slots_prefix=address + number,
-                protocol=protocol,
-                slots=len(pool),
-            )
-            rendered.append(RenderedFrontend(target, pool, not port.is_any_usable))
-    return tuple(rendered)
+def render_port(port: DesiredPort) -> RenderedPort:
+    """Render a ServicePort with all its frontends."""
+    cluster = tuple([endpoint.packed for endpoint in port.cluster or ()])
+    local = tuple([endpoint.packed for endpoint in port.local or ()])
+    affinity, firewall = affinity_of(port), firewall_of(port)
+    return RenderedPort(
+        tuple(
+            [
+                _render_frontend(port, frontend, cluster, local, affinity, firewall)
+                for frontend in port.frontends
+            ]
+        ),
+        _render_shared(port),
+        affinity,
+        firewall,
+        cluster,
+        local,
+    )
 
 
-def render_shared(port: DesiredPort) -> frozenset[SharedMember]:
+def _render_frontend(
+    port: DesiredPort,
+    frontend: Frontend,
+    cluster: Pool,
+    local: Pool,
+    affinity: Affinity | None,
+    firewall: Firewall | None,
+) -> RenderedFrontend:
+    kind, protocol = _KINDS[frontend.kind], port.key.name.protocol
+    number = frontend.port.to_bytes(2, "big") + _PADDING
+    address = b"" if frontend.address is None else _packed(frontend.address)
+    key = address + PROTOCOL_NUMBERS[protocol].to_bytes(1) + b"\0\0\0" + number
+    is_outer = kind != "cluster-ip"
+    is_local = port.external_local if is_outer else port.internal_local
+    places, leads = PLACES[kind], []
+
+    def lead(set_name: str, act: Act, pool: Pool, *, is_local: bool = False) -> Lead:
+        chain = picking_chain(protocol, capacity_for(len(pool)), kind, act=act, is_local=is_local)
+        return Lead(set_name, chain, not pool)
+
+    if affinity is not None:
+        leads = _leads_of(affinity, places.verdicts, is_outer=is_outer, is_local=is_local)
+        if is_outer and is_local:
+            leads.append(Lead(places.diverting[0], affinity.shortcut, is_empty=False))
+        uses_cluster = uses_local = False
+    elif is_local:
+        leads = [lead(places.verdicts, "pick", local, is_local=True)]
+        if is_outer:
+            leads.append(lead(places.diverting[0], "shortcut", cluster))
+        uses_cluster, uses_local = is_outer, True
+    else:
+        leads = [lead(places.verdicts, "external" if is_outer else "pick", cluster)]
+        uses_cluster, uses_local = True, False
+    members = [] if port.is_any_usable else [(places.refused, key)]
+    is_guarded = firewall is not None and frontend.kind == "LoadBalancer"
+    if is_guarded and port.allows_own_vips:
+        members.append((VIP_SOURCES, address + key))
+    target = Target(
+        kind,
+        key,
+        address + number,
+        protocol,
+        len(cluster) if uses_cluster else 0,
+        len(local) if uses_local else 0,
+    )
+    return RenderedFrontend(
+        target,
+        tuple(leads),
+        cluster if uses_cluster else None,
+        local if uses_local else None,
+        tuple(members),
+        firewall.chain_name if firewall is not None and is_guarded else "",
+    )
+
+
+def _leads_of(affinity: Affinity, verdicts: str, *, is_outer: bool, is_local: bool) -> list[Lead]:
+    chain = affinity.entry(is_local=is_local)
+    if is_outer and not is_local:
+        chain = affinity.external
+    return [Lead(verdicts, chain, is_empty=False)]
+
+
+def _render_shared(port: DesiredPort) -> frozenset[SharedMember]:
     """Render what several ServicePorts may share.
 
     The cluster IP marks all other ports of that address as undefined. A pod that reaches itself through a
@@ -85,8 +186,9 @@ def render_shared(port: DesiredPort) -> frozenset[SharedMember]:
     """
     members: set[SharedMember] = set()
     for frontend in port.frontends:
-        if frontend.kind == "ClusterIP" and frontend.address is not None:
-            members.add((CLUSTER_IPS, _packed(frontend.address)))
+        if frontend.address is not None:
+            name = CLUSTER_IPS if frontend.kind == "ClusterIP" else EXTERNAL_IPS
+            members.add((name, _packed(frontend.address)))
     for endpoint in port.reachable:
         if endpoint.flags & LOCAL or endpoint.node_name is None:
             address = endpoint.packed[:-4]

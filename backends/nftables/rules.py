@@ -12,7 +12,9 @@ from backends.kernel.nft_expressions import (
     Bitwise,
     Compare,
     CtLoad,
+    Dynset,
     Expression,
+    Fib,
     Lookup,
     Masquerade,
     MetaLoad,
@@ -23,13 +25,17 @@ from backends.kernel.nft_expressions import (
     Reject,
     Verdict,
 )
+from backends.kernel.nft_fields import next_register
 from backends.kernel.nft_numbers import (
+    FIB_TYPE_LOCAL,
     ICMP_PORT_UNREACHABLE,
     NFPROTO_IPV4,
     NFPROTO_IPV6,
     REG_1,
     REG_VERDICT,
     CtKey,
+    DynsetOperation,
+    FibFlag,
     MetaKey,
     NatFlag,
     NatKind,
@@ -39,7 +45,7 @@ from backends.kernel.nft_numbers import (
     RejectKind,
     VerdictCode,
 )
-from backends.nftables.model import CLUSTER_IPS, ENDPOINTS, HAIRPIN, REFUSED, SERVICES, RuleSpec
+from backends.nftables.model import HAIRPIN, LOCAL_FROM, PLACES, VIP_SOURCES, Kind, RuleSpec
 from proxy.model import IPV4, Family, Protocol
 
 PROTOCOL_NUMBERS: Final[dict[Protocol, int]] = {"TCP": 6, "UDP": 17, "SCTP": 132}
@@ -70,6 +76,16 @@ def rule(expressions: Sequence[Expression], why: str) -> RuleSpec:
     return RuleSpec(packed, f"{why} [{digest}]")
 
 
+def host_word(number: int) -> bytes:
+    """Return a number as registers hold it."""
+    return struct.pack("=I", number)
+
+
+def read_host_word(word: bytes) -> int:
+    number: int = struct.unpack("=I", word)[0]
+    return number
+
+
 def goto(chain: str) -> Verdict:
     return Verdict(VerdictCode.GOTO, chain)
 
@@ -93,32 +109,76 @@ def refuse(family: Family) -> Reject:
     return Reject(kind=RejectKind.ICMP_UNREACHABLE, code=code)
 
 
-def any_of(endpoints: int) -> Numgen:
-    """`numgen random mod N`."""
-    return Numgen(kind=NumgenKind.RANDOM, modulus=endpoints)
+def return_() -> Verdict:
+    return Verdict(VerdictCode.RETURN)
 
 
-def first() -> Numgen:
-    """`numgen inc mod 1`: always 0, in the form a slot number must have."""
-    return Numgen(kind=NumgenKind.INCREMENTAL, modulus=1)
+def any_of(endpoints: int, *, is_local: bool = False) -> Numgen:
+    """`numgen random mod N`, of a local list with `offset 65536`."""
+    return Numgen(kind=NumgenKind.RANDOM, modulus=endpoints, offset=LOCAL_FROM if is_local else 0)
 
 
-def is_refused(family: Family) -> list[Expression]:
-    """`ip daddr . meta l4proto . th dport @refused`."""
-    return [*_frontend(family), Lookup(REFUSED)]
+def first(*, is_local: bool = False) -> Numgen:
+    """`numgen inc mod 1`: always the first, in the form a slot number must have."""
+    return Numgen(kind=NumgenKind.INCREMENTAL, modulus=1, offset=LOCAL_FROM if is_local else 0)
 
 
-def known_address(family: Family) -> list[Expression]:
-    """`ip daddr @cluster-ips`."""
-    return [_destination(family), Lookup(CLUSTER_IPS)]
+def is_refused(family: Family, kind: Kind = "cluster-ip") -> list[Expression]:
+    """`ip daddr . meta l4proto . th dport @refused`, or `meta l4proto . th dport @nodeports-refused`."""
+    return [*_frontend(family, kind), Lookup(PLACES[kind].refused)]
 
 
-def _destination(family: Family) -> Payload:
+def destination_in(family: Family, set_name: str) -> list[Expression]:
+    """`ip daddr @SET`."""
+    return [_destination(family), Lookup(set_name)]
+
+
+def source_in(family: Family, set_name: str) -> list[Expression]:
+    """`ip saddr @SET`."""
+    return [_source(family), Lookup(set_name)]
+
+
+def destination_is_local(family: Family) -> list[Expression]:
+    """`ip daddr != 127.0.0.0/8 fib daddr type local`, `ip6 daddr != ::1 fib …`."""
+    load = _destination(family)
+    if family == IPV4:
+        load = Payload(header=load.header, offset=load.offset, length=1)
+    loopback = b"\x7f" if family == IPV4 else bytes(15) + b"\1"
+    return [load, Compare(operator=Operator.NEQ, data=loopback), *_is_local(FibFlag.DADDR)]
+
+
+def source_is_local() -> list[Expression]:
+    """`fib saddr type local`: the node itself."""
+    return _is_local(FibFlag.SADDR)
+
+
+def _is_local(flag: FibFlag) -> list[Expression]:
+    local = struct.pack("=I", FIB_TYPE_LOCAL)
+    return [Fib(flags=flag), Compare(operator=Operator.EQ, data=local)]
+
+
+def interface(name: str, *, is_inverted: bool = False) -> list[Expression]:
+    """`iifname "cni0"`."""
+    return _interface(name.encode().ljust(16, b"\0"), is_inverted=is_inverted)
+
+
+def interface_prefix(prefix: str, *, is_inverted: bool = False) -> list[Expression]:
+    """`iifname "cali*"`."""
+    return _interface(prefix.encode(), is_inverted=is_inverted)
+
+
+def _interface(data: bytes, *, is_inverted: bool) -> list[Expression]:
+    operator = Operator.NEQ if is_inverted else Operator.EQ
+    return [MetaLoad(key=MetaKey.IIFNAME), Compare(operator=operator, data=data)]
+
+
+def _destination(family: Family, register: int = REG_1) -> Payload:
     fields = _FIELDS[family]
     return Payload(
         header=PayloadBase.NETWORK,
         offset=fields.destination_offset,
         length=fields.address_length,
+        register=register,
     )
 
 
@@ -137,15 +197,33 @@ def _after_address(family: Family) -> tuple[int, int]:
     return (9, 10) if family == IPV4 else (2, 13)
 
 
-def _frontend(family: Family) -> list[Expression]:
+def _port(register: int) -> Payload:
+    return Payload(header=PayloadBase.TRANSPORT, offset=2, length=2, register=register)
+
+
+def _frontend(family: Family, kind: Kind) -> list[Expression]:
+    if kind == "node-port":
+        return [MetaLoad(key=MetaKey.L4PROTO), _port(9)]
     second, third = _after_address(family)
-    port = Payload(header=PayloadBase.TRANSPORT, offset=2, length=2, register=third)
-    return [_destination(family), MetaLoad(key=MetaKey.L4PROTO, register=second), port]
+    return [_destination(family), MetaLoad(key=MetaKey.L4PROTO, register=second), _port(third)]
 
 
-def service_look_up(family: Family) -> list[Expression]:
-    """`ip daddr . meta l4proto . th dport vmap @services`."""
-    return [*_frontend(family), Lookup(SERVICES, data_register=REG_VERDICT)]
+def look_up(family: Family, set_name: str, kind: Kind = "cluster-ip") -> list[Expression]:
+    """`ip daddr . meta l4proto . th dport vmap @SET`, `meta l4proto . th dport vmap @SET`."""
+    return [*_frontend(family, kind), Lookup(set_name, data_register=REG_VERDICT)]
+
+
+def is_vip_source(family: Family) -> list[Expression]:
+    """`ip saddr . ip daddr . meta l4proto . th dport @vip-sources`."""
+    second = next_register(REG_1, _FIELDS[family].address_length)
+    third = next_register(second, _FIELDS[family].address_length)
+    return [
+        _source(family),
+        _destination(family, second),
+        MetaLoad(key=MetaKey.L4PROTO, register=third),
+        _port(next_register(third, 1)),
+        Lookup(VIP_SOURCES),
+    ]
 
 
 def _protocol(protocol: Protocol) -> list[Expression]:
@@ -153,16 +231,75 @@ def _protocol(protocol: Protocol) -> list[Expression]:
     return [MetaLoad(key=MetaKey.L4PROTO), Compare(operator=Operator.EQ, data=number)]
 
 
-def translate(family: Family, protocol: Protocol, slot: Numgen) -> list[Expression]:
-    """`dnat ip to ip daddr . tcp dport . numgen … map @endpoints-tcp`."""
+def translate(
+    family: Family, protocol: Protocol, slot: Numgen, kind: Kind = "cluster-ip"
+) -> list[Expression]:
+    """`dnat ip to ip daddr . tcp dport . numgen … map @endpoints-tcp`; for a NodePort without the address."""
     second, third = _after_address(family)
+    key = [_destination(family), _port(second)]
+    if kind == "node-port":
+        key, third = [_port(REG_1)], 9
     return [
         *_protocol(protocol),
-        _destination(family),
-        Payload(header=PayloadBase.TRANSPORT, offset=2, length=2, register=second),
-        Numgen(kind=slot.kind, modulus=slot.modulus, register=third),
-        Lookup(ENDPOINTS[protocol], data_register=REG_1),
+        *key,
+        Numgen(kind=slot.kind, modulus=slot.modulus, offset=slot.offset, register=third),
+        Lookup(PLACES[kind].slots[protocol], data_register=REG_1),
         Nat(kind=NatKind.DNAT, family=_FIELDS[family].number, port_register=second),
+    ]
+
+
+# --- session affinity: the endpoint's number travels from rule to rule as the packet's priority
+
+
+def remember(source: list[Expression], set_name: str, chain: str) -> list[Expression]:
+    """`meta priority set SOURCE map @SET goto CHAIN`."""
+    return [
+        *source,
+        Lookup(set_name, data_register=REG_1),
+        MetaSet(key=MetaKey.PRIORITY),
+        goto(chain),
+    ]
+
+
+def client(family: Family) -> list[Expression]:
+    """`ip saddr`."""
+    return [_source(family)]
+
+
+def note_client(family: Family, set_name: str, timeout_s: int) -> list[Expression]:
+    """`update @SET { ip saddr timeout T : meta priority }`."""
+    return _client(family, set_name, DynsetOperation.UPDATE, timeout_s * 1000)
+
+
+def forget_client(family: Family, set_name: str) -> list[Expression]:
+    """`delete @SET { ip saddr : meta priority }`."""
+    return _client(family, set_name, DynsetOperation.DELETE, 0)
+
+
+def _client(
+    family: Family, set_name: str, operation: DynsetOperation, timeout_ms: int
+) -> list[Expression]:
+    number = next_register(REG_1, _FIELDS[family].address_length)
+    return [
+        _source(family),
+        MetaLoad(key=MetaKey.PRIORITY, register=number),
+        Dynset(
+            operation=operation, set_name=set_name, data_register=number, timeout_ms=timeout_ms
+        ),
+    ]
+
+
+def translate_remembered(family: Family, protocol: Protocol, set_name: str) -> list[Expression]:
+    """`meta l4proto tcp dnat ip to meta priority map @SET`."""
+    return [
+        *_protocol(protocol),
+        MetaLoad(key=MetaKey.PRIORITY),
+        Lookup(set_name, data_register=REG_1),
+        Nat(
+            kind=NatKind.DNAT,
+            family=_FIELDS[family].number,
+            port_register=_after_address(family)[0],
+        ),
     ]
 
 
@@ -213,8 +350,19 @@ def masquerade_hairpin(family: Family) -> list[Expression]:
 
 def source_outside(family: Family, network: bytes, mask: bytes) -> list[Expression]:
     """`ip saddr != NETWORK/LENGTH`."""
+    return _source_compared(family, network, mask, Operator.NEQ)
+
+
+def source_inside(family: Family, network: bytes, mask: bytes) -> list[Expression]:
+    """`ip saddr NETWORK/LENGTH`."""
+    return _source_compared(family, network, mask, Operator.EQ)
+
+
+def _source_compared(
+    family: Family, network: bytes, mask: bytes, operator: Operator
+) -> list[Expression]:
     return [
         _source(family),
         Bitwise(mask=mask, xor=bytes(len(mask))),
-        Compare(operator=Operator.NEQ, data=network),
+        Compare(operator=operator, data=network),
     ]

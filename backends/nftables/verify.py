@@ -9,9 +9,9 @@ import sys
 from typing import Final, NamedTuple
 
 from backends.kernel.nft import Nft
-from backends.nftables import kernel, messages
+from backends.nftables import kernel
 from backends.nftables.belief import Observed, TableFacts
-from backends.nftables.model import ENDPOINTS, REFUSED, SERVICES, TABLE
+from backends.nftables.names import is_private_set
 from proxy.backend import Drift
 from proxy.model import Family, PortKey
 from proxy.netlink.socket import DumpInterrupted
@@ -75,12 +75,10 @@ def find_suspects(nft: Nft, observed: Observed) -> Suspects:
             believed = belief.elements.get(set_name, {})
             seen: set[bytes] = set()
             different: list[bytes] = []
-            for block in nft.list_elements(
-                messages.NUMBERS[family], TABLE, set_name, is_strict=False
-            ):
+            for block in kernel.list_elements(nft, family, set_name):
                 for key, data in block:
                     seen.add(key)
-                    if believed.get(key, nft) != messages.parse_data(data):
+                    if believed.get(key, nft) != data:
                         different.append(key)
             different += [key for key in list(believed) if key not in seen]
             if different:
@@ -136,20 +134,24 @@ def differs_in_structure(found: TableFacts | None, belief: TableFacts) -> bool:
 def _owners(observed: Observed, suspects: Suspects) -> dict[tuple[Family, str, bytes], PortKey]:
     """Return who occupies the suspects; of those who share an element, any one will do to have it planned again."""
     wanted = {(f, name, key) for (f, name), keys in suspects.elements.items() for key in keys}
-    # the key of a slot is its frontend's prefix and a number of four bytes
+    # the key of a slot is its row's prefix and a number of four bytes
     by_prefix: dict[tuple[Family, str, bytes], list[bytes]] = {}
+    by_set: dict[tuple[Family, str], list[bytes]] = {}
     for family, name, key in wanted:
         by_prefix.setdefault((family, name, key[:-4]), []).append(key)
+        if is_private_set(name):
+            by_set.setdefault((family, name), []).append(key)
     owners: dict[tuple[Family, str, bytes], PortKey] = {}
     for port_key, rendered in observed.rendered.items():
         family = port_key.family
-        for target in rendered.targets:
-            for name in (SERVICES, REFUSED):
-                owners[family, name, target.services_key] = port_key
-            slots = ENDPOINTS[target.protocol]
-            for key in by_prefix.get((family, slots, target.slots_prefix), ()):
-                if int.from_bytes(key[-4:], sys.byteorder) < target.slots:
-                    owners[family, slots, key] = port_key
-        for name, member in rendered.shared:
+        for name, member in rendered.places():
             owners[family, name, member] = port_key
+        for row in rendered.rows():
+            for key in by_prefix.get((family, row.set, row.prefix), ()):
+                number = int.from_bytes(key[-4:], sys.byteorder) - row.first
+                if 0 <= number < row.length:
+                    owners[family, row.set, key] = port_key
+        for name in rendered.private.sets:  # all in there is this one's
+            for key in by_set.get((family, name), ()):
+                owners[family, name, key] = port_key
     return {place: owner for place, owner in owners.items() if place in wanted}

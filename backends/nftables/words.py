@@ -2,14 +2,41 @@
 
 import ipaddress
 import sys
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Literal
 
-from backends.nftables.model import CLUSTER_IPS, ENDPOINTS, HAIRPIN, REFUSED, SERVICES, Data
+from backends.nftables.model import (
+    CLUSTER_IPS,
+    ENDPOINTS,
+    EXTERNAL_IPS,
+    HAIRPIN,
+    NODEPORT_ENDPOINTS,
+    NODEPORT_IPS,
+    PLACES,
+    VIP_SOURCES,
+    Data,
+)
+from backends.nftables.names import holds_intervals, is_private_set
 from backends.nftables.rules import PROTOCOL_NUMBERS
 from proxy.model import IPV4, Family
 
 _WORD: Final = 4
 _PROTOCOLS: Final = {number: name.lower() for name, number in PROTOCOL_NUMBERS.items()}
+_Part = Literal["address", "protocol", "port", "number"]
+_FRONTEND: Final[tuple[_Part, ...]] = ("address", "protocol", "port")
+_KEYS: Final[dict[str, tuple[_Part, ...]]] = {
+    **{
+        name: ("protocol", "port") if kind == "node-port" else _FRONTEND
+        for kind, places in PLACES.items()
+        for name in (places.verdicts, places.refused, *places.diverting)
+    },
+    **dict.fromkeys(ENDPOINTS.values(), ("address", "port", "number")),
+    **dict.fromkeys(NODEPORT_ENDPOINTS.values(), ("port", "number")),
+    **dict.fromkeys((CLUSTER_IPS, EXTERNAL_IPS, NODEPORT_IPS), ("address",)),
+    HAIRPIN: ("address", "address"),
+    VIP_SOURCES: ("address", *_FRONTEND),
+}
+_ENDPOINT: Final[tuple[_Part, ...]] = ("address", "port")
 
 
 def element_words(family: Family, set_name: str, key: bytes, data: Data) -> str:
@@ -19,35 +46,49 @@ def element_words(family: Family, set_name: str, key: bytes, data: Data) -> str:
 
 
 def _key_words(family: Family, set_name: str, key: bytes) -> str:
-    width = 4 if family == IPV4 else 16
-    address, rest = _address(key[:width]), key[width:]
     if not key:
         return "*"
-    if set_name in (SERVICES, REFUSED) and len(rest) == 2 * _WORD:
-        return f"{address} . {_PROTOCOLS.get(rest[0], rest[0])} . {_port(rest[_WORD:])}"
-    if set_name in ENDPOINTS.values() and len(rest) == 2 * _WORD:
-        return f"{address} . {_port(rest)} . {int.from_bytes(rest[_WORD:], sys.byteorder)}"
-    if set_name == CLUSTER_IPS and not rest:
-        return address
-    if set_name == HAIRPIN and len(rest) == width:
-        return f"{address} . {_address(rest)}"
-    return key.hex()
+    if holds_intervals(set_name):
+        word = "before" if key[-1:] == b"\1" else "from"
+        return f"{word} {_address(key[:-1])}"
+    parts = ("number",) if is_private_set(set_name) else _KEYS.get(set_name, ())
+    return _concatenation(family, parts, key)
 
 
 def _data_words(family: Family, set_name: str, data: bytes | str) -> str:
     if isinstance(data, str):
         return data
+    if set_name.startswith("affinity-slots-"):
+        return _concatenation(family, ("number",), data)
+    is_endpoint = "endpoints" in set_name
+    return _concatenation(family, _ENDPOINT if is_endpoint else (), data)
+
+
+def _concatenation(family: Family, parts: Sequence[_Part], packed: bytes) -> str:
     width = 4 if family == IPV4 else 16
-    if set_name in ENDPOINTS.values() and len(data) == width + _WORD:
-        return f"{_address(data[:width])} . {_port(data[width:])}"
-    return data.hex()
+    lengths = [width if part == "address" else _WORD for part in parts]
+    if not parts or len(packed) != sum(lengths):
+        return packed.hex()
+    words, at = [], 0
+    for part, length in zip(parts, lengths, strict=True):
+        words.append(_word(part, packed[at : at + length]))
+        at += length
+    return " . ".join(words)
+
+
+def _word(part: _Part, packed: bytes) -> str:
+    match part:
+        case "address":
+            return _address(packed)
+        case "protocol":
+            return _PROTOCOLS.get(packed[0], str(packed[0]))
+        case "port":
+            return str(int.from_bytes(packed[:2], "big"))
+        case _:
+            return str(int.from_bytes(packed, sys.byteorder))
 
 
 def _address(packed: bytes) -> str:
     if len(packed) == 4:
         return ".".join(map(str, packed))  # a fifth of the time that ipaddress takes
     return str(ipaddress.IPv6Address(packed)) if len(packed) == 16 else packed.hex()
-
-
-def _port(packed: bytes) -> int:
-    return int.from_bytes(packed[:2], "big")

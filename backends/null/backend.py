@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Collection, Mapping
 
 from proxy.backend import Applied, Drift, Held
-from proxy.desired import DesiredPort
+from proxy.desired import Desired, DesiredPort
 from proxy.model import PortKey
 
 
@@ -45,20 +45,20 @@ class NullBackend:
 
     def plan(
         self,
-        desired: Mapping[PortKey, DesiredPort],
+        desired: Desired,
         observed: NullObserved,
         changed: Collection[PortKey],
     ) -> NullPlan:
         return NullPlan(
             {
-                key: desired.get(key)
+                key: desired.ports.get(key)
                 for key in changed
-                if desired.get(key) != observed.ports.get(key)
+                if desired.ports.get(key) != observed.ports.get(key)
             }
         )
 
-    def prune(self, desired: Mapping[PortKey, DesiredPort], observed: NullObserved) -> NullPlan:
-        return NullPlan(dict.fromkeys(observed.ports.keys() - desired.keys()))
+    def prune(self, desired: Desired, observed: NullObserved) -> NullPlan:
+        return NullPlan(dict.fromkeys(observed.ports.keys() - desired.ports.keys()))
 
     async def apply(self, plan: NullPlan, observed: NullObserved) -> Applied:
         for key, port in plan.changes.items():
@@ -73,7 +73,7 @@ class NullBackend:
 
     async def read_back(
         self,
-        desired: Mapping[PortKey, DesiredPort],
+        desired: Desired,
         observed: NullObserved,
         keys: Collection[PortKey] | None,
     ) -> AsyncIterator[Held]:

@@ -14,13 +14,16 @@ from e2e import client
 from e2e.client import Answer, Failure
 from e2e.flows.ground import Ground
 from e2e.flows.questions import Job, Question
+from e2e.flows.scenario import Flow
 from e2e.flows.watching import Notes, Watch
 
 ANSWER_S: Final = 2.0
 REFUSAL_S: Final = 0.5
 SILENCE_S: Final = 0.5
 """How long nothing has to come back: before a second SYN, which is due after 1 s."""
-_OWN_PORTS: Final = range(10000, 32768)  # up to those that programs are given
+_OWN_PORTS: Final = range(
+    10300, 32768
+)  # past the daemon's, and up to those that programs are given
 _SURE: Final = 8
 """Connections after which an endpoint that must not answer, and gets half of them, is seen in 255 of 256 cases."""
 _TRIES_EACH: Final = 40
@@ -30,6 +33,7 @@ _STICKY: Final = 6
 Said = Answer | Failure | str
 """What came of a connection; a word where not even sending was allowed."""
 FORBIDDEN: Final = "forbidden"
+_MUST_BE: Final[Mapping[str, Said]] = {"rejected": Failure.REFUSED, "dropped": Failure.TIMEOUT}
 
 
 class Asking:
@@ -44,10 +48,12 @@ class Asking:
             host.namespace.name: itertools.cycle(_OWN_PORTS) for host in ground.hosts.values()
         }
         self._remembered: dict[tuple[str, str, str, str], str] = {}
+        self._moved: set[str] = set()
 
     def forget(self) -> None:
         """Another scenario begins: its words for sticky clients are its own."""
         self._remembered.clear()
+        self._moved.clear()
 
     def answered(self, job: Job) -> list[str]:
         """Ask questions somebody must answer. Return what is wrong."""
@@ -58,15 +64,13 @@ class Asking:
     def unanswered(self, question: Question) -> tuple[list[int], str]:
         """Ask what nobody must answer. Return the noted source ports, and what is wrong so far."""
         outcome = question.flow.outcome
+        assert outcome is not None
         # ICMP errors are limited by the kernel, resets are not
         tries = 3 if outcome == "rejected" and question.protocol == "TCP" else 1
         ports = [self._watch.port() for _ in range(tries)]
         timeout_s = REFUSAL_S if outcome == "rejected" else SILENCE_S
         said = [self._ask(question, port, timeout_s) for port in ports]
-        allowed: set[Said] = {
-            "rejected": {Failure.REFUSED},
-            "dropped": {Failure.TIMEOUT},
-        }.get(outcome or "", set(said))
+        allowed: set[Said] = {*said} if outcome == "untouched" else {_MUST_BE[outcome]}
         if question.asker == "node" and question.protocol != "TCP":
             # the kernel fails the call that sends what a rule of the output hook does not let pass, and says no more
             allowed.add(FORBIDDEN)
@@ -88,7 +92,9 @@ class Asking:
                 break
             if count >= max(enough, _TRIES_EACH * len(wanted)):
                 silent = ", ".join(sorted(wanted - tally.keys()))
-                return [f"{question}: {silent} never answered in {count} connections: {_tally(tally)}"]
+                return [
+                    f"{question}: {silent} never answered in {count} connections: {_tally(tally)}"
+                ]
         if question.flow.spread and (text := uneven(tally)):
             return [f"{question}: {text}"]
         return []
@@ -97,9 +103,8 @@ class Asking:
         """All questions of a job, turn by turn, have to reach the same endpoint."""
         flow, first = job[0].flow, job[0]
         key = flow.sticky, first.asker, first.protocol, first.family
-        remembered = self._remembered.get(key)
-        if remembered not in flow.endpoints:
-            remembered = None
+        before = self._remembered.get(key)
+        remembered = before if before in flow.endpoints and not flow.forgotten else None
         for question in [*job] * _STICKY:
             said = self._ask(question, self._own_port(question), ANSWER_S)
             if complaint := self._complaint(question, said):
@@ -111,7 +116,15 @@ class Asking:
                 return [f"{question}: {said.name} answered, the client had {remembered}"]
         if remembered is not None:
             self._remembered[key] = remembered
+        if flow.forgotten and remembered != before:
+            self._moved.add(flow.sticky)
         return []
+
+    def unforgotten(self, flow: Flow) -> str:
+        """What is wrong with a flow that says the memory of its clients has ended: that none has moved."""
+        if not flow.forgotten or flow.sticky in self._moved:
+            return ""
+        return f"{', '.join(flow.askers)}: every client got the endpoint it had before"
 
     def _complaint(self, question: Question, said: Said) -> str:
         if not isinstance(said, Answer):

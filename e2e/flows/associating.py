@@ -63,5 +63,6 @@ def _listening(ground: Ground, question: Question) -> Iterator[dict[socket.socke
             opened.enter_context(sctp.listener(ground.hosts[name], family)): name
             for name in _HEARERS
             # its own packets a host would hear on the way out, if they came back over loopback
-            if ground.hosts[name] is not ground.hosts[question.asker] or name in question.flow.endpoints
+            if ground.hosts[name] is not ground.hosts[question.asker]
+            or name in question.flow.endpoints
         }

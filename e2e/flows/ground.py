@@ -44,8 +44,8 @@ class Ground:
 
     @property
     def addresses(self) -> dict[str, Addresses]:
-        """The addresses of all hosts, by name."""
-        return {name: host.addresses for name, host in self.hosts.items()}
+        """The addresses of all hosts, by name, and further ones of the node."""
+        return {name: host.addresses for name, host in self.hosts.items()} | {"second": SECOND}
 
     def is_local(self, name: str) -> bool:
         """Whether that is a pod of the node under test."""
@@ -81,9 +81,11 @@ def ground() -> Iterator[Ground]:
         pods = {**world.node.pods, **world.remote.pods}
         hosts: dict[str, Host] = {**pods, "node": world.node, "remote": world.remote}
         topology.serve_on(
-            hosts.values(), *[f"{protocol}:{port}" for protocol in ("tcp", "udp") for port in PORTS]
+            hosts.values(),
+            *[f"{protocol}:{port}" for protocol in ("tcp", "udp") for port in PORTS],
         )
-        hosts |= {"other": other, **{role: _host(world, pods, role) for role in _ROLES}}
+        hosts["other"] = other
+        hosts.update({role: _host(world, pods, role) for role in _ROLES})
         yield Ground(world, hosts)
 
 

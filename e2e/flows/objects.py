@@ -85,7 +85,9 @@ class Objects:
     def render(self) -> list[Wire]:
         """Everything as the API server would return it now."""
         return [
-            rendered for template in self._templates.values() for rendered in self._rendered(template)
+            rendered
+            for template in self._templates.values()
+            for rendered in self._rendered(template)
         ]
 
     @property
@@ -103,7 +105,7 @@ class Objects:
 
     def address(self, text: str, family: Family) -> str:
         """What a placeholder without a version, or an address, stands for in that family."""
-        return self._filled(text, family)
+        return str(self._filled(text, family))
 
     def _apply(self, manifests: Iterable[Wire]) -> None:
         for manifest in manifests:
@@ -124,7 +126,8 @@ class Objects:
         reference = f"{manifest['kind']}/{metadata['name']}"
         number = int(self._created.setdefault(reference, self._allocator.version()))
         metadata.setdefault(
-            "creationTimestamp", f"2026-01-{1 + number // 1440 % 28:02d}T{number // 60 % 24:02d}:{number % 60:02d}:00Z"
+            "creationTimestamp",
+            f"2026-01-{1 + number // 1440 % 28:02d}T{number // 60 % 24:02d}:{number % 60:02d}:00Z",
         )
         metadata.setdefault("uid", f"uid-{number}")
         metadata["resourceVersion"] = self._allocator.version()
@@ -151,6 +154,9 @@ class Objects:
             spec["clusterIPs"] = [given.of(family) for family in families]
         if "clusterIPs" in spec:
             spec.setdefault("clusterIP", spec["clusterIPs"][0])
+            if spec["clusterIP"] != "None":
+                written = [":" in ip or ip.endswith("6") for ip in spec["clusterIPs"]]
+                spec.setdefault("ipFamilies", [FAMILIES[is_ipv6] for is_ipv6 in written])
         has_node_ports = kind == "NodePort" or (
             kind == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts", True)
         )
@@ -168,7 +174,11 @@ class Objects:
             self._ports[name] = [(p.get("name", ""), p["protocol"]) for p in spec["ports"]]
         status = service.get("status", {}).get("loadBalancer", {}).get("ingress", ())
         addresses = {
-            "clusterIP": spec.get("clusterIPs", ()),
+            "clusterIP": [
+                ip
+                for ip in spec.get("clusterIPs") or [spec.get("clusterIP", "None")]
+                if ip != "None"
+            ],
             "externalIP": spec.get("externalIPs", ()),
             "vip": [ingress["ip"] for ingress in status if "ip" in ingress],
         }

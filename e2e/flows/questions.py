@@ -49,7 +49,9 @@ def jobs(flow: Flow, objects: Objects, known: frozenset[str]) -> list[Job]:
         return [[question] for question in asked]
     together: dict[tuple[str, str, Family], list[Question]] = {}
     for question in asked:
-        together.setdefault((question.asker, question.protocol, question.family), []).append(question)
+        together.setdefault((question.asker, question.protocol, question.family), []).append(
+            question
+        )
     return list(together.values())
 
 
@@ -90,9 +92,9 @@ def _frontends(flow: Flow, target: str, objects: Objects, family: Family) -> lis
         each._replace(address=each.address or node)
         for each in objects.frontends(service, kind, family)
     ]
-    if isinstance(flow.port, int):
-        one_of_each = {each.protocol: each for each in reached}
-        return [each._replace(port=flow.port) for each in one_of_each.values()]
+    if isinstance(flow.port, int) and reached:
+        spoken = sorted({flow.protocol or each.protocol for each in reached})
+        return [Frontend("", each, reached[0].address, flow.port) for each in spoken]
     if flow.port:
         return [each for each in reached if each.port_name == flow.port]
     ports = objects.ports(service)

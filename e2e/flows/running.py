@@ -1,5 +1,6 @@
 """One scenario from beginning to end: each step's objects into the kernel, then all its flows at the same time."""
 
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
@@ -8,10 +9,9 @@ from e2e.flows import associating, tracing
 from e2e.flows.answering import Asking, got_past
 from e2e.flows.objects import Objects
 from e2e.flows.questions import Job, Question, jobs
-from e2e.flows.scenario import Feature, Scenario, ScenarioError, Step
+from e2e.flows.scenario import Feature, Scenario, ScenarioError
 from e2e.flows.stage import Stage
 from e2e.flows.tally import Tally
-from e2e.manifests import until
 
 _AT_A_TIME: Final = 48
 _TRACED: Final = 2
@@ -35,8 +35,10 @@ class Runner:
         self._asking = Asking(stage.ground, stage.watch)
         self._names = frozenset(stage.ground.hosts)
 
-    def run(self, feature: Feature, scenario: Scenario, tally: Tally) -> None:
-        """Raises FlowError for the first step in which something goes wrong."""
+    def run(
+        self, feature: Feature, scenario: Scenario, tally: Tally, *, is_traced: bool = True
+    ) -> None:
+        """Raises FlowError for the first step in which something goes wrong, with or without the way of packets."""
         self._asking.forget()
         objects = Objects(self.stage.allocator, self.stage.ground.addresses, feature.objects)
         for number, step in enumerate(scenario.steps, 1):
@@ -46,19 +48,14 @@ class Runner:
                 self.stage.put(objects.render())
                 asked = [job for flow in step.flows for job in jobs(flow, objects, self._names)]
             except ScenarioError as error:
-                raise ScenarioError(f"{feature.feature}: {scenario.name}: {title}: {error}") from error
-            self._pass(step)
+                raise ScenarioError(
+                    f"{feature.feature}: {scenario.name}: {title}: {error}"
+                ) from error
+            # for what the kernel forgets by itself, and nobody says when it has
+            time.sleep(step.after_s)
             wrong = self._ask(asked, tally)
             if wrong:
-                raise FlowError(self._report(title, wrong))
-
-    def _pass(self, step: Step) -> None:
-        """Let time pass for what the kernel forgets by itself."""
-        if step.after_s:
-            import time  # noqa: PLC0415
-
-            end_s = time.monotonic() + step.after_s
-            until(lambda: time.monotonic() >= end_s, "time passes")
+                raise FlowError(self._report(title, wrong, _TRACED if is_traced else 0))
 
     def _ask(self, asked: Iterable[Job], tally: Tally) -> list[_Wrong]:
         by_packet = [job for job in asked if job[0].protocol == "SCTP"]
@@ -72,6 +69,8 @@ class Runner:
             answers = [(job[0], threads.submit(self._asking.answered, job)) for job in spoken]
             wrong = [_Wrong(q, text) for q, done in answers for text in done.result()]
             ports = [(q, *done.result()) for q, done in noted]
+        forgetting = [(job[0], self._asking.unforgotten(job[0].flow)) for job in by_socket]
+        wrong += [_Wrong(question, text) for question, text in forgetting if text]
         for (question,) in by_packet:
             if question.flow.outcome is None:
                 found = associating.answered(self.stage.ground, self.stage.watch, question)
@@ -91,12 +90,12 @@ class Runner:
                 tally.by_family[question.family] = tally.by_family.get(question.family, 0) + 1
         return wrong
 
-    def _report(self, title: str, wrong: list[_Wrong]) -> str:
+    def _report(self, title: str, wrong: list[_Wrong], traced: int) -> str:
         lines = [f"{title}: {len(wrong)} flows went wrong"]
         lines += [f"  {each.text}" for each in wrong[:_SHOWN]]
         if len(wrong) > _SHOWN:
             lines.append(f"  and {len(wrong) - _SHOWN} more")
-        for each in wrong[:_TRACED]:
+        for each in wrong[:traced]:
             lines.append(f"the way of the packet when {each.question}:")
             lines += [f"  {line}" for line in tracing.path(self.stage.ground, each.question)]
         return "\n".join(lines)

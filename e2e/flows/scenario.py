@@ -40,7 +40,8 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     `answers` are all the endpoints that must answer, and nobody else may. `source` is under which address they see
     the client, for all or for each by name. `spread`: evenly. `sticky`: the same endpoint each time; flows of one scenario
-    with the same word mean the same client memory, over frontends and steps. `outcome` is `rejected` (the client
+    with the same word mean the same client memory, over frontends and steps. `forgotten`: that memory has ended, so that
+    of all these clients one at least gets another endpoint. `outcome` is `rejected` (the client
     is told at once), `dropped` (nothing comes back and nothing gets through) or `untouched` (it passes untranslated).
     """
 
@@ -54,6 +55,7 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     source: Source | dict[str, Source] | None = None
     spread: bool = False
     sticky: str = ""
+    forgotten: bool = False
     outcome: Outcome | None = None
 
     @property
@@ -79,17 +81,19 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def complaint(self) -> str:
         """What is wrong, or nothing."""
-        if (self.answers is None) == (self.outcome is None):
-            return "says either who `answers` or which `outcome` there must be"
-        if self.outcome is not None and (self.source or self.spread or self.sticky):
-            return f"nobody answers what is {self.outcome}: no source, spread or sticky"
-        if not self.askers or not self.targets or (self.answers is not None and not self.endpoints):
-            return "names nobody"
-        if isinstance(self.source, dict) and (strangers := self.source.keys() - {*self.endpoints}):
-            return f"source of {', '.join(sorted(strangers))}, who must not answer"
-        if self.spread and self.sticky:
-            return "is either spread or sticky"
-        return ""
+        strangers = self.source.keys() - {*self.endpoints} if isinstance(self.source, dict) else ()
+        is_silent = self.outcome is not None
+        checks = {
+            "says either who `answers` or which `outcome` there must be": (self.answers is None)
+            != is_silent,
+            f"nobody answers what is {self.outcome}: no source, spread or sticky": is_silent
+            and bool(self.source or self.spread or self.sticky),
+            "names nobody": not (self.askers and self.targets and (is_silent or self.endpoints)),
+            f"source of {', '.join(sorted(strangers))}, who must not answer": bool(strangers),
+            "is either spread or sticky": bool(self.spread and self.sticky),
+            "forgets what? It needs the word of a sticky flow": self.forgotten and not self.sticky,
+        }
+        return next((text for text, is_so in checks.items() if is_so), "")
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

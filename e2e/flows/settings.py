@@ -27,6 +27,20 @@ SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "primary node ports": (*_DETECTOR, "--nodeport-addresses", "primary"),
     "IPv4 node ports": (*_DETECTOR, "--nodeport-addresses", "172.18.1.0/24"),
-    "another mark": (*_DETECTOR, *_ALL_ADDRESSES, "--iptables-masquerade-bit", "20"),
+    "no external IPs": (
+        *(*_DETECTOR, *_ALL_ADDRESSES),
+        *("--feature-gates", "AllowServiceExternalIPs=false"),
+    ),
+    "another mark": (),
 }
 """By name: `default` has a local detector for both families and serves node ports on all addresses."""
+
+CONFIGURATIONS: Final[Mapping[str, Mapping[str, object]]] = {
+    "another mark": {
+        "clusterCIDR": ",".join(CLUSTER_CIDRS),
+        "nodePortAddresses": ["0.0.0.0/0", "::/0"],
+        "iptables": {"masqueradeBit": 20},
+        "nftables": {"masqueradeBit": 20},
+    },
+}
+"""What no flag says: these settings are a KubeProxyConfiguration, in parts."""

@@ -18,7 +18,7 @@ from typing import Any, Final
 from e2e.demo.daemon import Daemon
 from e2e.flows.ground import Ground
 from e2e.flows.objects import NAMESPACE, Allocator, Wire
-from e2e.flows.settings import SETTINGS
+from e2e.flows.settings import CONFIGURATIONS, SETTINGS
 from e2e.flows.watching import Watch
 from e2e.manifests import NODE_NAME, synced
 from e2e.namespace import TopologyError
@@ -33,8 +33,10 @@ _MARKER: Final = "marker"
 class Stage:
     """One daemon after the other, and the objects of one scenario after the other."""
 
-    def __init__(self, ground: Ground, directory: Path) -> None:
+    def __init__(self, ground: Ground, directory: Path, extra: Sequence[str] = ()) -> None:
+        """`extra` are further arguments of every daemon."""
         self.ground = ground
+        self._extra = tuple(extra)
         self.watch = Watch(ground.node)
         self.allocator = Allocator()
         self.started = 0
@@ -53,11 +55,12 @@ class Stage:
         self.close()
         self._cleanup()
         self._write(self._world_objects())
-        arguments = ["--manifests", str(self._file.parent), "--proxy-mode", backend]
+        arguments = ["--manifests", str(self._file.parent)]
+        arguments += self._configured(backend, setting)
         daemon = Daemon(
             self.ground.world.node.namespace,
             NODE_NAME,
-            [*arguments, *SETTINGS[setting]],
+            [*arguments, *SETTINGS[setting], *self._extra],
             self._log,
         )
         daemon.start()
@@ -65,6 +68,13 @@ class Stage:
         synced(daemon)
         self._running = backend, setting
         self.started += 1
+
+    @property
+    def daemon(self) -> Daemon:
+        """The one that runs. Raises TopologyError before the first `use`."""
+        if self._daemon is None:
+            raise TopologyError("no daemon was started yet")
+        return self._daemon
 
     def put(self, objects: Sequence[Wire]) -> None:
         """Make these all the objects there are; they are programmed when this returns. Raises TopologyError."""
@@ -98,6 +108,16 @@ class Stage:
                 self._daemon.terminate()
         self._daemon = self._running = None
 
+    def _configured(self, backend: str, setting: str) -> list[str]:
+        """The settings as arguments: flags, or the name of a file that makes flags count for nothing."""
+        if setting not in CONFIGURATIONS:
+            return ["--proxy-mode", backend]
+        file = self._file.parent.parent / "kube-proxy.conf"
+        version = "kubeproxy.config.k8s.io/v1alpha1"
+        document = {"apiVersion": version, "kind": "KubeProxyConfiguration", "mode": backend}
+        file.write_text(json.dumps({**document, **CONFIGURATIONS[setting]}))
+        return ["--config", str(file)]
+
     def _cleanup(self) -> None:
         with self.ground.node.entered():
             done = subprocess.run(
@@ -112,9 +132,7 @@ class Stage:
     def _world_objects(self) -> list[Wire]:
         node = self.ground.world.node
         return [
-            make_node(
-                NODE_NAME, internal_ips=list(node.addresses), pod_cidrs=list(node.pod_cidrs)
-            )
+            make_node(NODE_NAME, internal_ips=list(node.addresses), pod_cidrs=list(node.pod_cidrs))
         ]
 
     def _write(self, objects: Sequence[Wire]) -> None:
@@ -126,22 +144,23 @@ class Stage:
     def _await(self, marker: str) -> None:
         deadline_s = time.monotonic() + _LIMIT_S
         while not any(marker == entry["servicePort"] for entry in self._changes()):
-            assert self._daemon is not None
-            self._daemon.check()
+            self.daemon.check()
             if time.monotonic() > deadline_s:
                 said = "\n".join(self.log(20))
                 raise TopologyError(f"not programmed within {_LIMIT_S:g} s; the daemon:\n{said}")
             time.sleep(_POLL_S)
 
     def _changes(self) -> list[dict[str, Any]]:
-        latest: list[dict[str, Any]] = json.loads(self.page("/debug/changes?output=json"))["latest"]
-        return [entry for entry in latest if not entry["error"]]
+        """What the journal says of the marker; nothing as long as it is not known."""
+        page = self.page(f"/debug/services/{NAMESPACE}/{_MARKER}?output=json")
+        changes = json.loads(page)["changes"] if page.startswith("{") else []
+        return [entry for entry in changes if not entry["error"]]
 
 
 @contextlib.contextmanager
-def stage(ground: Ground, directory: Path) -> Iterator[Stage]:
+def stage(ground: Ground, directory: Path, extra: Sequence[str] = ()) -> Iterator[Stage]:
     """A stage without a daemon yet, which `use` starts."""
-    made = Stage(ground, directory)
+    made = Stage(ground, directory, extra)
     try:
         yield made
     finally:

@@ -27,7 +27,9 @@ class Tally:
             self.took_s += time.monotonic() - started_s
 
     def __str__(self) -> str:
-        families = ", ".join(f"{count} over {name}" for name, count in sorted(self.by_family.items()))
+        families = ", ".join(
+            f"{count} over {name}" for name, count in sorted(self.by_family.items())
+        )
         return (
             f"{self.scenarios} scenarios, {self.flows} flows ({families}), {self.connections} connections"
             f" in {self.took_s:.1f} s"
@@ -36,6 +38,10 @@ class Tally:
 
 TALLIES: dict[str, Tally] = {}
 """By backend; only those that were asked."""
+
+
+FIGURES: list[str] = []
+"""What other tests have counted, a line each."""
 
 
 def of(backend: str) -> Tally:

@@ -77,7 +77,7 @@ def _ask(ground: Ground, question: Question) -> None:
 
 def _of_first_packet(lines: list[str]) -> list[str]:
     """The lines of the packet that was traced first; each begins with `trace id NUMBER`."""
-    ours = [line for line in lines if line.startswith("trace id") and _TABLE not in line]
+    ours = [line for line in lines if line.startswith("trace id") and " inet flows-" not in line]
     if not ours:
         return ["no trace: no rule of any table saw the packet"]
     first = ours[0].split()[2]

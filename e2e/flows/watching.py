@@ -2,7 +2,8 @@
 
 A table of the test's own notes source ports from FIRST_PORT on, which are given out once in a run: `seen` before any
 address is translated, `passed` where a packet reaches a program on the node or is about to leave it, `bare` if it
-does so untranslated. Notes fade after a while, so that reading them stays cheap.
+does so untranslated. What reaches a program over loopback has left before, and may have a source port that is not its
+own by now. Notes fade after a while, so that reading them stays cheap.
 """
 
 import itertools
@@ -29,7 +30,7 @@ table inet {_TABLE} {{
     }}
     chain entering {{ type filter hook prerouting priority -150; policy accept; jump note-seen; }}
     chain sending {{ type filter hook output priority -150; policy accept; jump note-seen; }}
-    chain arriving {{ type filter hook input priority 300; policy accept; jump note-passed; }}
+    chain arriving {{ type filter hook input priority 300; policy accept; iif != "lo" jump note-passed; }}
     chain leaving {{ type filter hook postrouting priority 99; policy accept; jump note-passed; }}
 }}
 """

@@ -28,7 +28,7 @@ class ApiServer(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `backoff_max`; the default lets a node find a server that is back within two seconds.
     `connect_timeout`: for the connection with its TLS handshake.
     `silence_timeout`: how long an open request may bring nothing. Servers send a bookmark about once a minute, up to
-    75 s apart, even where nothing changes.
+    75 s apart, unless nothing at all has changed and etcd seldom reports progress.
     `resume_within`: a server that could not be reached for longer than this is asked for everything anew when it is back,
     since it may have been restored from a backup; after a shorter gap the watch goes on where it broke off.
     `list_page_size`: objects in one page of a list; 0 asks for all at once.
@@ -88,7 +88,7 @@ FIELDS: Final[dict[str, tuple[str, str]]] = {
     "apiServer.backoffFirst": ("api_server.backoff_first_s", "longer than 0: pause after the first failed request; doubles up to backoffMax, and each is shortened at random by up to half"),
     "apiServer.backoffMax": ("api_server.backoff_max_s", "not shorter than backoffFirst: longest pause between attempts to reach the server, and so about how soon it is found when it is back"),
     "apiServer.connectTimeout": ("api_server.connect_timeout_s", "longer than 0: for the connection with its TLS handshake"),
-    "apiServer.silenceTimeout": ("api_server.silence_timeout_s", "longer than 0: how long an open request may bring nothing; servers send a bookmark at least every 75 s"),
+    "apiServer.silenceTimeout": ("api_server.silence_timeout_s", "longer than 0: how long an open request may bring nothing; servers send a bookmark about once a minute, unless nothing at all changes"),
     "apiServer.resumeWithin": ("api_server.resume_within_s", "0 or more: after a longer time without a reachable server everything is asked for anew, since the server may have lost history; after a shorter one the watch goes on where it broke off"),
     "apiServer.listPageSize": ("api_server.list_page_size", "objects in one page of a list; 0 for all at once"),
     "apiServer.watchList": ("api_server.uses_watch_list", "`auto`: have all objects streamed (WatchList) where the server offers it, list them where not; `off`: always list (in quotes, as YAML reads a bare off as false)"),

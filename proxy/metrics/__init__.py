@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from proxy.conntrack_sweeper import Sweeper
 from proxy.health import degraded, is_eligible, is_late
 from proxy.meter import Meter
 from proxy.metrics import kubeproxy, ours
@@ -34,6 +35,7 @@ def everything(
     *,
     mode: str,
     timeout_s: float,
+    sweeper: Sweeper | None = None,
 ) -> CollectorRegistry:
     """Return all metrics. `timeout_s` is after how long a change that waits makes the proxy unhealthy."""
 
@@ -46,6 +48,8 @@ def everything(
         yield from kubeproxy.changes(reconciler, now_s)
         yield from kubeproxy.without_local_endpoints(ports)
         yield from kubeproxy.answers(meter)
+        if sweeper is not None:
+            yield from kubeproxy.conntrack(sweeper)
         if mode == "nftables":
             yield from kubeproxy.nftables(meter, reconciler)
         yield from ours.durations(meter, reconciler.journal)

@@ -10,6 +10,7 @@ from typing import Final
 
 from prometheus_client.core import Metric, UnknownMetricFamily
 
+from proxy.conntrack_sweeper import Sweeper
 from proxy.desired import DesiredPort
 from proxy.meter import Meter
 from proxy.metrics.families import counter, counters, gauge, gauges, histograms
@@ -104,6 +105,23 @@ def nftables(meter: Meter, reconciler: Reconciler) -> Iterator[Metric]:
         "Attempts to remove leftovers, always of both families, that failed.",
         _FAMILY,
         dict.fromkeys(FAMILIES, reconciler.prune_failures),
+    )
+
+
+def conntrack(sweeper: Sweeper) -> Iterator[Metric]:
+    """What came of looking for stale UDP flows."""
+    families = sweeper.families.items()
+    yield histograms(
+        "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+        "How long it took to find and delete tracked UDP flows to what no longer serves.",
+        _FAMILY,
+        {family: each.durations for family, each in families},
+    )
+    yield counters(
+        "kubeproxy_conntrack_reconciler_deleted_entries_total",
+        "Tracked UDP flows that were deleted.",
+        _FAMILY,
+        {family: each.deleted for family, each in families},
     )
 
 

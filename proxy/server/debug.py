@@ -242,7 +242,7 @@ class _Debug:
     def _read_back(self, keys: Collection[PortKey] | None) -> AsyncIterator[Held]:
         """Read from the kernel. Raises KernelError when it cannot be read now."""
         observed = self._require_belief()
-        return self._reconciler.backend.read_back(self._reconciler.desired.ports, observed, keys)
+        return self._reconciler.backend.read_back(self._reconciler.desired.whole, observed, keys)
 
     def _find(self, wanted: str) -> Service:
         try:

@@ -11,7 +11,9 @@ from typing import Final
 import msgspec
 from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from proxy.config import duration
 from proxy.config.kubeproxy import KubeProxyConfiguration
@@ -59,15 +61,34 @@ def configz(config: KubeProxyConfiguration) -> bytes:
 
 def _exposition(registry: CollectorRegistry) -> Handler:
     async def get(request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
-        body = encode(registry)
+        try:
+            encode, content_type = choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
+        except (TypeError, ValueError):  # a version that is none
+            encode, content_type = choose_encoder("")
         headers = {hdrs.CONTENT_TYPE: content_type, hdrs.VARY: hdrs.ACCEPT_ENCODING, **_NOSNIFF}
-        if _accepts_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, "")):
+        is_zipped = _accepts_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, ""))
+        if is_zipped:
             headers[hdrs.CONTENT_ENCODING] = "gzip"
-            body = await asyncio.to_thread(gzip.compress, body, _FAST)
-        return web.Response(body=body, headers=headers)
+        # Collected here, where nothing changes meanwhile; written elsewhere, so that nothing waits for it.
+        found = _Found(list(registry.collect()))
+
+        def write() -> bytes:
+            body = encode(found)
+            return gzip.compress(body, _FAST) if is_zipped else body
+
+        return web.Response(body=await asyncio.to_thread(write), headers=headers)
 
     return get
+
+
+class _Found(Collector):
+    """What was collected."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
 
 
 def _text(text: str, status: int = 200) -> Handler:

@@ -5,6 +5,7 @@ import logging
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.errors import ConfigError
 
@@ -15,12 +16,26 @@ _GOODBYE_S: Final = 1.0
 """How long answers under way may take at the end."""
 
 log = logging.getLogger(__name__)
+_requests = logging.getLogger(f"{__name__}.requests")
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether something is worth a line in the log: not what anybody sends to an open port and is no request."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
+_requests.addFilter(_is_ours)
 
 
 async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:
     """Start serving; `cleanup()` of what is returned ends it. Raises OSError when the address cannot be bound."""
     runner = web.AppRunner(
-        app, access_log=None, max_line_size=_LONGEST_LINE, shutdown_timeout=_GOODBYE_S
+        app,
+        access_log=None,
+        logger=_requests,
+        max_line_size=_LONGEST_LINE,
+        shutdown_timeout=_GOODBYE_S,
     )
     await runner.setup()
     try:

@@ -7,6 +7,7 @@ when to find it out again is the business of `credentials`.
 import ipaddress
 import math
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.request import getproxies_environment
 from proxy.errors import ConfigError
 
 _NEVER: Final = math.inf
+_USER_INFO: Final = re.compile(r"//[^/]*@")
 _IN_MEMORY: Final = Path("/proc/self/fd")
 
 
@@ -43,11 +45,11 @@ def check_server(where: str, url: str) -> str:
     try:
         parts = urlsplit(url)
         is_usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-        is_usable = is_usable and parts.port != 0
+        is_usable = is_usable and parts.port != 0 and "@" not in parts.netloc
     except ValueError:
         is_usable = False
     if not is_usable or parts.query or parts.fragment:
-        raise ConfigError(f"{where}: must be like https://host:6443, got {url!r}")
+        raise ConfigError(f"{where}: must be like https://host:6443, got {public(url)!r}")
     return url.rstrip("/")
 
 
@@ -105,8 +107,15 @@ def proxy_for(server: str, environ: Mapping[str, str] = os.environ) -> str:
 def check_proxy(where: str, url: str) -> str:
     """Return the proxy's URL. Raises ConfigError for kinds of proxies that are not supported."""
     if url and urlsplit(url).scheme not in ("http", "https"):
-        raise ConfigError(f"{where}: only http:// and https:// proxies are supported, got {url!r}")
+        raise ConfigError(
+            f"{where}: only http:// and https:// proxies are supported, got {public(url)!r}"
+        )
     return url
+
+
+def public(url: str) -> str:
+    """Return a URL as it may be shown: without user and password."""
+    return _USER_INFO.sub("//", url)
 
 
 def _proxies(environ: Mapping[str, str]) -> dict[str, str]:

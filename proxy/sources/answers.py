@@ -65,7 +65,7 @@ _decode_page = msgspec.json.Decoder(_Page).decode
 _decode_status = msgspec.json.Decoder(_Status).decode
 
 
-def decode_page(body: bytes, kind: str) -> ListPage:
+def decode_page(body: bytes | bytearray, kind: str) -> ListPage:
     """Return a page of objects of this kind. Raises MalformedError if the body is anything else."""
     try:
         page = _decode_page(body)
@@ -76,7 +76,7 @@ def decode_page(body: bytes, kind: str) -> ListPage:
     return ListPage(page.metadata.resource_version, page.metadata.token or "", page.items or [])
 
 
-def decode_status(body: bytes, code: int) -> Status:
+def decode_status(body: bytes | bytearray, code: int) -> Status:
     """Return what the body of a refusal says. Never fails: proxies in between answer with pages of HTML."""
     try:
         return _status(_decode_status(body), code)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from proxy.config.settings import ApiServerSettings, Settings
 from proxy.errors import ApiError
 from proxy.sources import credentials
-from proxy.sources.access import Access
+from proxy.sources.access import Access, public
 from proxy.sources.answers import decode_status
 from proxy.sources.backoff import Backoff, parse_retry_after
 from proxy.sources.events import Deliver, Event, Trouble, WatchReport
@@ -105,7 +105,8 @@ def _limits(settings: ApiServerSettings, *, asks_often: bool) -> Limits:
 
 
 def _announce(access: Access) -> None:
-    _LOG.info("API server %s%s", access.server, f" through {access.proxy}" if access.proxy else "")
+    through = f" through {public(access.proxy)}" if access.proxy else ""
+    _LOG.info("API server %s%s", access.server, through)
     if access.tls is None:
         _LOG.warning(
             "%s is asked without TLS: anybody in between can read and change it", access.server
@@ -219,20 +220,18 @@ class Watcher:
             self._reflector.expire(time.monotonic())
             return None
 
-    async def _body(self, answer: "Answer", at_most: int | None = None) -> bytes:
+    async def _body(self, answer: "Answer", at_most: int | None = None) -> bytearray:
         """Return the body, or the beginning of one that is of no interest beyond that."""
-        pieces: list[bytes] = []
-        size = 0
-        while self._reflector.is_open and (at_most is None or size < at_most):
+        body = bytearray()  # joining the pieces of a long list takes its memory twice
+        while self._reflector.is_open and (at_most is None or len(body) < at_most):
             piece = await self._timely(answer.piece())
             if piece is None:
                 continue
             if not piece:
                 break
             self._reflector.heard(time.monotonic())
-            pieces.append(piece)
-            size += len(piece)
-        return b"".join(pieces)
+            body += piece
+        return body
 
     async def _follow(self, answer: "Answer") -> None:
         """Read a watch for as long as the reflector wants it."""
@@ -303,7 +302,9 @@ class Voice:
         self._said.add(trouble)
         server = access.server if access is not None else "API server"
         error = self._reflector.report().error
-        _LOG.warning("%s: %s: %s: %s; it is tried again", server, self._name, trouble, error)
+        # Where little changes, watches of servers that are well are silent, and load balancers cut them off.
+        level = logging.INFO if trouble in ("silent", "closed") else logging.WARNING
+        _LOG.log(level, "%s: %s: %s: %s; it is tried again", server, self._name, trouble, error)
 
     def _say_over(self) -> None:
         self._said.clear()

@@ -10,6 +10,7 @@ services that are down. Then the last credentials stay in use for as long as the
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -27,12 +28,23 @@ T = TypeVar("T")
 
 # New credentials are fetched that long before the old ones expire; clocks differ.
 _EARLY_S: Final = 30.0
+# Those that were of no use are fetched again no sooner, unless a file changes: a plugin may ask a service for each node.
+_AGAIN_S: Final = 10.0
 
 _Signature = tuple[tuple[int, int, int] | None, ...]
 
 
 def load(settings: Settings) -> Access:
     """Read the credentials that the settings name. Raises ConfigError; blocks."""
+    try:
+        return _read(settings)
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        # A kubeconfig can be wrong in more ways than are looked for, and may be exchanged while we run.
+        where = settings.kubeconfig or "service account"
+        raise ConfigError(f"{where}: cannot be used: {error}") from error
+
+
+def _read(settings: Settings) -> Access:
     if settings.kubeconfig:
         return kubeconfig.load(
             settings.kubeconfig,
@@ -56,8 +68,12 @@ def _without_credentials(server: str) -> Access:
 class Credentials:
     """The credentials in use. One load at a time, whoever asks."""
 
-    def __init__(self, read: Callable[[], Access]) -> None:
+    def __init__(
+        self, read: Callable[[], Access], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._read = read
+        self._clock = clock
+        self._again_s = -math.inf
         self._lock = asyncio.Lock()
         self._access: Access | None = None
         self._signature: _Signature = ()
@@ -71,17 +87,17 @@ class Credentials:
         async with self._lock:
             if self._access is None:
                 return await self._load()
-            if refused is self._access:
-                return await self._reload(self._access, must_succeed=True)
-            if self._is_stale(self._access):
-                return await self._reload(self._access, must_succeed=False)
+            is_refused = refused is self._access
+            if self._is_due(self._access, is_refused=is_refused):
+                return await self._reload(self._access, must_succeed=is_refused)
             return self._access
 
-    def _is_stale(self, current: Access) -> bool:
-        return (
-            time.time() >= current.expires_s - _EARLY_S
-            or _signature(current.files) != self._signature
-        )
+    def _is_due(self, current: Access, *, is_refused: bool) -> bool:
+        if _signature(current.files) != self._signature:
+            return True
+        is_expired = time.time() >= current.expires_s - _EARLY_S
+        is_wanted = is_refused or is_expired or bool(self._complaint)
+        return is_wanted and self._clock() >= self._again_s
 
     async def _load(self) -> Access:
         loaded = await in_thread(self._read)
@@ -92,6 +108,7 @@ class Credentials:
         try:
             loaded = await self._load()
         except ConfigError as error:
+            self._signature = _signature(current.files)
             if must_succeed:
                 raise ApiError(
                     f"the credentials are refused, and there are no others: {error}"
@@ -100,6 +117,8 @@ class Credentials:
                 _LOG.warning("the credentials cannot be read again, the old ones stay: %s", error)
             self._complaint = str(error)
             return current
+        finally:
+            self._again_s = self._clock() + _AGAIN_S
         self._complaint = ""
         _LOG.info("the credentials were read again")
         return loaded

@@ -73,8 +73,8 @@ class Failures:
         if self.last in _AT_ONCE and (self.in_row == 1 or self._is_news):
             return asked_s
         pause_s = backoff.pause_s(self.in_row, jitter)
-        if self.last == "forbidden":
-            # Somebody has to change a role first, and each node of the cluster is asking.
+        if self.last in ("forbidden", "throttled"):
+            # Somebody has to change a role first, or the server is overloaded, and each node of the cluster is asking.
             patient = Backoff(first_s=backoff.first_s, max_s=backoff.max_s * _PATIENT)
             pause_s = patient.pause_s(self.in_row, jitter)
         elif self.last == "gone":

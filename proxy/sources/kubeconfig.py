@@ -253,6 +253,7 @@ def _access(
 ) -> Access:
     from kubernetes.config import ConfigException  # noqa: PLC0415 - slow to import
     from kubernetes.config.kube_config import KubeConfigLoader  # noqa: PLC0415
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
     document = {
         "current-context": "it",
@@ -265,7 +266,15 @@ def _access(
     try:
         loader = loader_type(document, config_base_path=folder)
         loader.load_and_set(config)
-    except (ConfigException, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (
+        ConfigException,
+        HTTPError,  # of those that the package asks for tokens
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+    ) as error:
         where = f"{path}: {context.cluster_name} and {context.user_name}"
         raise ConfigError(f"{where}: {error}") from error
     expiry = getattr(loader, "expiry", None)

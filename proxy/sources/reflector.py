@@ -10,8 +10,10 @@ Everything is listed once, as a stream (WatchList, KEP-3157) or in pages, then a
 - Versions are compared for one purpose only (`position`): a watch that goes on at a lower one than it began with belongs
   to a server that lost history.
 - A watch that ends is taken up where it broke off. After 410, after an event of which not even the object's name can be
-  read, after a server that was away for long (it may be back from a backup), and when a watch has brought nothing at all,
-  not even a bookmark (it began at a version that the server has lost), everything is listed anew.
+  read, and after a server that was away for long (it may be back from a backup), everything is listed anew.
+- A watch that has brought nothing at all, not even a bookmark, may have begun at a version that the server has lost. Or
+  nothing has changed: then no bookmark comes either, unless etcd is set up to report progress more often than every ten
+  minutes. One object is asked for, which says how far the server is, and everything only where that is not so far.
 - A list of which a part cannot be read deletes nothing, but counts as one, so that one bad object does not keep
   everything else from being served. It is repeated, at growing intervals.
 - Failures in a row make the pauses longer (`failures`). The row ends when a watch has worked for a while.
@@ -28,7 +30,7 @@ from proxy.sources.events import Event, Phase, Synced, Trouble, WatchReport
 from proxy.sources.failures import UNREACHABLE, Failures
 from proxy.sources.findings import quoted
 from proxy.sources.known import Known
-from proxy.sources.position import Position
+from proxy.sources.position import Position, is_before
 from proxy.sources.resources import Request, Resource
 
 STEADY_S: Final = 5.0
@@ -38,6 +40,8 @@ _WATCH_AT_LEAST_S: Final = 300
 _LISTS_FOR_S: Final = 3600.0
 """After that long a server that did not stream its lists is asked again: it may have been upgraded."""
 _STREAM_AT_MOST: Final = 6
+_STREAM_FAILURES: Final = 3
+"""After so many failures in a row every other attempt is a list."""
 _RELIST_FIRST_S: Final = 1.0
 _RELIST_MAX_S: Final = 60.0
 _AWAY: Final = UNREACHABLE | {"server"}
@@ -62,7 +66,7 @@ class Wait(NamedTuple):
     until_s: float
 
 
-_Task = Literal["list", "stream", "watch"]
+_Task = Literal["list", "stream", "watch", "probe"]
 
 
 class Reflector:
@@ -85,7 +89,7 @@ class Reflector:
         self._relist_s = 0.0
 
         self._position = Position(limits.page_size)
-        self._has_bookmarks = False  # of this server
+        self._is_in_doubt = False  # whether this server has come as far as our version
         self._lists_until_s = 0.0
         self.no_stream = ""
         """Why objects are listed in pages although a stream was wanted."""
@@ -93,6 +97,7 @@ class Reflector:
         self.is_unauthorized = False
         """The credentials were refused and have to be read again before the next request."""
         self._is_away = False
+        self._is_down = False  # and it is worth a try as soon as it answers somebody else
         self._contact_s = now_s
         self._failures = Failures(limits.backoff, limits.away_backoff)
         self._phase: Phase = "listing"
@@ -113,8 +118,11 @@ class Reflector:
         return self._request(now_s, jitter)
 
     def hurry(self, now_s: float) -> bool:
-        """Return whether a pause is over because the server, which was away, has answered somebody else."""
-        if self._is_open or not self._is_away or now_s >= self._failures.retry_s:
+        """Return whether a pause is over because the server, which was away, has answered somebody else.
+
+        Not if it has refused us since: two kinds that are refused would take turns in hurrying each other.
+        """
+        if self._is_open or not self._is_down or now_s >= self._failures.retry_s:
             return False
         self._failures.end_pause()
         return True
@@ -189,7 +197,7 @@ class Reflector:
             return self._cannot_read(str(error), now_s)
         return self._take_event(event, now_s)
 
-    def read_page(self, body: bytes, now_s: float) -> Iterator[list[Event]]:
+    def read_page(self, body: bytes | bytearray, now_s: float) -> Iterator[list[Event]]:
         """Yield the events of one page of a list, object by object."""
         try:
             page = decode_page(body, self._resource.kind)
@@ -197,6 +205,9 @@ class Reflector:
                 raise MalformedError("a list without resourceVersion")  # noqa: TRY301 - as bad as no list
         except MalformedError as error:
             self.fail("malformed", str(error), now_s)
+            return
+        if self._task == "probe":
+            self._compare(page.resource_version)
             return
         for item in page.items:
             try:
@@ -232,13 +243,22 @@ class Reflector:
                 self.fail("gone", words, now_s)
             case 429:
                 self.fail("throttled", words, now_s, status.retry_after_s)
-            case _ if status.is_too_large:
-                self._list_anew(is_expired=True)
-                self.fail("gone", words, now_s)
             case _:
-                if code in (400, 422):  # whatever it is that the server does not like about them
-                    self._list_anew(is_expired=True)
-                self.fail("server", words, now_s, status.retry_after_s)
+                self._refuse_otherwise(status, words, now_s)
+
+    def _refuse_otherwise(self, status: Status, words: str, now_s: float) -> None:
+        if status.is_too_large:
+            self._list_anew(is_expired=True)
+            self.fail("gone", words, now_s)
+        elif self._is_watching and self._failures.last == "server":
+            # It will not get beyond this: the next watch would meet it again.
+            self._list_anew(is_expired=False)
+            self.fail("gone", words, now_s)
+        else:
+            if status.code in (400, 422):  # whatever it is that the server does not like about us
+                self._list_anew(is_expired=True)
+            self.fail("server", words, now_s, status.retry_after_s)
+            self._is_down = status.code >= 500 and not status.retry_after_s
 
     def end(self, now_s: float, *, is_truncated: bool) -> None:
         """Take note that a watch has ended without an error; `is_truncated` if it did within an event."""
@@ -252,6 +272,7 @@ class Reflector:
             self.fail("closed", "the server ended the watch at once", now_s)
         else:
             self._failures.end_row()
+            self._contact_s = now_s
             self._close()
 
     def expire(self, now_s: float) -> None:
@@ -264,9 +285,8 @@ class Reflector:
             self._list_anew(is_expired=False)
             self._close()
         elif self._is_watching:
-            if self._task == "watch" and self._has_bookmarks and self._heard_s <= self._began_s:
-                # Not one bookmark: the server has not come as far as our version, and never may.
-                self._list_anew(is_expired=True)
+            if self._task == "watch" and self._heard_s <= self._began_s:
+                self._is_in_doubt = True
             self.fail("silent", f"nothing came for {self._limits.silence_s:g} s", now_s)
         elif self._task == "stream" and self._is_accepted and now_s >= self._stream_deadline_s:
             self._use_lists("the end of the initial events was not marked", now_s)
@@ -279,6 +299,7 @@ class Reflector:
         """Take note that the request came to nothing."""
         if self._is_watching and now_s - self._began_s >= STEADY_S:
             self._failures.end_row()
+        self._is_down = trouble in UNREACHABLE
         if trouble in _AWAY and not self._is_accepted:
             self._is_away = True
         elif self._is_accepted and trouble != "silent":
@@ -302,6 +323,10 @@ class Reflector:
         self._is_open, self._is_accepted, self._is_watching = True, False, False
         self._began_s = now_s
         timeout_s = int(_WATCH_AT_LEAST_S * (1 + jitter))
+        if self._position.version and self._is_in_doubt:
+            self._task = "probe"
+            self._enter("listing", now_s)
+            return self._resource.list_request("", page_size=1, token="")
         if self._position.version:
             self._task = "watch"
             self._watches += 1
@@ -312,12 +337,22 @@ class Reflector:
             self._lists += 1
             self._list_began_s = now_s
             self._known.begin_list()
-        if self._limits.uses_watch_list and now_s >= self._lists_until_s:
+        if self._may_stream(now_s):
             self._task = "stream"
             self._watches += 1
             return self._resource.watch_list_request(timeout_s)
         self._task = "list"
         return self._position.list_request(self._resource)
+
+    def _may_stream(self, now_s: float) -> bool:
+        if self._position.token or not self._limits.uses_watch_list:
+            return False
+        in_row = self._failures.in_row
+        # It may be streaming that the server fails at, and there may be something in between.
+        is_turn_of_lists = in_row >= _STREAM_FAILURES and in_row % 2 == 1
+        if is_turn_of_lists and self._failures.last in ("server", "closed", "malformed"):
+            return False
+        return now_s >= self._lists_until_s
 
     def _close(self) -> None:
         self._is_open = self._is_watching = False
@@ -371,7 +406,6 @@ class Reflector:
         return events
 
     def _take_bookmark(self, event: WatchEvent, now_s: float) -> list[Event]:
-        self._has_bookmarks = True
         if self._is_watching:
             self._advance(event.decoded, now_s)
             return []
@@ -401,6 +435,13 @@ class Reflector:
         self._position.begin_watch()
         self._enter("watching", now_s)
 
+    def _compare(self, newest_version: str) -> None:
+        """Go on with the watch, unless the server has not come as far."""
+        self._close()
+        self._is_in_doubt = False
+        if is_before(newest_version, self._position.version):
+            self._list_anew(is_expired=True)
+
     def _end_page(self, page: ListPage, now_s: float) -> list[Event]:
         self._close()
         if page.token:
@@ -419,6 +460,7 @@ class Reflector:
             self._relist_s = now_s + pause_s
         self._list_took_s = now_s - self._list_began_s
         self._position.reach(version)
+        self._is_in_doubt = False
         return [*events, Synced(self._resource.kind)]
 
     def _cannot_read(self, reason: str, now_s: float) -> list[Event]:

@@ -17,12 +17,14 @@ from proxy.sources.access import Access
 from proxy.sources.events import Trouble
 
 _READ_BYTES: Final = 256 << 10
-# A peer that vanished without a word is noticed after half a minute, also where no bookmarks come.
+# A peer that vanished without a word is noticed after half a minute, also where no bookmarks come, and also while it
+# has a request to confirm, when the kernel sends no probes.
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
 )
 
@@ -111,8 +113,22 @@ def _translated() -> Iterator[None]:
     except aiohttp.ConnectionTimeoutError as error:
         raise TransportError("connect", "no connection in time") from error
     except aiohttp.ClientConnectorError as error:
-        raise TransportError("connect", str(error)) from error
+        raise TransportError("connect", _words(error)) from error
     except aiohttp.ClientPayloadError as error:
         raise TransportError("closed", "the answer was cut off") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise TransportError("closed", str(error) or type(error).__name__) from error
+        raise TransportError("closed", _words(error)) from error
+
+
+def _words(error: Exception) -> str:
+    """Return what went wrong on one line, without URLs: that of a proxy may hold a password."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            text = f"{error.host} port {error.port}: {error.certificate_error}"
+        case aiohttp.ClientConnectorError():
+            text = f"{error.host} port {error.port}: {error.os_error.strerror or error.os_error}"
+        case aiohttp.ClientResponseError():
+            text = f"{error.status} {error.message}"
+        case _:
+            text = str(error)
+    return " ".join(text.split()) or type(error).__name__

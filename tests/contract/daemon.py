@@ -14,7 +14,7 @@ from proxy.schedule import Backoff, Schedule
 from proxy.sources.events import KINDS, Event, Synced, Upsert
 from tests.contract.host import AnyBackend, Host
 from tests.data_plane import Behaviour
-from tests.desired_strategies import Desired
+from tests.desired_strategies import Ports
 from tests.model_builders import make_endpoint, make_service, make_service_port, make_slice
 
 _LIMIT_S = 20.0
@@ -40,7 +40,7 @@ class Daemon:
             await self._running
 
     @property
-    def desired(self) -> Desired:
+    def desired(self) -> Ports:
         return self._reconciler.desired.ports
 
     @property

@@ -8,7 +8,7 @@ from proxy.backend import Applied
 from proxy.model import PortKey
 from tests.contract.host import AnyBackend, Ground, Host
 from tests.data_plane import wanted
-from tests.desired_strategies import Desired
+from tests.desired_strategies import Ports, whole
 
 T = TypeVar("T")
 
@@ -19,34 +19,34 @@ def run_on(ground: Ground, run: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 
 
 async def program(
-    backend: AnyBackend, observed: Any, desired: Desired, keys: Collection[PortKey]
+    backend: AnyBackend, observed: Any, desired: Ports, keys: Collection[PortKey]
 ) -> Applied:
     """Plan some keys and apply the plan."""
-    applied = await backend.apply(backend.plan(desired, observed, keys), observed)
+    applied = await backend.apply(backend.plan(whole(desired), observed, keys), observed)
     assert applied.failed == {}
     return applied
 
 
-async def adopt(backend: AnyBackend, desired: Desired, *, parts: int = 1) -> Any:
+async def adopt(backend: AnyBackend, desired: Ports, *, parts: int = 1) -> Any:
     """Do what a process does that starts: observe, plan all keys in as many parts, prune."""
     observed = await backend.observe()
     keys = sorted(desired)
     size = len(keys) if observed.is_rebuild_due else -(-len(keys) // parts)
     for at in range(0, len(keys), max(size, 1)):
         await program(backend, observed, desired, keys[at : at + size])
-    applied = await backend.apply(backend.prune(desired, observed), observed)
+    applied = await backend.apply(backend.prune(whole(desired), observed), observed)
     assert applied.failed == {}
     return observed
 
 
-async def check(host: Host, backend: AnyBackend, observed: Any, desired: Desired) -> None:
+async def check(host: Host, backend: AnyBackend, observed: Any, desired: Ports) -> None:
     """L1: belief is what is there, nothing is left to do, and the data plane does what is desired."""
     assert host.state(await host.read_back(backend, observed)) == host.state(observed)
-    plan = backend.plan(desired, observed, sorted(desired))
+    plan = backend.plan(whole(desired), observed, sorted(desired))
     assert not plan, plan.describe()
-    assert not backend.prune(desired, observed)
+    assert not backend.prune(whole(desired), observed)
     assert host.behaviour(observed) == wanted(desired)
 
 
-def changed(before: Desired, after: Desired) -> list[PortKey]:
+def changed(before: Ports, after: Ports) -> list[PortKey]:
     return sorted([k for k in before.keys() | after.keys() if before.get(k) != after.get(k)])

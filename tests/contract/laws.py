@@ -24,13 +24,14 @@ from tests.contract.host import Cost, Ground, Host, KernelHost
 from tests.contract.proportion import costs_of_changes, work_of_changes
 from tests.data_plane import wanted
 from tests.desired_strategies import (
-    Desired,
+    Ports,
     desired_state,
     make_desired,
     many_services,
     random_state,
     random_states,
     seeds,
+    whole,
 )
 from tests.model_builders import make_key
 
@@ -53,7 +54,7 @@ class Laws:
         async def run(host: Host) -> None:
             backend, states = host.start(), random_states(seed, 5)
             observed = await adopt(backend, {})
-            before: Desired = {}
+            before: Ports = {}
             for desired in states:
                 await program(backend, observed, desired, changed(before, desired))
                 await check(host, backend, observed, desired)
@@ -69,7 +70,7 @@ class Laws:
         async def run(host: Host) -> None:
             backend, rng, states = host.start(), random.Random(seed), random_states(seed, 4)
             observed = await adopt(backend, {})
-            before: Desired = {}
+            before: Ports = {}
             for desired in states:
                 keys = changed(before, desired)
                 rng.shuffle(keys)
@@ -96,7 +97,7 @@ class Laws:
 
             (line, *_) = [
                 line
-                for line in backend.plan(desired, observed, list(desired)).describe()
+                for line in backend.plan(whole(desired), observed, list(desired)).describe()
                 if "default/web (TCP, IPv4)" in line
             ]
             assert line
@@ -112,7 +113,7 @@ class Laws:
             key, unknown = sorted(desired)[1], make_key("default/nobody")
 
             held, nothing = [
-                one async for one in backend.read_back(desired, observed, [key, unknown])
+                one async for one in backend.read_back(whole(desired), observed, [key, unknown])
             ]
 
             assert (held.key, held.differences) == (key, ())
@@ -137,7 +138,7 @@ class Laws:
             observed = await adopt(backend, desired)
             before = host.state(observed)
 
-            held = [one async for one in backend.read_back(desired, observed, None)]
+            held = [one async for one in backend.read_back(whole(desired), observed, None)]
 
             assert sorted(one.key for one in held if one.key is not None) == sorted(desired)
             assert held[-1].key is None
@@ -193,7 +194,7 @@ class KernelLaws(Laws):
         run_on(ground, run)
 
     def test_l2_every_single_disturbance_is_repaired(self, ground: Ground) -> None:
-        async def run(host: KernelHost, kind: int, desired: Desired) -> None:
+        async def run(host: KernelHost, kind: int, desired: Ports) -> None:
             await adopt(host.start(), random_state(random.Random(kind)))
             host.disturb(kind, kind=kind)
             backend = host.start()
@@ -249,7 +250,7 @@ class KernelLaws(Laws):
             there = host.state(await host.read_back(backend, observed))
 
             try:
-                held = [one async for one in backend.read_back(desired, observed, None)]
+                held = [one async for one in backend.read_back(whole(desired), observed, None)]
                 is_different = any(one.differences for one in held)
             except (
                 KernelError
@@ -271,7 +272,7 @@ class KernelLaws(Laws):
             key = make_key("default/s7")
             host.spent(backend)
 
-            (held,) = [one async for one in backend.read_back(desired, observed, [key])]
+            (held,) = [one async for one in backend.read_back(whole(desired), observed, [key])]
 
             assert held.lines
             return host.spent(backend)
@@ -344,7 +345,7 @@ class KernelLaws(Laws):
             host.occupy(desired[victim])
 
             applied = await backend.apply(
-                backend.plan(desired, observed, sorted(desired)), observed
+                backend.plan(whole(desired), observed, sorted(desired)), observed
             )
 
             assert list(applied.failed) == [victim]
@@ -370,7 +371,7 @@ class KernelLaws(Laws):
             host.spent(backend)
 
             await program(backend, observed, desired, sorted(desired))
-            await backend.apply(backend.prune(desired, observed), observed)
+            await backend.apply(backend.prune(whole(desired), observed), observed)
 
             assert host.spent(backend) == Cost()
 
@@ -418,7 +419,7 @@ class KernelLaws(Laws):
             keys = sorted(desired)
             refused: set[PortKey] = set()
             while failed := (
-                await backend.apply(backend.plan(desired, observed, keys), observed)
+                await backend.apply(backend.plan(whole(desired), observed, keys), observed)
             ).failed:
                 refused |= failed.keys()
                 keys = [key for key in keys if key not in refused]

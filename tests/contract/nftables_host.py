@@ -11,10 +11,13 @@ from typing import Any, Protocol
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6
+from backends.nftables.affinity import affinity_of
 from backends.nftables.backend import NftablesBackend
 from backends.nftables.belief import Observed
+from backends.nftables.firewall import firewall_of
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import SERVICES, TABLE
+from backends.nftables.private import private_specs
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, PortKey
 from proxy.netlink import codec
@@ -146,10 +149,18 @@ class NftablesHost:
     def check_extras(self, observed: Observed, desired: Mapping[PortKey, DesiredPort]) -> None:
         assert programmed_addresses(observed.tables) == wanted_addresses(desired)
         assert programmed_hairpins(observed.tables) == wanted_hairpins(desired)
+        external = programmed_addresses(observed.tables, "external-ips")
+        assert external == wanted_addresses(desired, are_external=True)
         for family, facts in observed.tables.items():
             assert facts.is_present
-            assert facts.sets == {spec.name: spec.facts for spec in LAYOUT.sets(family)}
+            sets = {spec.name: spec.facts for spec in LAYOUT.sets(family)}
             ours = {spec.name: spec.facts for spec in LAYOUT.skeleton(family)}
+            for port in desired.values():
+                if port.key.family == family:
+                    own = private_specs(LAYOUT, affinity_of(port), firewall_of(port))
+                    sets |= {spec.name: spec.facts for spec in own[0]}
+                    ours |= {spec.name: spec.facts for spec in own[1]}
+            assert facts.sets == sets
             picking = facts.chains.keys() - ours
             ours |= {name: LAYOUT.chain(family, name).facts for name in picking}
             assert facts.chains == ours

@@ -22,7 +22,7 @@ from backends.kernel.nft_numbers import (
 )
 from backends.kernel.nft_userdata import VERDICT_TYPE
 from backends.nftables.model import CLUSTER_IPS, HAIRPIN, REFUSED, SERVICES, TABLE
-from backends.nftables.rules import known_address
+from backends.nftables.rules import destination_in
 from proxy.model import Family
 from proxy.netlink.codec import Request
 
@@ -175,7 +175,7 @@ def add_strangers(_nft: Nft, rng: random.Random, number: int) -> list[Request]:
     address = 4 if number == NFPROTO_IPV4 else 16
     key = rng.randbytes(address)
     to_third = Element(key, (VerdictCode.GOTO, third))
-    look_up = [known_address(family)[0], Lookup("crowd", data_register=REG_VERDICT)]
+    look_up = [destination_in(family, CLUSTER_IPS)[0], Lookup("crowd", data_register=REG_VERDICT)]
     return [
         *[nft_messages.new_chain(number, TABLE, name) for name in names],
         nft_messages.new_set(

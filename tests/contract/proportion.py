@@ -8,11 +8,12 @@ from proxy.model import PortKey
 from tests.contract.driving import adopt, program
 from tests.contract.host import Cost, Host, KernelHost
 from tests.desired_strategies import (
-    Desired,
+    Ports,
     addresses,
     desired_state,
     make_desired,
     many_services,
+    whole,
 )
 from tests.model_builders import make_key
 from tests.work_counter import Visits, Work, count_work, watch
@@ -20,11 +21,11 @@ from tests.work_counter import Visits, Work, count_work, watch
 SERVICE: Final = make_key("default/s7")
 
 
-def _changes(desired: Desired) -> dict[str, Desired]:
+def _changes(desired: Ports) -> dict[str, Ports]:
     """The changes a service can undergo, each on top of the one before, by name."""
     address = str(desired[SERVICE].frontends[0].address)
 
-    def with_pool(first: int, count: int) -> Desired:
+    def with_pool(first: int, count: int) -> Ports:
         pool = addresses(first, count)
         return {SERVICE: make_desired("default/s7", *pool, cluster_ip=address)}
 
@@ -42,7 +43,7 @@ def _changes(desired: Desired) -> dict[str, Desired]:
     }
 
 
-def _steps(desired: Desired) -> Iterable[tuple[str, Desired, PortKey]]:
+def _steps(desired: Ports) -> Iterable[tuple[str, Ports, PortKey]]:
     """Each change by name, with what is desired after it and the key it changes."""
     gone = make_key("default/new")
     for name, change in _changes(desired).items():
@@ -59,8 +60,10 @@ def work_of_changes(services: int) -> Callable[[Host], Coroutine[Any, Any, dict[
         for name, after, key in _steps(desired):
             content = Content(after)
             watch(content, visits)
-            backend.plan(after, observed, [key])  # what is made once and then the same for ever
-            make_plan = functools.partial(backend.plan, content.ports, observed, [key])
+            backend.plan(
+                whole(after), observed, [key]
+            )  # what is made once and then the same for ever
+            make_plan = functools.partial(backend.plan, whole(content.ports), observed, [key])
             works[name] = count_work(make_plan, visits)
         return works
 
@@ -86,5 +89,5 @@ def costs_of_changes(
 class Content:
     """A state as the attribute of an object, to be watched."""
 
-    def __init__(self, ports: Desired) -> None:
+    def __init__(self, ports: Ports) -> None:
         self.ports = ports

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import pytest
 
 from backends.kernel import nft_elements, nft_messages
-from backends.kernel.nft_expressions import Lookup, Verdict, parse_expressions
+from backends.kernel.nft_expressions import Dynset, Lookup, Verdict, parse_expressions
 from backends.kernel.nft_numbers import REG_VERDICT, MessageKind
 from proxy.netlink import codec, socket
 from proxy.netlink.codec import Message
@@ -39,6 +39,7 @@ V = TypeVar("V")
 _PIECE: Final = 32 << 10
 _ELEMENTS_PER_MESSAGE: Final = 300
 _ELEMENT_FLAGS: Final = 3
+_INTERVAL_END: Final = 1
 _CATCH_ALL: Final = 2
 
 
@@ -164,6 +165,10 @@ class NftKernel:
                 jumps.add(expression.chain)
             elif isinstance(expression, Lookup):
                 _check_lookup(table, expression, position)
+                sets.add(expression.set_name)
+            elif isinstance(expression, Dynset):
+                if expression.set_name not in table.sets:
+                    raise RefusalError(errno.ENOENT, position)
                 sets.add(expression.set_name)
         listed = attrs.content + self._handle(3)
         rule = Rule(listed, frozenset(jumps), frozenset(sets))
@@ -351,7 +356,7 @@ def _key(entry: memoryview, chosen: Set, position: int) -> bytes:
     key = nft_elements.parse_element(entry).key
     if len(key) != (0 if flags & _CATCH_ALL else chosen.shape.key_length):
         raise RefusalError(errno.EINVAL, position)
-    return key
+    return key + b"end" if flags & _INTERVAL_END else key
 
 
 def _check_target(table: Table, name: str, position: int) -> None:

@@ -16,6 +16,16 @@ from proxy.config.settings import Settings
 from proxy.errors import ConfigError
 from proxy.sources import kubeconfig
 from proxy.sources.resources import resources
+from proxy.sysctls import (
+    HASH_SIZE,
+    MAX,
+    MAX_BY_CORES,
+    TCP_BE_LIBERAL,
+    TCP_CLOSE_WAIT,
+    TCP_ESTABLISHED,
+    UDP,
+    UDP_STREAM,
+)
 from tests import deployment
 from tests.deployment import Object, Permission
 from tests.unit.proxy.config import loading
@@ -203,6 +213,19 @@ def test_the_container_has_one_right_and_writes_nothing() -> None:
     assert deployment.pod()["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
 
 
+def test_another_container_writes_the_settings_before_and_ends() -> None:
+    before, container = deployment.init_container(), deployment.container()
+
+    same = ("image", "env", "volumeMounts")
+    assert [before[each] for each in same] == [container[each] for each in same]
+    assert before["args"] == [*container["args"], "--init-only"]
+    assert before["securityContext"] == {
+        "privileged": True,
+        "runAsUser": 0,
+        "readOnlyRootFilesystem": True,
+    }
+
+
 def test_image_and_label_carry_the_version() -> None:
     labels = deployment.the("DaemonSet")["spec"]["template"]["metadata"]["labels"]
 
@@ -211,6 +234,17 @@ def test_image_and_label_carry_the_version() -> None:
 
 
 # --- the page
+
+
+def test_the_page_lists_the_settings_that_are_written() -> None:
+    text = PAGE.read_text()
+
+    files = (MAX, HASH_SIZE, TCP_ESTABLISHED, TCP_CLOSE_WAIT, TCP_BE_LIBERAL, UDP, UDP_STREAM)
+    assert re.findall(r"^\| `/((?:proc|sys)/\S+)` \|", text, re.MULTILINE) == list(files)
+    defaults = load()[0].conntrack
+    assert f"`conntrack.maxPerCore` ({defaults.max_per_core})" in text
+    assert f"`conntrack.min` ({defaults.min})" in text
+    assert f"at most {MAX_BY_CORES}" in text
 
 
 def commands(pattern: str) -> list[str]:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import Data, NftPlan
-from backends.nftables.plan import plan, prune
+from backends.nftables.plan import plan
+from backends.nftables.prune import prune
 from backends.nftables.render import slot_key
 from proxy.desired import DesiredPort
-from tests.desired_strategies import desired_state, make_desired
+from tests.desired_strategies import desired_state, make_desired, whole
 from tests.model_builders import make_endpoint, make_key
 
 LAYOUT = Layout(NftSettings(families=("IPv4",)))
@@ -26,8 +27,8 @@ def believing(*ports: DesiredPort) -> Observed:
     """A belief in which these have been programmed."""
     observed = Observed({"IPv4": TableFacts()})
     desired = desired_state(*ports)
-    carry_out(plan(desired, observed, list(desired), LAYOUT), observed)
-    carry_out(prune({}, observed, LAYOUT), observed)
+    carry_out(plan(whole(desired), observed, list(desired), LAYOUT), observed)
+    carry_out(prune(whole({}), observed, LAYOUT), observed)
     return observed
 
 
@@ -40,7 +41,7 @@ def carry_out(planned: NftPlan, observed: Observed) -> None:
 def plan_for(observed: Observed, *ports: DesiredPort, gone: Sequence[str] = ()) -> NftPlan:
     """Plan these as they are now, and those of the services in `gone`, which are no more."""
     desired = desired_state(*ports)
-    return plan(desired, observed, [*desired, *map(make_key, gone)], LAYOUT)
+    return plan(whole(desired), observed, [*desired, *map(make_key, gone)], LAYOUT)
 
 
 def written(planned: NftPlan) -> Written:

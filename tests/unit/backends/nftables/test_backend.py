@@ -23,7 +23,7 @@ from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
 from proxy.model import FAMILIES, IPV4
 from proxy.netlink.codec import Request
-from tests.desired_strategies import Desired, desired_state, make_desired, many_services
+from tests.desired_strategies import Ports, desired_state, make_desired, many_services, whole
 from tests.fakes.nft import NftKernel
 
 T = TypeVar("T")
@@ -35,10 +35,10 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
-async def adopt(backend: NftablesBackend, desired: Desired) -> Observed:
+async def adopt(backend: NftablesBackend, desired: Ports) -> Observed:
     observed = await backend.observe()
-    await backend.apply(backend.plan(desired, observed, list(desired)), observed)
-    await backend.apply(backend.prune(desired, observed), observed)
+    await backend.apply(backend.plan(whole(desired), observed, list(desired)), observed)
+    await backend.apply(backend.prune(whole(desired), observed), observed)
     return observed
 
 
@@ -79,7 +79,7 @@ def test_small_changes_are_made_at_once_and_large_ones_in_a_thread(
     async def work() -> None:
         observed = await adopt(backend, desired_state(WEB))
         desired = many_services(50)
-        await backend.apply(backend.plan(desired, observed, list(desired)), observed)
+        await backend.apply(backend.plan(whole(desired), observed, list(desired)), observed)
 
     run(work())
 
@@ -99,7 +99,7 @@ def test_nobody_asks_the_kernel_while_a_thread_talks_to_it(
         door(backend).pause = go_on = threading.Event()
         desired = desired_state(WEB)
         writing = asyncio.create_task(
-            backend.apply(backend.plan(desired, observed, list(desired)), observed)
+            backend.apply(backend.plan(whole(desired), observed, list(desired)), observed)
         )
         await asyncio.to_thread(door(backend).has_begun.wait, 10)
 
@@ -145,11 +145,11 @@ def test_what_is_nobodys_and_refused_is_an_error(backend: NftablesBackend, nft: 
         observed = await adopt(backend, desired_state(WEB))
         nft.commit(nft_elements.new_elements(NFPROTO_IPV4, TABLE, CLUSTER_IPS, packed))
         observed = await backend.observe()
-        await backend.apply(backend.plan(desired_state(WEB), observed, [WEB.key]), observed)
+        await backend.apply(backend.plan(whole(desired_state(WEB)), observed, [WEB.key]), observed)
         nft.commit(nft_elements.del_elements(NFPROTO_IPV4, TABLE, CLUSTER_IPS, packed))
 
         with pytest.raises(RefusedElements, match="message 0"):
-            await backend.apply(backend.prune(desired_state(WEB), observed), observed)
+            await backend.apply(backend.prune(whole(desired_state(WEB)), observed), observed)
 
     run(work())
 
@@ -158,7 +158,9 @@ def test_what_is_applied_is_counted(backend: NftablesBackend) -> None:
     async def work() -> tuple[int, int]:
         observed = await adopt(backend, desired_state(WEB))
         desired = desired_state(make_desired("default/web", "10.1.0.2:80"))
-        applied = await backend.apply(backend.plan(desired, observed, list(desired)), observed)
+        applied = await backend.apply(
+            backend.plan(whole(desired), observed, list(desired)), observed
+        )
         return applied.operations, applied.transactions
 
     assert run(work()) == (2, 1)  # one slot deleted and added
@@ -170,7 +172,7 @@ def test_a_refused_plan_names_the_service_port_and_the_reason(
     async def work() -> None:
         observed = await adopt(backend, {})
         desired = desired_state(WEB)
-        plan = backend.plan(desired, observed, list(desired))
+        plan = backend.plan(whole(desired), observed, list(desired))
         (services_key,) = [
             e.key for b in plan.transactions[0].adds if b.set == SERVICES for e in b.elements
         ]

@@ -36,9 +36,9 @@ def element(key: bytes, data: Data = None) -> Element:
 def occupied(key: PortKey, services_key: bytes | None) -> NftPlan:
     """A plan after which a ServicePort occupies one frontend, or nothing."""
     if services_key is None:
-        return NftPlan((), {key: None}, {})
-    target = Target(services_key, services_key, "TCP", 1)
-    return NftPlan((), {key: Rendered(targets=(target,))}, {})
+        return NftPlan((), {key: None})
+    target = Target("cluster-ip", services_key, services_key, "TCP", 1)
+    return NftPlan((), {key: Rendered(targets=(target,))})
 
 
 # --- transactions
@@ -152,7 +152,7 @@ def test_two_that_change_places_at_once_hold_what_they_have_now() -> None:
     observed.occupy(occupied(API, b"two"))
 
     both = occupied(WEB, b"two").rendered | occupied(API, b"one").rendered
-    observed.occupy(NftPlan((), both, {}))
+    observed.occupy(NftPlan((), both))
 
     assert observed.holders == {("IPv4", b"one"): API, ("IPv4", b"two"): WEB}
 
@@ -161,10 +161,13 @@ def test_references_are_counted_and_forgotten_at_none() -> None:
     observed = make_belief()
     shared: tuple[Family, str, bytes] = ("IPv4", "cluster-ips", b"address")
 
-    for change, left in ((1, 1), (1, 2), (-1, 1), (0, 1)):
-        observed.occupy(NftPlan((), {}, {shared: change}))
+    with_it = Rendered(shared=frozenset([shared[1:]]))
+    for key, rendered, left in (
+        (WEB, with_it, 1), (API, with_it, 2), (WEB, Rendered(), 1), (WEB, None, 1), (API, with_it, 1),
+    ):  # fmt: skip
+        observed.occupy(NftPlan((), {key: rendered}))
         assert observed.references == {shared: left}
-    observed.occupy(NftPlan((), {}, {shared: -1}))
+    observed.occupy(NftPlan((), {API: None}))
 
     assert observed.references == {}
 

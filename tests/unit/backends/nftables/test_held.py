@@ -15,7 +15,7 @@ from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import CLUSTER_IPS, ENDPOINTS, REFUSED, SERVICES, TABLE
 from proxy.backend import Held
 from proxy.model import FAMILIES, PortKey
-from tests.desired_strategies import Desired, desired_state, make_desired, many_services
+from tests.desired_strategies import Ports, desired_state, make_desired, many_services, whole
 from tests.fakes.nft import NftKernel
 from tests.unit.backends.nftables.test_backend import adopt
 
@@ -31,11 +31,11 @@ def backend(nf_tables: NftKernel) -> NftablesBackend:
 
 async def read(
     backend: NftablesBackend,
-    desired: Desired,
+    desired: Ports,
     observed: Observed,
     keys: Sequence[PortKey] | None,
 ) -> list[Held]:
-    return [one async for one in backend.read_back(desired, observed, keys)]
+    return [one async for one in backend.read_back(whole(desired), observed, keys)]
 
 
 def test_a_service_port_is_told_as_a_packet_would_find_it(backend: NftablesBackend) -> None:
@@ -168,7 +168,7 @@ def test_others_run_between_two_pieces_and_changes_made_meanwhile_are_no_differe
                 address = f"10.96.0.{number}"
                 new = make_desired(f"default/s{number}", "10.9.9.9:1", cluster_ip=address)
                 desired[new.key] = new
-                await backend.apply(backend.plan(desired, observed, [new.key]), observed)
+                await backend.apply(backend.plan(whole(desired), observed, [new.key]), observed)
                 changes += 1
                 await asyncio.sleep(0)
 

@@ -21,7 +21,7 @@ from backends.nftables.model import (
 from backends.nftables.plan import plan
 from proxy.model import FAMILIES, PortKey
 from proxy.netlink.codec import Request
-from tests.desired_strategies import desired_state, make_desired
+from tests.desired_strategies import desired_state, make_desired, whole
 from tests.model_builders import make_key
 
 LAYOUT = Layout(NftSettings(families=FAMILIES))
@@ -35,7 +35,7 @@ def furnish(nft: Nft) -> Observed:
         make_desired("default/api", "[fd00::1]:80", cluster_ip="fd00:10:96::1"),
     )
     observed = Observed({family: TableFacts() for family in FAMILIES}, nft.generation())
-    planned = plan(desired, observed, list(desired), LAYOUT)
+    planned = plan(whole(desired), observed, list(desired), LAYOUT)
     for transaction in planned.transactions:
         kernel.commit(nft, transaction)
         observed.fold(transaction)

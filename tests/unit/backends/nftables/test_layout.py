@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from backends.kernel.nft_expressions import (
     AnyExpression,
+    Fib,
     Lookup,
     Masquerade,
     MetaSet,
@@ -16,22 +17,26 @@ from backends.kernel.nft_expressions import (
 from backends.kernel.nft_messages import BaseChain
 from backends.kernel.nft_numbers import Hook, NumgenKind, VerdictCode
 from backends.nftables import rules
-from backends.nftables.layout import (
-    DRAWS,
-    Layout,
-    NftSettings,
-    capacity_for,
-    is_picking,
-    picking_chain,
-)
+from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import (
     CLUSTER_IP,
     CLUSTER_IPS,
+    EXTERNAL_IP,
+    EXTERNAL_IPS,
+    LOCAL_FROM,
+    NODE_PORT,
+    NODEPORT_IPS,
     REFUSE,
+    SERVICE_CIDRS,
     SERVICES,
+    VIP_SOURCES,
     ChainFacts,
     ChainSpec,
+    Kind,
 )
+from backends.nftables.names import Act, capacity_for, is_picking, picking_chain
+from backends.nftables.picking import DRAWS
+from proxy.desired_node import DesiredNode
 from proxy.model import FAMILIES, PROTOCOLS, Family, Protocol
 
 CIDRS = ("10.244.0.0/16", "fd00:10:244::/48")
@@ -54,7 +59,20 @@ def content(chain: ChainSpec) -> list[tuple[AnyExpression, ...]]:
 
 def chains_of(layout: Layout, family: Family) -> list[ChainSpec]:
     """One of each kind, in the order in which they are made."""
-    picking = [layout.chain(family, picking_chain(p, c)) for p in PROTOCOLS for c in (1, 2, 8)]
+    acts: list[tuple[Act, bool]] = [
+        ("pick", False),
+        ("pick", True),
+        ("external", False),
+        ("shortcut", False),
+    ]
+    kinds: list[Kind] = ["external-ip", "node-port"]
+    picking = [
+        layout.chain(family, picking_chain(p, c, kind, act=act, is_local=is_local))
+        for p in PROTOCOLS
+        for c in (1, 2, 8)
+        for kind in kinds
+        for act, is_local in acts
+    ]
     return [*layout.skeleton(family), *picking]
 
 
@@ -159,7 +177,8 @@ def test_rules_look_up_sets_that_are_made(family: Family) -> None:
         if isinstance(e, Lookup)
     }
 
-    assert looked_up == {spec.name for spec in layout.sets(family)}
+    # only the chains of a single ServicePort look that one up, and NodePorts may listen everywhere
+    assert looked_up | {VIP_SOURCES, NODEPORT_IPS} == {spec.name for spec in layout.sets(family)}
 
 
 def test_no_rule_has_the_comment_of_another() -> None:
@@ -181,11 +200,29 @@ def test_the_hooks_are_where_nat_belongs() -> None:
     }
 
 
-def test_only_traffic_to_cluster_ips_is_looked_at() -> None:
-    (rule,) = content(chain_named(make_layout(), SERVICES))
+def test_addresses_of_services_are_told_from_others_before_all_else() -> None:
+    cluster, external, unused, node_port = content(chain_named(make_layout(), SERVICES))
 
-    assert Lookup(CLUSTER_IPS) in rule
-    assert rule[-1] == Verdict(VerdictCode.GOTO, CLUSTER_IP)
+    assert Lookup(CLUSTER_IPS) in cluster
+    assert cluster[-1] == Verdict(VerdictCode.GOTO, CLUSTER_IP)
+    assert Lookup(EXTERNAL_IPS) in external
+    assert external[-1] == Verdict(VerdictCode.JUMP, EXTERNAL_IP)
+    assert Lookup(SERVICE_CIDRS) in unused
+    assert unused[-1] == Verdict(VerdictCode.DROP)
+    assert node_port[-1] == Verdict(VerdictCode.GOTO, NODE_PORT)
+
+
+@both_families
+def test_node_ports_listen_on_all_local_addresses_or_on_those_of_a_set(family: Family) -> None:
+    layout = make_layout()
+    restricted = layout.for_node(DesiredNode(node_port_addresses={family: ()}))
+
+    everywhere = content(chain_named(layout, SERVICES, family))[-1]
+    some = content(chain_named(restricted, SERVICES, family))[-1]
+
+    assert any(isinstance(e, Fib) for e in everywhere)
+    assert Lookup(NODEPORT_IPS) in some
+    assert not any(isinstance(e, Fib) for e in some)
 
 
 def test_a_port_no_service_defines_is_refused_at_the_end() -> None:
@@ -199,9 +236,10 @@ def test_a_frontend_that_is_being_replaced_is_served_by_its_first_endpoint() -> 
 
     look_up, *translations, _last = rules
     assert Lookup(SERVICES, data_register=0) in look_up
-    assert len(translations) == len(PROTOCOLS)
-    for rule in translations:
-        assert Numgen(kind=NumgenKind.INCREMENTAL, modulus=1, register=10) in rule
+    assert len(translations) == 2 * len(PROTOCOLS)
+    for number, rule in enumerate(translations):
+        offset = 0 if number < len(PROTOCOLS) else LOCAL_FROM
+        assert Numgen(NumgenKind.INCREMENTAL, 1, register=10, offset=offset) in rule
         assert isinstance(rule[-1], Nat)
 
 

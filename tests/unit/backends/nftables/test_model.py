@@ -37,14 +37,14 @@ def test_the_size_of_a_transaction_is_the_number_of_objects_it_writes() -> None:
 
 
 def test_a_plan_without_transactions_is_false_even_if_service_ports_are_concerned() -> None:
-    assert not NftPlan((), {WEB: None}, {})
-    assert NftPlan((FULL,), {}, {})
+    assert not NftPlan((), {WEB: None})
+    assert NftPlan((FULL,), {})
 
 
 def test_a_plan_is_described_line_by_line_with_whom_each_line_is_for() -> None:
     second = Transaction(gone_chains=(("IPv4", "older"),))
 
-    assert NftPlan((FULL, second), {}, {}).describe() == [
+    assert NftPlan((FULL, second), {}).describe() == [
         "1 delete table ip6 sliceproxy",
         "1 add table ip6 sliceproxy",
         "1 add set ip sliceproxy services",

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.nftables.draft import changed_slots
 from backends.nftables.model import (
     CLUSTER_IPS,
     HAIRPIN,
@@ -14,9 +15,10 @@ from backends.nftables.model import (
     SERVICES,
     ChainFacts,
 )
-from backends.nftables.plan import changed_slots, plan, prune
+from backends.nftables.plan import plan
+from backends.nftables.prune import prune
 from proxy.desired import DesiredPort
-from tests.desired_strategies import Desired, addresses, desired_state, make_desired
+from tests.desired_strategies import Ports, addresses, desired_state, make_desired, whole
 from tests.model_builders import make_endpoint, make_key
 from tests.unit.backends.nftables.planning import (
     DELETED,
@@ -46,7 +48,7 @@ def test_what_is_as_desired_is_not_planned() -> None:
 
     assert not plan_for(observed, web(A, B))
     assert not plan_for(observed, web(B, A))
-    assert not prune({}, observed, LAYOUT)
+    assert not prune(whole({}), observed, LAYOUT)
 
 
 def test_one_replaced_endpoint_is_one_changed_slot() -> None:
@@ -269,7 +271,7 @@ def test_members_that_several_need_are_written_once_and_stay_for_the_last() -> N
     carry_out(plan_for(observed, second), observed)
 
     for leaving, is_last in ((first.key, False), (second.key, True)):
-        planned = plan({}, observed, [leaving], LAYOUT)
+        planned = plan(whole({}), observed, [leaving], LAYOUT)
         changes = written(planned)
         assert (CLUSTER_IPS in changes, HAIRPIN in changes) == (is_last, is_last)
         carry_out(planned, observed)
@@ -280,7 +282,7 @@ def test_who_comes_and_who_goes_in_one_plan_share_without_a_change() -> None:
     observed = believing(first)
 
     for order in itertools.permutations([first.key, second.key]):
-        changes = written(plan(desired_state(second), observed, list(order), LAYOUT))
+        changes = written(plan(whole(desired_state(second)), observed, list(order), LAYOUT))
         assert not {CLUSTER_IPS, HAIRPIN} & changes.keys()
 
 
@@ -323,7 +325,7 @@ def test_what_service_ports_will_occupy_is_in_the_plan() -> None:
     assert make_key("default/never-there") not in planned.rendered
 
 
-def states(*sizes: int) -> Iterable[Desired]:
+def states(*sizes: int) -> Iterable[Ports]:
     return (desired_state(web(*addresses(1, size))) for size in sizes)
 
 
@@ -338,8 +340,8 @@ def test_planning_changes_no_belief() -> None:
     )
 
     for desired in states(0, 1, 5):
-        plan(desired, observed, [WEB], LAYOUT)
-    prune({}, observed, LAYOUT)
+        plan(whole(desired), observed, [WEB], LAYOUT)
+    prune(whole({}), observed, LAYOUT)
 
     assert before == (
         observed.tables["IPv4"].elements,

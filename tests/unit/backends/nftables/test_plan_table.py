@@ -11,8 +11,8 @@ from backends.nftables.model import (
     ChainFacts,
     NftPlan,
 )
-from backends.nftables.plan import is_entangled, needs_rebuild, prune
-from tests.desired_strategies import desired_state, make_desired
+from backends.nftables.prune import is_entangled, is_unusable, judge, prune
+from tests.desired_strategies import desired_state, make_desired, whole
 from tests.unit.backends.nftables.planning import (
     DELETED,
     ENDPOINTS,
@@ -45,10 +45,10 @@ def test_on_an_empty_host_everything_is_one_transaction() -> None:
 def test_without_services_prune_makes_the_fixed_part() -> None:
     observed = Observed({"IPv4": TableFacts()})
 
-    carry_out(prune({}, observed, LAYOUT), observed)
+    carry_out(prune(whole({}), observed, LAYOUT), observed)
 
     assert observed.tables["IPv4"].is_present
-    assert not prune({}, observed, LAYOUT)
+    assert not prune(whole({}), observed, LAYOUT)
 
 
 def test_a_rule_changed_from_outside_is_written_again() -> None:
@@ -77,6 +77,7 @@ def test_a_table_that_cannot_be_changed_into_ours_is_made_anew_as_a_whole(change
             facts.is_dormant = True
         case _:
             facts.is_entangled = True
+    facts.is_unusable = is_unusable(facts, LAYOUT, "IPv4")
     facts.elements[SERVICES][b"foreign"] = "drop"
     facts.chains["stranger"] = ChainFacts(None, ())
 
@@ -86,12 +87,13 @@ def test_a_table_that_cannot_be_changed_into_ours_is_made_anew_as_a_whole(change
     assert not transaction.deletes
     carry_out(planned, observed)
 
-    assert not prune({}, observed, LAYOUT)
+    assert not prune(whole({}), observed, LAYOUT)
     fresh = believing(web(A, B)).tables["IPv4"]
     rebuilt = observed.tables["IPv4"]
     assert (rebuilt.sets, rebuilt.elements) == (fresh.sets, fresh.elements)
     assert rebuilt.chains == fresh.chains
-    assert not needs_rebuild(rebuilt, LAYOUT, "IPv4")
+    judge(rebuilt, LAYOUT, "IPv4")
+    assert not rebuilt.has_to_go
 
 
 def test_without_services_prune_makes_the_table_anew() -> None:
@@ -100,7 +102,7 @@ def test_without_services_prune_makes_the_table_anew() -> None:
     facts.is_dormant = True
     facts.chains["stranger"] = ChainFacts(None, ())
 
-    (transaction,) = prune({}, observed, LAYOUT).transactions
+    (transaction,) = prune(whole({}), observed, LAYOUT).transactions
 
     assert transaction.rebuild == ("IPv4",)
     assert (transaction.gone_chains, transaction.gone_sets) == ((), ())
@@ -141,22 +143,22 @@ def test_prune_removes_what_nobody_occupies() -> None:
     elements[HAIRPIN][b"\n\1\0\1\n\1\0\1"] = None
     elements[REFUSED][FRONTEND[:4]] = None
 
-    assert written(prune({}, observed, LAYOUT)) == {
+    assert written(prune(whole({}), observed, LAYOUT)) == {
         SERVICES: {b"foreign": DELETED},
         ENDPOINTS: {slot(1): DELETED},
         HAIRPIN: {b"\n\1\0\1\n\1\0\1": DELETED},
         REFUSED: {FRONTEND[:4]: DELETED},
     }
-    carry_out(prune({}, observed, LAYOUT), observed)
+    carry_out(prune(whole({}), observed, LAYOUT), observed)
     assert elements == kept
 
 
 def test_prune_leaves_what_an_earlier_process_made_for_who_is_desired_but_was_refused() -> None:
     observed = believing(web(A, B), make_desired("default/gone", A, cluster_ip="10.96.0.11"))
-    observed.occupy(NftPlan((), dict.fromkeys(list(observed.rendered)), {}))
+    observed.occupy(NftPlan((), dict.fromkeys(list(observed.rendered))))
     before = {name: dict(e) for name, e in observed.tables["IPv4"].elements.items()}
 
-    carry_out(prune(desired_state(web(C)), observed, LAYOUT), observed)
+    carry_out(prune(whole(desired_state(web(C))), observed, LAYOUT), observed)
 
     left = {name: e for name, e in observed.tables["IPv4"].elements.items() if e}
     kept = {
@@ -174,15 +176,15 @@ def test_prune_removes_foreign_chains_and_sets_once_nothing_in_them_refers_to_an
     facts.chains["stranger"] = ChainFacts(None, ("goto crowd",))
     facts.chains["pick-tcp-8"] = ChainFacts(None, ("another choice",))
 
-    emptying, deleting = prune({}, observed, LAYOUT).transactions
+    emptying, deleting = prune(whole({}), observed, LAYOUT).transactions
 
     names = {"stranger", "pick-tcp-8"}
     assert {spec.name for _, spec in emptying.chains} == names
     assert all(not spec.rules for _, spec in emptying.chains)
     assert emptying.gone_sets == (("IPv4", "crowd"),)
     assert {name for _, name in deleting.gone_chains} == names
-    carry_out(prune({}, observed, LAYOUT), observed)
-    assert not prune({}, observed, LAYOUT)
+    carry_out(prune(whole({}), observed, LAYOUT), observed)
+    assert not prune(whole({}), observed, LAYOUT)
 
 
 def test_prune_keeps_chains_that_pick_for_nobody_at_present() -> None:
@@ -190,4 +192,4 @@ def test_prune_keeps_chains_that_pick_for_nobody_at_present() -> None:
     carry_out(plan_for(observed, web(A)), observed)
 
     assert "pick-tcp-2" in observed.tables["IPv4"].chains
-    assert not prune({}, observed, LAYOUT)
+    assert not prune(whole({}), observed, LAYOUT)

@@ -18,7 +18,7 @@ from backends.nftables.probe import probe
 from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES
 from proxy.netlink.codec import Request
-from tests.desired_strategies import desired_state, make_desired
+from tests.desired_strategies import desired_state, make_desired, whole
 
 LAYOUT = Layout(NftSettings(families=FAMILIES, cluster_cidrs=("10.244.0.0/16",)))
 
@@ -90,7 +90,7 @@ def test_what_an_earlier_process_has_left_proves_enough(nft: Nft) -> None:
         make_desired("default/web", "[fd00::1]:80", cluster_ip="fd00:10:96::1"),
     )
     observed = Observed({family: TableFacts() for family in FAMILIES})
-    for transaction in plan(desired, observed, list(desired), LAYOUT).transactions:
+    for transaction in plan(whole(desired), observed, list(desired), LAYOUT).transactions:
         kernel.commit(nft, transaction)
     before = nft.generation()
 
@@ -103,7 +103,7 @@ def test_what_an_earlier_process_has_left_proves_enough(nft: Nft) -> None:
 def test_less_than_all_rules_prove_nothing(nft: Nft, lost: str) -> None:
     desired = desired_state(make_desired("default/web", "10.1.0.1:80"))
     observed = Observed({family: TableFacts() for family in FAMILIES})
-    for transaction in plan(desired, observed, list(desired), LAYOUT).transactions:
+    for transaction in plan(whole(desired), observed, list(desired), LAYOUT).transactions:
         kernel.commit(nft, transaction)
     nft.commit([nft_messages.flush_chain(NUMBERS["IPv4"], TABLE, lost)])
 

@@ -5,12 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from backends.nftables.model import CLUSTER_IPS, HAIRPIN
-from backends.nftables.render import render_frontends, render_shared, slot_key, slot_range
-from proxy.desired import DesiredPort, Frontend
+from backends.nftables.model import CLUSTER_IPS, HAIRPIN, SharedMember
+from backends.nftables.render import RenderedFrontend, render_port, slot_key, slot_range
+from proxy.desired import DesiredPort
 from proxy.model import Protocol
 from tests.desired_strategies import make_desired
 from tests.model_builders import make_endpoint
+
+
+def render_frontends(port: DesiredPort) -> tuple[RenderedFrontend, ...]:
+    return render_port(port).frontends
+
+
+def render_shared(port: DesiredPort) -> frozenset[SharedMember]:
+    return render_port(port).shared
+
 
 IPV4 = bytes([10, 96, 0, 10])
 IPV6 = bytes.fromhex("fd000010009600000000000000000001")
@@ -24,7 +33,7 @@ def test_the_key_of_a_service_is_address_protocol_and_port_each_filled_up_to_fou
 ) -> None:
     (frontend,) = render_frontends(make_desired(protocol=protocol, port=0x1234))
 
-    assert frontend.target.services_key == IPV4 + bytes([number, 0, 0, 0]) + b"\x12\x34\0\0"
+    assert frontend.target.key == IPV4 + bytes([number, 0, 0, 0]) + b"\x12\x34\0\0"
     assert frontend.target.protocol == protocol
 
 
@@ -33,15 +42,15 @@ def test_keys_of_ipv6_are_alike() -> None:
 
     (frontend,) = render_frontends(port)
 
-    assert frontend.target.services_key == IPV6 + b"\6\0\0\0" + b"\0\x50\0\0"
-    assert frontend.target.slots_prefix == IPV6 + b"\0\x50\0\0"
-    assert frontend.pool == (bytes.fromhex("fd00" + "00" * 13 + "02") + b"\x1f\x90\0\0",)
+    assert frontend.target.key == IPV6 + b"\6\0\0\0" + b"\0\x50\0\0"
+    assert frontend.target.prefix == IPV6 + b"\0\x50\0\0"
+    assert frontend.cluster == (bytes.fromhex("fd00" + "00" * 13 + "02") + b"\x1f\x90\0\0",)
 
 
 def test_a_pool_is_the_addresses_and_ports_of_its_endpoints_in_order() -> None:
     (frontend,) = render_frontends(make_desired("default/web", "10.1.0.2:80", "10.1.0.1:8080"))
 
-    assert frontend.pool == (b"\n\1\0\2\0\x50\0\0", b"\n\1\0\1\x1f\x90\0\0")
+    assert frontend.cluster == (b"\n\1\0\2\0\x50\0\0", b"\n\1\0\1\x1f\x90\0\0")
     assert frontend.target.slots == 2
 
 
@@ -50,7 +59,7 @@ def test_the_pool_of_a_local_policy_is_the_local_one() -> None:
 
     (frontend,) = render_frontends(port)
 
-    assert len(frontend.pool) == 1
+    assert (frontend.cluster, len(frontend.local or ())) == (None, 1)
 
 
 @pytest.mark.parametrize(("is_any_usable", "is_refused"), [(False, True), (True, False)])
@@ -59,7 +68,7 @@ def test_without_any_usable_endpoint_connections_are_refused(
 ) -> None:
     (frontend,) = render_frontends(make_desired(is_any_usable=is_any_usable))
 
-    assert frontend.is_refused == is_refused
+    assert bool(frontend.members) == is_refused
 
 
 def test_a_frontend_another_service_owns_is_not_rendered() -> None:
@@ -67,20 +76,6 @@ def test_a_frontend_another_service_owns_is_not_rendered() -> None:
 
     assert render_frontends(port) == ()
     assert render_shared(port) == frozenset()
-
-
-@pytest.mark.parametrize("kind", ["NodePort", "ExternalIP", "LoadBalancer"])
-def test_frontends_from_outside_are_not_served_yet(kind: str) -> None:
-    address = None if kind == "NodePort" else "203.0.113.1"
-    port = make_desired("default/web")
-    outside = Frontend(kind, address, 30080)  # type: ignore[arg-type] # the parameter is one of its kinds
-
-    assert render_frontends(_with(port, outside)) == render_frontends(port)
-    assert render_shared(_with(port, outside)) == render_shared(port)
-
-
-def _with(port: DesiredPort, frontend: Frontend) -> DesiredPort:
-    return structs.replace(port, frontends=(*port.frontends, frontend))
 
 
 def test_local_endpoints_may_reach_themselves_and_others_cannot() -> None:

@@ -98,7 +98,7 @@ def test_a_source_outside_a_network_is_told_from_one_inside(
 @both_families
 def test_the_parts_of_a_key_follow_one_another_without_a_gap(family: Family) -> None:
     parts: list[tuple[int, int]] = []
-    for expression in rules.service_look_up(family):
+    for expression in rules.look_up(family, "services"):
         match expression:
             case Payload(length=length, register=register):
                 parts.append((_place(register), length))

@@ -18,7 +18,7 @@ from proxy.backend import Drift
 from proxy.model import FAMILIES
 from proxy.netlink.codec import Request
 from proxy.netlink.socket import DumpInterrupted
-from tests.desired_strategies import desired_state, make_desired
+from tests.desired_strategies import desired_state, make_desired, whole
 from tests.model_builders import make_key
 
 LAYOUT = Layout(NftSettings(families=FAMILIES))
@@ -36,7 +36,7 @@ def observed(nft: Nft) -> Observed:
     )
     tables = {family: TableFacts() for family in FAMILIES}
     observed = Observed(tables, nft.generation())
-    planned = plan(desired, observed, list(desired), LAYOUT)
+    planned = plan(whole(desired), observed, list(desired), LAYOUT)
     for transaction in planned.transactions:
         kernel.commit(nft, transaction)
         observed.fold(transaction)
@@ -172,7 +172,9 @@ class Interrupted(Nft):
 
 def apply(nft: Nft, observed: Observed, *endpoints: str) -> None:
     """Change a service as its process does."""
-    planned = plan(desired_state(make_desired("default/web", *endpoints)), observed, [WEB], LAYOUT)
+    planned = plan(
+        whole(desired_state(make_desired("default/web", *endpoints))), observed, [WEB], LAYOUT
+    )
     for transaction in planned.transactions:
         kernel.commit(nft, transaction)
         observed.fold(transaction)

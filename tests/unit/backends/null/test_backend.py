@@ -3,7 +3,7 @@
 import asyncio
 
 from backends.null.backend import NullBackend, NullObserved
-from tests.desired_strategies import desired_state, make_desired
+from tests.desired_strategies import desired_state, make_desired, whole
 
 WEB = make_desired("default/web", "10.1.0.1:80")
 
@@ -11,9 +11,9 @@ WEB = make_desired("default/web", "10.1.0.1:80")
 def test_it_remembers_and_forgets_and_touches_nothing() -> None:
     backend, observed = NullBackend(), NullObserved()
 
-    remembering = backend.plan(desired_state(WEB), observed, [WEB.key])
+    remembering = backend.plan(whole(desired_state(WEB)), observed, [WEB.key])
     applied = asyncio.run(backend.apply(remembering, observed))
-    forgetting = backend.prune({}, observed)
+    forgetting = backend.prune(whole({}), observed)
 
     assert remembering.describe() == ["remember default/web (TCP, IPv4)"]
     assert (applied.operations, applied.failed) == (1, {})

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from backends.null.backend import NullBackend
 from proxy import metrics
 from proxy.cache import Cache
+from proxy.conntrack_sweeper import Sweeper
 from proxy.desired import DesiredState
 from proxy.meter import Meter
 from proxy.model import NodeInfo
@@ -16,6 +17,7 @@ from proxy.reconciler import Reconciler
 from proxy.schedule import Schedule
 from proxy.sources.events import KINDS, Event, Synced, Upsert, WatchReport
 from proxy.verifier import Verifier
+from tests.fakes.conntrack import FakeFlows
 from tests.model_builders import make_node
 
 TIMEOUT_S = 60.0
@@ -32,6 +34,7 @@ class Measured:
             cache, DesiredState(), NullBackend(), Schedule(now_s=self.now_s)
         )
         self.verifier, self.meter = Verifier(self.reconciler), Meter()
+        self.sweeper = Sweeper(self.reconciler, FakeFlows())
         self.reconciler.on_round = self.meter.heard
         self.reports: Sequence[WatchReport] = ()
         cache.apply([*events, Upsert(make_node()), *map(Synced, KINDS)], self.now_s)
@@ -53,7 +56,13 @@ class Measured:
 
     def registry(self, mode: str = "nftables") -> CollectorRegistry:
         return metrics.everything(
-            self.reconciler, self.verifier, self, self.meter, mode=mode, timeout_s=TIMEOUT_S
+            self.reconciler,
+            self.verifier,
+            self,
+            self.meter,
+            mode=mode,
+            timeout_s=TIMEOUT_S,
+            sweeper=self.sweeper,
         )
 
     def series(self, name: str = "", mode: str = "nftables") -> Series:

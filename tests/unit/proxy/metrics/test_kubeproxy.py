@@ -30,6 +30,7 @@ def test_names_and_labels_are_those_of_kube_proxy() -> None:
         "kubeproxy_sync_full_proxy_rules",
         "kubeproxy_sync_partial_proxy_rules",
         "kubeproxy_network_programming",
+        "kubeproxy_conntrack_reconciler_sync",
     )
     assert names == {
         *[f'{name}_duration_seconds_{part}{{ip_family="IPv4"}}' for name in timed for part in ("count", "sum")],
@@ -42,6 +43,7 @@ def test_names_and_labels_are_those_of_kube_proxy() -> None:
         f'{sync}_no_local_endpoints_total{{ip_family="IPv4",traffic_policy="internal"}}',
         f'{sync}_nftables_sync_failures_total{{ip_family="IPv4"}}',
         f'{sync}_nftables_cleanup_failures_total{{ip_family="IPv4"}}',
+        'kubeproxy_conntrack_reconciler_deleted_entries_total{ip_family="IPv4"}',
         'kubeproxy_proxy_healthz_total{code="200"}',
         'kubeproxy_proxy_livez_total{code="200"}',
     }  # fmt: skip
@@ -51,6 +53,7 @@ def test_names_and_labels_are_those_of_kube_proxy() -> None:
     ("name", "bounds"),
     [
         ("sync_proxy_rules", [0.001 * 2**power for power in range(15)]),
+        ("conntrack_reconciler_sync", [0.001 * 2**power for power in range(15)]),
         ("sync_full_proxy_rules", [0.001 * 2**power for power in range(15)]),
         ("sync_partial_proxy_rules", [0.001 * 2**power for power in range(15)]),
         (
@@ -187,3 +190,18 @@ def test_a_deleted_node_changes_nothing_here() -> None:
     measured.reconciler.cache.apply([Delete("Node", "", "n1"), Upsert(make_node())], 1.0)
 
     assert measured.series("kubeproxy_sync_proxy_rules_service") == before
+
+
+def test_deleted_flows_and_how_long_that_took_are_counted_by_family() -> None:
+    measured = Measured()
+    measured.sweeper.families["IPv6"].deleted = 3
+    measured.sweeper.families["IPv6"].durations.observe(0.25)
+
+    found = measured.series("kubeproxy_conntrack_reconciler")
+
+    name = 'kubeproxy_conntrack_reconciler_{}{{ip_family="{}"}}'
+    assert found[name.format("deleted_entries_total", "IPv6")] == 3
+    assert found[name.format("deleted_entries_total", "IPv4")] == 0
+    assert found[name.format("sync_duration_seconds_sum", "IPv6")] == 0.25
+    assert found[name.format("sync_duration_seconds_count", "IPv6")] == 1
+    assert found[name.format("sync_duration_seconds_count", "IPv4")] == 0

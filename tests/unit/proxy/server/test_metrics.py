@@ -74,6 +74,8 @@ def test_the_configuration_is_written_as_kube_proxy_writes_it() -> None:
     [
         ("*/*", TEXT, ""),
         ("text/plain;version=0.0.4", TEXT, ""),
+        ("text/plain;version=none", TEXT, ""),
+        ("application/openmetrics-text;version=1.x", TEXT, ""),
         (f"{OPENMETRICS};version=1.0.0,text/plain;q=0.5", OPENMETRICS, "# EOF\n"),
     ],
 )

@@ -6,6 +6,7 @@ import socket
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from proxy.errors import ConfigError
 from proxy.server import guard, serving
@@ -55,3 +56,40 @@ def test_a_taken_address_ends_the_process_if_so_configured(taken: socket.socket)
 
     with taken, pytest.raises(ConfigError, match=f"127.0.0.1 port {port}"):
         asyncio.run(main())
+
+
+def test_what_is_no_request_is_refused_and_fills_no_log_but_our_mistakes_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(_request: web.Request) -> web.Response:
+        raise KeyError("a mistake")
+
+    async def asked(port: int, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    async def main() -> list[bytes]:
+        app = web.Application()
+        app.router.add_get("/mistake", fail)
+        runner = await serving.serve(app, "127.0.0.1", 0)
+        port = runner.addresses[0][1]
+        requests = (
+            b"\x16\x03\x01nonsense\r\n\r\n",
+            b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
+            b"GET /mistake HTTP/1.0\r\n\r\n",
+        )
+        try:
+            return [await asked(port, request) for request in requests]
+        finally:
+            await runner.cleanup()
+
+    answers = asyncio.run(main())
+
+    assert [answer.split()[1] for answer in answers] == [b"400", b"400", b"500"]
+    [record] = caplog.records
+    assert "a mistake" in caplog.text
+    assert record.name.startswith("proxy.")

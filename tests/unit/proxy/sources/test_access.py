@@ -25,11 +25,21 @@ def test_a_server_is_a_url_without_its_last_slash(url: str, server: str) -> None
 
 @pytest.mark.parametrize(
     "url",
-    ["", "10.0.0.1:6443", "ftp://a", "https://", "https://a:b", "https://a/?x=1", "unix:///a"],
+    [
+        "",
+        "10.0.0.1:6443",
+        "ftp://a",
+        "https://",
+        "https://a:b",
+        "https://a/?x=1",
+        "unix:///a",
+        "https://user:hunter2@a",
+    ],
 )
 def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
-    with pytest.raises(ConfigError, match="--master: must be like https://host:6443"):
+    with pytest.raises(ConfigError, match="--master: must be like https://host:6443") as caught:
         access.check_server("--master", url)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from proxy.sources import apiserver
 from proxy.sources.access import Access, tls_context
 from proxy.sources.apiserver import ApiServerSource
 from proxy.sources.backoff import Backoff
-from proxy.sources.events import Delete, Synced, WatchReport
+from proxy.sources.events import Delete, Synced, Trouble, WatchReport
 from proxy.sources.reflector import Limits
 from tests.builders import make_service, make_slice, watch_line
 from tests.fakes.recorder import Recorder, running
@@ -304,6 +304,27 @@ def test_a_server_that_asks_for_time_gets_it(run: Run) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("status", [400, 404, 429])
+def test_a_server_that_is_back_and_refuses_every_kind_is_asked_once_for_each(
+    run: Run, status: int
+) -> None:
+    async def scenario() -> None:
+        async with serving() as server:
+            server.refusals = {plural: Refusal(status, Retry_After="20") for plural in KINDS}
+            await server.stop()
+            source = _source(server, f"{FAST}, watchList: 'off'")
+            async with running(source):
+                await _until(lambda: all(each.failures for each in source.report()))
+                await server.start()
+                trouble: Trouble = "throttled" if status == 429 else "server"
+                await _until(lambda: all(trouble in each.errors for each in source.report()))
+                await _until(lambda: {each.phase for each in source.report()} == {"waiting"})
+
+                assert len(server.requests) == len(KINDS)
+
+    run(scenario())
+
+
 def test_a_redirect_is_not_followed(run: Run) -> None:
     async def scenario() -> None:
         async with _scene(is_synced=False) as scene:
@@ -329,6 +350,26 @@ def test_a_silent_watch_is_asked_for_again(run: Run) -> None:
             assert "resourceVersion=100" in again
 
     run(scenario())
+
+
+def test_the_log_warns_of_what_does_not_pass_by_itself(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with _scene() as scene:
+            await scene.server.drop("endpointslices")
+            await scene.until(lambda report: "closed" in report.errors)
+            await scene.server.stop()
+            await scene.until(lambda report: "connect" in report.errors)
+
+    run(scenario())
+    levels = {
+        trouble: record.levelname
+        for record in caplog.records
+        for trouble in ("closed", "connect")
+        if f"EndpointSlices: {trouble}: " in record.message
+    }
+    assert levels == {"closed": "INFO", "connect": "WARNING"}
 
 
 def test_a_server_that_never_answers_is_asked_again(run: Run) -> None:
@@ -498,8 +539,9 @@ def test_the_log_warns_of_servers_that_are_not_verified(
     run(scenario())
     assert "is asked without TLS" in caplog.text
     context = tls_context("x", ca_file="", cert_file="", key_file="", is_insecure=True)
-    apiserver._announce(Access("https://a", context, {}))
+    apiserver._announce(Access("https://a", context, {}, proxy="http://user:hunter2@proxy:3128"))
     assert "the certificate of https://a is not verified" in caplog.text
+    assert "API server https://a through http://proxy:3128" in caplog.text
 
 
 def test_what_is_delivered_was_received_before(run: Run) -> None:

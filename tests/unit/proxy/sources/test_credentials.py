@@ -1,6 +1,8 @@
 """Credentials are read once, and again when they expired, were refused, or their files changed."""
 
 import asyncio
+import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -33,6 +35,13 @@ class Reader:
             raise self.error
         headers = {"Authorization": f"Bearer {self.count}"}
         return Access(SERVER, None, headers, expires_s=self.expires_s, files=self.files)
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 def test_credentials_are_read_once_however_many_ask() -> None:
@@ -107,15 +116,17 @@ def test_later_the_old_ones_stay_and_it_is_said_once(
     token = tmp_path / "token"
     token.write_text("a")
     reader = Reader(files=(str(token),))
+    clock = Clock()
 
     async def scenario() -> None:
-        who = Credentials(reader)
+        who = Credentials(reader, clock)
         first = await who.get()
         token.unlink()
         reader.error = ConfigError("file: gone")
         assert await who.get() is first
         assert await who.get() is first
         reader.error = None
+        clock.now_s += 10
         assert await who.get() is not first
 
     asyncio.run(scenario())
@@ -131,6 +142,33 @@ def test_later_it_is_an_error_of_the_server_when_there_are_no_others() -> None:
         reader.error = ConfigError("file: gone")
         with pytest.raises(ApiError, match="refused, and there are no others: file: gone"):
             await who.get(refused=first)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_failing", [True, False])
+def test_what_is_refused_or_fails_again_and_again_is_not_fetched_all_the_time(
+    tmp_path: Path, is_failing: bool
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("a")
+    reader = Reader(files=(str(token),), expires_s=time.time() - 5)
+    clock = Clock()
+
+    async def scenario() -> None:
+        who = Credentials(reader, clock)
+        access = await who.get()
+        if is_failing:
+            reader.error = ConfigError("the plugin failed")
+        counts = []
+        for change in ("", "", "time", "", "file", ""):
+            clock.now_s += 10 if change == "time" else 0.5
+            if change == "file":
+                token.write_text("another")
+            with contextlib.suppress(ApiError):
+                access = await who.get(refused=access)
+            counts.append(reader.count)
+        assert counts == [2, 2, 3, 3, 4, 4]
 
     asyncio.run(scenario())
 
@@ -169,6 +207,21 @@ def test_a_server_that_is_no_url_is_refused() -> None:
 def test_a_kubeconfig_is_read_where_one_is_given() -> None:
     with pytest.raises(ConfigError, match="kubeconfig: /nowhere: cannot be read"):
         credentials.load(_settings("--kubeconfig=/nowhere"))
+
+
+def test_whatever_is_wrong_with_a_kubeconfig_is_the_operators(tmp_path: Path) -> None:
+    plugin = {"command": "/bin/true", "apiVersion": "client.authentication.k8s.io/v1"}
+    document = {
+        "current-context": "it",
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+        "clusters": [{"name": "it", "cluster": {"server": SERVER, "extensions": 5}}],
+        "users": [{"name": "it", "user": {"exec": {**plugin, "provideClusterInfo": True}}}],
+    }
+    file = tmp_path / "kubeconfig"
+    file.write_text(json.dumps(document))
+
+    with pytest.raises(ConfigError, match=f"{file}: cannot be used"):
+        credentials.load(_settings(f"--kubeconfig={file}"))
 
 
 def test_otherwise_it_is_the_pods_service_account(monkeypatch: pytest.MonkeyPatch) -> None:

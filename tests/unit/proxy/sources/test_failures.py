@@ -29,7 +29,7 @@ def _pauses(*troubles: Trouble, list_took_s: float = 0.0) -> list[float]:
         (["connect"] * 6, [1, 2, 4, 8, 16, 16]),
         (["timeout", "server", "connect", "server"], [1, 2, 4, 4]),
         (["forbidden"] * 7, [1, 2, 4, 8, 16, 32, 40]),
-        (["throttled"] * 4, [1, 2, 4, 4]),
+        (["throttled"] * 7, [1, 2, 4, 8, 16, 32, 40]),
         (["gone"] * 4, [0, 2, 4, 4]),
         (["closed", "silent", "malformed"], [0, 2, 4]),
         (["unauthorized"] * 3, [0, 2, 4]),

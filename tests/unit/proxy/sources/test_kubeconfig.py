@@ -270,6 +270,15 @@ def test_a_mistake_is_told_by_its_field(
         _load(path)
 
 
+def test_an_identity_provider_that_is_away_is_told(write: Write) -> None:
+    claims = base64.urlsafe_b64encode(b'{"exp": 1}').decode().rstrip("=")
+    config = {"id-token": f"a.{claims}.c", "idp-issuer-url": "http://127.0.0.1:1"}
+    path = write({"auth-provider": {"name": "oidc", "config": config}})
+
+    with pytest.raises(ConfigError, match=f"^{path}: .*127.0.0.1"):
+        _load(path)
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

@@ -1,5 +1,7 @@
 """What a reflector asks for next, for everything that can happen to its last request."""
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
@@ -641,6 +643,26 @@ def test_a_pause_for_another_reason_does_not(trouble: Trouble) -> None:
     assert bench.pause() == pause_s
 
 
+@pytest.mark.parametrize(
+    ("code", "asked_s", "ends"),
+    [(503, 0.0, True), (503, 7.0, False), (429, 0.0, False), (401, 0.0, False), (404, 0.0, False)],
+)
+def test_a_server_that_is_back_and_refuses_is_not_away(
+    code: int, asked_s: float, ends: bool
+) -> None:
+    bench = Bench(LISTING)
+    for _ in range(2):  # so that no refusal is tried again at once
+        bench.ask()
+        bench.refuse(code) if code == 401 else bench.fail("connect")
+        bench.skip_pause()
+    bench.ask()
+
+    bench.refuse(code, retry_after_s=asked_s)
+
+    assert bench.pause() > 0
+    assert bench.reflector.hurry(bench.now_s) is ends
+
+
 @pytest.mark.parametrize("code", [429, 503])
 def test_a_server_that_asks_for_time_gets_it(code: int) -> None:
     bench = Bench()
@@ -770,6 +792,54 @@ def test_a_version_that_the_server_does_not_understand_is_given_up() -> None:
     assert bench.ask() == STREAM
 
 
+def test_a_watch_that_meets_the_same_error_again_does_not_stay_there() -> None:
+    bench = _watching("a", "b")
+    bench.watch_for(60)
+    bench.line(error(500, "cannot decode a change"))
+    assert bench.last_trouble() == "server"
+    bench.skip_pause()
+    assert bench.ask() == _watch("100")
+    bench.accept()
+
+    bench.line(error(500, "cannot decode a change"))
+
+    bench.skip_pause()
+    bench.stream(slice_at("a", 50), version=120)
+    assert bench.names == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("fail", "kinds"),
+    [
+        (lambda bench: bench.refuse(500), "sssLsLs"),
+        (lambda bench: (bench.accept(), bench.reflector.end(bench.now_s, is_truncated=False)), "sssLsLs"),
+        (lambda bench: bench.fail("connect"), "sssssss"),
+    ],
+)  # fmt: skip
+def test_a_server_that_fails_at_streaming_is_listed(
+    fail: Callable[[Bench], object], kinds: str
+) -> None:
+    bench = Bench()
+    asked = ""
+    for _ in kinds:
+        asked += "s" if "sendInitialEvents" in bench.ask() else "L"
+        fail(bench)
+        bench.skip_pause()
+
+    assert asked == kinds
+
+
+def test_a_list_in_pages_goes_on_in_pages_even_when_it_is_time_for_streams_again() -> None:
+    bench = Bench()
+    bench.ask()
+    bench.refuse(422)
+    bench.ask()
+    bench.page(page([slice_at("a", 1), slice_at("b", 2)], token="more"))
+    bench.now_s += 3600
+
+    assert bench.ask() == {"limit": "2", "continue": "more"}
+
+
 # Silence and absence
 
 
@@ -788,33 +858,80 @@ def test_a_silent_watch_is_given_up_and_goes_on_from_its_last_version() -> None:
     assert bench.ask() == _watch("140")
 
 
-@pytest.mark.parametrize(
-    ("first", "request_after"), [(b"", STREAM), (bookmark(100), _watch("100"))]
-)
-def test_a_watch_without_a_single_bookmark_began_at_a_version_the_server_does_not_know(
-    first: bytes, request_after: dict[str, str]
-) -> None:
+def test_a_watch_on_which_a_bookmark_came_is_beyond_doubt() -> None:
     bench = _watching("a")
     bench.fail("closed")
     assert bench.ask() == _watch("100")
     bench.accept()
     bench.now_s += 1
-    if first:
-        bench.line(first)
+    bench.line(bookmark(100))
 
     while bench.is_open():
         bench.expire()
 
     assert bench.last_trouble() == "silent"
-    assert bench.ask() == request_after
+    assert bench.ask() == _watch("100")
 
 
-def test_where_bookmarks_never_come_their_absence_says_nothing() -> None:
-    bench = _watching("a", limits=LISTING)
+PROBE = {"limit": "1", "resourceVersion": ""}
 
-    bench.expire()
 
+def _in_doubt() -> Bench:
+    """Watch a server that has sent nothing since the watch was taken up again at version 100."""
+    bench = _watching("a", "b")
+    bench.fail("closed")
+    assert bench.ask() == _watch("100")
+    bench.accept()
+    while bench.is_open():
+        bench.expire()
     assert bench.last_trouble() == "silent"
+    return bench
+
+
+def test_a_quiet_server_is_asked_for_one_object_and_not_for_everything() -> None:
+    bench = _in_doubt()
+
+    assert bench.ask() == PROBE
+    assert bench.page(page([slice_at("c", 90)], version=100, token="more")) == []
+
+    assert bench.names == {"a", "b"}
+    assert bench.ask() == _watch("100")
+
+
+def test_a_server_that_has_not_come_as_far_is_asked_for_everything() -> None:
+    bench = _in_doubt()
+    bench.ask()
+
+    assert bench.page(page([slice_at("a", 90)], version=99, token="more")) == []
+
+    assert bench.stream(slice_at("a", 90), version=99)
+    assert bench.names == {"a"}
+
+
+def test_a_list_ends_the_doubt() -> None:
+    bench = _in_doubt()
+    assert bench.ask() == PROBE
+    bench.fail("connect")
+    bench.now_s += 200
+    assert bench.reflector.report().phase == "listing"
+
+    bench.stream(slice_at("a", 50), version=120)
+    bench.watch_for(10)
+    bench.fail("closed")
+
+    assert bench.ask() == _watch("120")
+
+
+def test_doubt_remains_until_the_server_has_said_how_far_it_is() -> None:
+    bench = _in_doubt()
+    for body in (b"", page([], version="")):
+        assert bench.ask() == PROBE
+        bench.page(body)
+        assert bench.last_trouble() == "malformed"
+        bench.skip_pause()
+
+    assert bench.ask() == PROBE
+    bench.page(page([]))
     assert bench.ask() == _watch("100")
 
 
@@ -831,10 +948,11 @@ def test_a_request_without_an_answer_is_given_up(is_accepted: bool) -> None:
     assert bench.now_s == pytest.approx(1090.0)
 
 
-def test_after_a_short_absence_of_the_server_the_watch_goes_on() -> None:
+@pytest.mark.parametrize("ending", ["cut", "end"])
+def test_after_a_short_absence_of_the_server_the_watch_goes_on(ending: str) -> None:
     bench = _watching("a")
     bench.watch_for(60)
-    bench.fail("closed")
+    bench.reflector.end(bench.now_s, is_truncated=ending == "cut")
     bench.ask()
     bench.fail("connect")
     bench.now_s += 4.9

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -111,6 +112,22 @@ def test_what_is_cut_off_or_no_http_is_closed(pieces: tuple[bytes, ...]) -> None
                 await _read(transport, access)
             assert caught.value.trouble == "closed"
             assert str(caught.value)
+            assert "\n" not in str(caught.value)
+
+    asyncio.run(scenario())
+
+
+def test_the_password_of_a_proxy_that_refuses_is_not_told() -> None:
+    async def scenario() -> None:
+        refusal = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+        async with _server(_says(refusal)) as (transport, access):
+            proxy = access.server.removesuffix("/prefix").replace("//", "//user:hunter2@")
+            through = Access(
+                "https://example.invalid", ssl.create_default_context(), {}, proxy=proxy
+            )
+            with pytest.raises(TransportError) as caught:
+                await transport.get(through, "/", is_watch=False)
+            assert str(caught.value) == "407 Proxy Authentication Required"
 
     asyncio.run(scenario())
 
@@ -163,11 +180,17 @@ def test_connections_notice_a_peer_that_vanished() -> None:
             assert connection.transport is not None
             sock = connection.transport.get_extra_info("socket")
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-            idle_s, pause_s, count = (
+            idle_s, pause_s, count, unconfirmed_ms = (
                 sock.getsockopt(socket.IPPROTO_TCP, option)
-                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                for option in (
+                    socket.TCP_KEEPIDLE,
+                    socket.TCP_KEEPINTVL,
+                    socket.TCP_KEEPCNT,
+                    socket.TCP_USER_TIMEOUT,
+                )
             )
             assert idle_s + pause_s * count == 30
+            assert unconfirmed_ms == 30_000
             answer.close()
 
     asyncio.run(scenario())

@@ -1,0 +1,403 @@
+"""What a plan is made of: the values elements should have, collected, compared with belief, and put in order. Pure.
+
+What keeps every live frontend answered (see proxy.backend, L5): a packet reads one element after the other, and a commit
+may fall between two reads, but a later read never sees an older state. So
+
+- within a pool nothing needs an order, because what is missing is drawn again (see `picking`);
+- what a verdict leads to comes in the same transaction or an earlier one, and goes in a later one;
+- what diverts or stops a packet before the verdict comes one transaction before it, and goes one after.
+
+Most plans need no more than one transaction.
+"""
+
+import enum
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from backends.nftables import rules
+from backends.nftables.belief import Observed, TableFacts
+from backends.nftables.layout import Layout
+from backends.nftables.model import (
+    DIVERTING,
+    EXTERNAL_IPS,
+    FIREWALL,
+    LOCAL_FROM,
+    PLACES,
+    Batch,
+    ChainSpec,
+    Data,
+    Element,
+    Row,
+    SetSpec,
+    SharedMember,
+    Target,
+    Transaction,
+)
+from backends.nftables.names import is_picking, parse_picking
+from backends.nftables.picking import leads_to
+from backends.nftables.render import Lead, RenderedFrontend, slot_key, slot_range
+from proxy.model import Family, PortKey
+
+
+class Absent(enum.Enum):
+    """The value of an element that should not exist; None is the data of a plain set's member."""
+
+    ABSENT = 0
+
+
+ABSENT: Final = Absent.ABSENT
+Values = dict[bytes, tuple[Data | Absent, PortKey | None]]
+_OUTER: Final = frozenset([PLACES["external-ip"].verdicts, PLACES["node-port"].verdicts])
+_LAST_IN: Final = _OUTER | {EXTERNAL_IPS}
+
+
+class Draft:
+    """The values elements should have, collected before they are compared with belief."""
+
+    def __init__(self, observed: Observed, layout: Layout) -> None:
+        self.layout = layout
+        self._references = observed.references
+        self._changed_references: dict[tuple[Family, str, bytes], int] = {}
+        self._holders = observed.holders
+        self._rendered = observed.rendered
+        self._rebuild = tuple(
+            [family for family in layout.families if observed.tables[family].has_to_go]
+        )
+        self.facts = observed.tables | {family: TableFacts() for family in self._rebuild}
+        self._sets: dict[tuple[Family, str], Values] = {}
+        self._late: dict[tuple[Family, str], set[bytes]] = {}
+        self._chains: dict[tuple[Family, str], None] = {}
+        self._own_chains: list[tuple[Family, ChainSpec]] = []
+        self._own_sets: list[tuple[Family, SetSpec]] = []
+        self._gone_chains: list[tuple[Family, str]] = []
+        self._gone_sets: list[tuple[Family, str]] = []
+        self._has_withdrawn = False
+
+    def values(self, family: Family, set_name: str) -> Values:
+        """Return the wanted values of one set, to be added to."""
+        return self._sets.setdefault((family, set_name), {})
+
+    def believed(self, family: Family, set_name: str) -> Mapping[bytes, Data]:
+        return self.facts[family].elements.get(set_name, {})
+
+    def share(
+        self, owner: PortKey, old: frozenset[SharedMember], new: frozenset[SharedMember]
+    ) -> None:
+        """Count a ServicePort's references to shared members; the last one to leave removes a member."""
+        for change, members in ((1, new - old), (-1, old - new)):
+            for set_name, member in members:
+                reference = (owner.family, set_name, member)
+                total = self._changed_references.get(reference, 0) + change
+                self._changed_references[reference] = total
+                left = self._references.get(reference, 0) + total
+                self.values(owner.family, set_name)[member] = (
+                    None if left > 0 else ABSENT,
+                    owner,
+                )
+        for set_name, member in new & old:
+            self.values(owner.family, set_name).setdefault(member, (None, owner))
+
+    def withdraw(
+        self, owner: PortKey, targets: Iterable[Target], kept: Sequence[RenderedFrontend]
+    ) -> None:
+        """Remove frontends and slots a ServicePort no longer has, unless another one puts them again or has done so."""
+        keep = {(f.target.kind, f.target.key): f for f in kept}
+        gone = (ABSENT, owner)
+        for target in targets:
+            if self._holders.get((owner.family, target.key)) != owner:
+                continue
+            left = keep.get((target.kind, target.key))
+            if left is None:
+                self._has_withdrawn = True
+                for name, key in target.places():
+                    self.values(owner.family, name)[key] = gone
+            for row in target.rows():
+                pool = (left.local if row.first else left.cluster) if left is not None else ()
+                keys = slot_keys(row)[len(pool or ()) :]
+                self.values(owner.family, row.set).update(dict.fromkeys(keys, gone))
+                if pool is None:  # the verdict that leads there has to change first
+                    self._late.setdefault((owner.family, row.set), set()).update(keys)
+
+    def put(self, owner: PortKey, frontend: RenderedFrontend) -> None:
+        """Ask for a frontend: its verdicts and its slots, leaving in place the slots that can stay."""
+        family, target = owner.family, frontend.target
+        holder = self._holders.get((family, target.key), owner)
+        if holder != owner:
+            self._take_over(owner, holder, target.key)
+        if frontend.cluster is not None:
+            self._put_slots(owner, target, 0, frontend.cluster)
+        if frontend.local is not None:
+            self._put_slots(owner, target, LOCAL_FROM, frontend.local)
+        members, leads = dict(frontend.members), {lead.set: lead for lead in frontend.leads}
+        for name, key in target.places():
+            data: Data | Absent = ABSENT
+            if name in leads:
+                data = f"goto {self._lead(family, target, leads[name])}"
+            elif members.get(name) == key:
+                data = None
+            elif frontend.jump and name == FIREWALL:
+                data = f"jump {frontend.jump}"
+            self.values(family, name)[key] = (data, owner)
+
+    def _take_over(self, owner: PortKey, holder: PortKey, key: bytes) -> None:
+        """Remove what another ServicePort has at an address, also where the new owner would have nothing."""
+        self._has_withdrawn = True
+        gone = (ABSENT, owner)
+        for target in self._rendered[holder].targets if holder in self._rendered else ():
+            if target.key != key:
+                continue
+            for name, place in target.places():
+                self.values(owner.family, name)[place] = gone
+            for row in target.rows():
+                values = self.values(owner.family, row.set)
+                values.update(dict.fromkeys(slot_keys(row), gone))
+
+    def _put_slots(
+        self, owner: PortKey, target: Target, first: int, pool: Sequence[bytes]
+    ) -> None:
+        name = PLACES[target.kind].slots[target.protocol]
+        row = Row(name, target.prefix, first, len(pool))
+        old = believed_slots(self.believed(owner.family, name), row)
+        changes = changed_slots(old, pool)
+        if self._has_withdrawn:  # perhaps these very slots, for which another owner is found now
+            changes = dict(enumerate(old[: len(pool)])) | changes
+        slots = self.values(owner.family, name)
+        for number, data in changes.items():
+            slots[slot_key(row.prefix, row.first + number)] = (data, owner)
+        for number in range(len(pool), len(old)):
+            slots[slot_key(row.prefix, row.first + number)] = (ABSENT, owner)
+
+    def _lead(self, family: Family, target: Target, lead: Lead) -> str:
+        """Return where a verdict leads, and see to it that this is there."""
+        chain = lead.chain
+        if lead.is_empty:  # an empty pool keeps the verdict it had: it will be filled again
+            verdict = self.believed(family, lead.set).get(target.key)
+            if isinstance(verdict, str) and _is_alike(verdict.removeprefix("goto "), chain):
+                chain = verdict.removeprefix("goto ")
+        if is_picking(chain):
+            before = leads_to(chain)
+            if before is not None:
+                self._chains[family, before] = None
+            self._chains[family, chain] = None
+        return chain
+
+    # --- what is there for one ServicePort alone
+
+    def need(self, family: Family, sets: Iterable[SetSpec], chains: Iterable[ChainSpec]) -> None:
+        """Ask for sets, and for chains, every chain before those that refer to it."""
+        facts = self.facts[family]
+        self._own_sets += [(family, spec) for spec in sets if spec.name not in facts.sets]
+        self._own_chains += [
+            (family, spec) for spec in chains if facts.chains.get(spec.name) != spec.facts
+        ]
+
+    def retire(self, family: Family, sets: Iterable[str], chains: Iterable[str]) -> None:
+        """Remove sets and chains once nothing leads to them. Every chain comes before those that refer to it."""
+        facts = self.facts[family]
+        self._gone_sets += [(family, name) for name in sets if name in facts.sets]
+        self._gone_chains += [(family, name) for name in chains if name in facts.chains]
+
+    def fill(
+        self,
+        owner: PortKey,
+        set_name: str,
+        wanted: Mapping[bytes, Data],
+        *,
+        is_late: bool = False,
+    ) -> None:
+        """Ask for the whole content of a set that is the ServicePort's own. What goes may have to go late."""
+        believed = self.believed(owner.family, set_name)
+        if believed == wanted:
+            return
+        values = self.values(owner.family, set_name)
+        values.update({key: (data, owner) for key, data in wanted.items()})
+        surplus = believed.keys() - wanted.keys()
+        values.update(dict.fromkeys(surplus, (ABSENT, owner)))
+        if is_late:
+            self._late.setdefault((owner.family, set_name), set()).update(surplus)
+
+    def demand(self, family: Family, chain: str) -> None:
+        """Ask for a chain that picks."""
+        self._chains[family, chain] = None
+
+    def refresh(self, family: Family) -> None:
+        """Have the chains that pick made anew where their rules have changed, whoever may need them."""
+        names = [name for name in self.facts[family].chains if is_picking(name)]
+        self._chains.update(
+            dict.fromkeys([(family, name) for name in sorted(names, key=_by_reference)])
+        )
+
+    # --- the outcome
+
+    def transactions(self) -> tuple[Transaction, ...]:
+        """Compare what is wanted with what is believed."""
+        tables, sets, chains = self._skeleton()
+        sets += self._own_sets
+        for family, name in self._chains:
+            spec = self.layout.chain(family, name)
+            if self.facts[family].chains.get(name) != spec.facts:
+                chains.append((family, spec))
+        chains += self._own_chains
+        first, middle, last = _Step(), _Step(), _Step()
+        diverts = False
+        for (family, set_name), values in self._sets.items():
+            gone, new = _differences(values, self.believed(family, set_name))
+            if set_name in _LAST_IN:
+                middle.note(family, set_name, gone, new)
+                continue
+            late: Collection[bytes] = self._late.get((family, set_name), ())
+            if set_name in DIVERTING:
+                added = {element.key for element in new}
+                late = {element.key for element in gone} - added
+                diverts = diverts or bool(new)
+            if late:
+                last.note(family, set_name, [e for e in gone if e.key in late], [])
+                gone = [element for element in gone if element.key not in late]
+            first.note(family, set_name, gone, new)
+        if not (diverts and middle.adds):
+            first.merge(middle)
+            middle = _Step()
+        found = [
+            Transaction(
+                rebuild=self._rebuild,
+                tables=tuple(tables),
+                sets=tuple(sets),
+                chains=tuple(chains),
+                deletes=tuple(first.deletes),
+                adds=tuple(first.adds),
+            ),
+            Transaction(deletes=tuple(middle.deletes), adds=tuple(middle.adds)),
+            Transaction(
+                chains=tuple([(f, _emptied(name)) for f, name in self._gone_chains]),
+                deletes=tuple(last.deletes),
+                gone_sets=tuple(self._gone_sets),
+            ),
+            Transaction(gone_chains=tuple(reversed(self._gone_chains))),
+        ]
+        return tuple([transaction for transaction in found if transaction.size])
+
+    def _skeleton(
+        self,
+    ) -> tuple[list[Family], list[tuple[Family, SetSpec]], list[tuple[Family, ChainSpec]]]:
+        """Return what the fixed part of our tables lacks: tables, sets and chains."""
+        tables: list[Family] = []
+        sets: list[tuple[Family, SetSpec]] = []
+        chains: list[tuple[Family, ChainSpec]] = []
+        for family in self.layout.families:
+            facts = self.facts[family]
+            if is_whole(facts, self.layout, family):
+                continue
+            if not facts.is_present:
+                tables.append(family)
+            sets += [(family, s) for s in self.layout.sets(family) if s.name not in facts.sets]
+            chains += [
+                (family, spec)
+                for spec in self.layout.skeleton(family)
+                if facts.chains.get(spec.name) != spec.facts
+            ]
+        return tables, sets, chains
+
+
+class _Step:
+    """Elements of one transaction."""
+
+    def __init__(self) -> None:
+        self.deletes: list[Batch] = []
+        self.adds: list[Batch] = []
+
+    def note(
+        self, family: Family, set_name: str, gone: Sequence[Element], new: Sequence[Element]
+    ) -> None:
+        if gone:
+            self.deletes.append(Batch(family, set_name, tuple(gone)))
+        if new:
+            self.adds.append(Batch(family, set_name, tuple(new)))
+
+    def merge(self, other: "_Step") -> None:
+        self.deletes += other.deletes
+        self.adds += other.adds
+
+
+def _by_reference(name: str) -> bool:
+    """Chains that mark come after those they lead to."""
+    return leads_to(name) is not None
+
+
+def _is_alike(believed: str, wanted: str) -> bool:
+    """Whether two chains that pick differ in nothing but the capacity."""
+    if not is_picking(believed) or not is_picking(wanted):
+        return False
+    return parse_picking(believed)[:-1] == parse_picking(wanted)[:-1]
+
+
+def _emptied(name: str) -> ChainSpec:
+    """What a chain becomes before it is deleted. A packet that is on its way there must not leave untranslated; one on its
+    way to where ranges were checked goes on."""
+    is_open = name.startswith("firewall-")
+    return ChainSpec(name, None, () if is_open else (rules.rule([rules.drop()], "going"),))
+
+
+def is_whole(facts: TableFacts, layout: Layout, family: Family) -> bool:
+    """Tell whether the fixed part of a table is all there. Asked for every plan, hence by comparing whole indexes."""
+    fixed = layout.fixed(family)
+    return (
+        facts.is_present
+        and facts.sets.items() >= fixed.sets.items()
+        and facts.chains.items() >= fixed.chains.items()
+    )
+
+
+def _differences(
+    values: Values, believed: Mapping[bytes, Data]
+) -> tuple[list[Element], list[Element]]:
+    """Return elements to delete, as believed, and to add. A changed element is in both."""
+    gone: list[Element] = []
+    new: list[Element] = []
+    for key, (data, owner) in values.items():
+        old = believed.get(key, ABSENT)
+        if old is data or old == data:
+            continue
+        if old is not ABSENT:
+            gone.append(Element(key, old, owner))
+        if data is not ABSENT:
+            new.append(Element(key, data, owner))
+    return gone, new
+
+
+def changed_slots(old: Sequence[bytes], pool: Sequence[bytes]) -> dict[int, bytes]:
+    """Return what to write into which slots so that a pool fills the first of them.
+
+    `old` are the slots as they are, `pool` the distinct endpoints wanted. What can stay in its slot stays.
+    """
+    size, wanted = len(pool), set(pool)
+    kept = old[:size]
+    missing = wanted.difference(kept)
+    if not missing and len(kept) == size:
+        return {}
+    holes = [number for number, data in enumerate(kept) if data not in wanted]
+    if len(holes) + size - len(kept) < len(missing):
+        # somebody has put an endpoint into two slots: all but the first are holes
+        first = {data: number for number, data in reversed(list(enumerate(kept)))}
+        holes = [n for n, data in enumerate(kept) if data not in wanted or first[data] != n]
+    holes += range(len(kept), size)
+    return dict(zip(holes, [data for data in pool if data in missing], strict=True))
+
+
+def slot_keys(row: Row) -> list[bytes]:
+    """Return the keys of all slots of a row."""
+    return [slot_key(row.prefix, row.first + number) for number in range(row.length)]
+
+
+def believed_slots(elements: Mapping[bytes, Data], row: Row) -> list[bytes]:
+    """Return the slots from the first on that we believe full, usually one more or less than wanted."""
+    found: list[bytes] = []
+    while True:
+        # one size for pools that grow and shrink a little
+        keys = slot_range(row.prefix, row.first + len(found), (row.length | 7) + 1)
+        block: list[Any] = list(
+            map(elements.get, keys)
+        )  # bytes: an endpoint map holds nothing else
+        if None in block:
+            found += block[: block.index(None)]
+            return found
+        found += block

@@ -1,0 +1,90 @@
+"""Source ranges of load balancers: what a ServicePort that has some has to itself. Pure.
+
+All its VIPs jump to one chain, which returns for who may come in and drops everybody else. The set of ranges never
+changes: other ranges are another set, named after its content, and the rule that looks it up is replaced in place.
+"""
+
+import hashlib
+import ipaddress
+from typing import Final, NamedTuple
+
+from backends.kernel.nft_numbers import SetFlag
+from backends.nftables import rules
+from backends.nftables.model import ChainSpec, SetSpec
+from backends.nftables.names import identity
+from backends.nftables.sets import address_type, declared
+from proxy.desired import DesiredPort
+from proxy.model import Family, PortKey
+
+BEGIN, END = b"\0", b"\1"
+_WIDTHS: Final[dict[Family, int]] = {"IPv4": 4, "IPv6": 16}
+
+
+class Firewall(NamedTuple):
+    """What the chain depends on. `ranges` are canonical CIDRs of the family, never none."""
+
+    key: PortKey
+    ranges: tuple[str, ...]
+
+    @property
+    def chain_name(self) -> str:
+        return f"firewall-{identity(self.key)}"
+
+    @property
+    def set_name(self) -> str:
+        content = b"".join(interval_keys(self.key.family, self.ranges))
+        digest = hashlib.blake2b(content, digest_size=4).hexdigest()
+        return f"ranges-{identity(self.key)}-{digest}"
+
+
+def firewall_of(port: DesiredPort) -> Firewall | None:
+    """Return what a ServicePort with source ranges needs, None for one whose VIPs (if any) take everybody."""
+    has_vip = any(frontend.kind == "LoadBalancer" for frontend in port.frontends)
+    return Firewall(port.key, port.source_ranges) if has_vip and port.source_ranges else None
+
+
+def firewall_set(firewall: Firewall) -> SetSpec:
+    address = address_type(firewall.key.family)
+    return declared(firewall.set_name, address, flags=SetFlag.INTERVAL, owner=firewall.key)
+
+
+def firewall_chain(firewall: Firewall) -> ChainSpec:
+    family = firewall.key.family
+    return ChainSpec(
+        firewall.chain_name,
+        None,
+        (
+            rules.rule(
+                [*rules.source_in(family, firewall.set_name), rules.return_()], "in the ranges"
+            ),
+            rules.rule([*rules.is_vip_source(family), rules.return_()], "this node, looped back"),
+            rules.rule([rules.drop()], "everybody else"),
+        ),
+        firewall.key,
+    )
+
+
+def interval_keys(family: Family, cidrs: tuple[str, ...]) -> list[bytes]:
+    """Return the elements of ranges as an interval set holds them, without overlaps: the kernel refuses those.
+
+    A range ends where its end says; without one it goes on to the last address.
+    """
+    width = _WIDTHS[family]
+    beyond = 1 << (8 * width)
+    bounds: list[list[int]] = []
+    for network in sorted([ipaddress.ip_network(cidr) for cidr in cidrs], key=_bounds):
+        start, end = _bounds(network)
+        if bounds and start <= bounds[-1][1]:
+            bounds[-1][1] = max(bounds[-1][1], end)
+        else:
+            bounds.append([start, end])
+    keys: list[bytes] = []
+    for start, end in bounds:
+        keys.append(start.to_bytes(width) + BEGIN)
+        if end < beyond:
+            keys.append(end.to_bytes(width) + END)
+    return keys
+
+
+def _bounds(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[int, int]:
+    return int(network.network_address), int(network.broadcast_address) + 1

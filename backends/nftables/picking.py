@@ -1,0 +1,73 @@
+"""The chains that pick an endpoint, one for each protocol, capacity and class of frontend. Pure.
+
+They exist on demand and are shared by all ServicePorts.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from backends.kernel.nft_expressions import Numgen
+from backends.nftables import rules
+from backends.nftables.model import REFUSE, ChainSpec, Kind, RuleSpec
+from backends.nftables.names import Picking, parse_picking
+from proxy.model import Family
+
+DRAWS: Final = 12
+"""How often a random slot is drawn before the choice is narrowed to the half that is surely full. More than half of
+the slots are full, so at most one connection in 2^12 is chosen that way: the spread is uniform but for that."""
+
+
+class Marking(NamedTuple):
+    """The rules that mark packets to be masqueraded: all, and those for the short cut past the external policy."""
+
+    everything: RuleSpec
+    shortcut: RuleSpec
+
+
+def attempts(capacity: int) -> int:
+    """Return how often a slot is drawn from a pool of that capacity."""
+    return DRAWS if capacity > 2 else 2
+
+
+def picking_spec(family: Family, name: str, marking: Marking) -> ChainSpec:
+    """Return the chain of that name that picks an endpoint."""
+    picking = parse_picking(name)
+    if picking.act == "pick":
+        return ChainSpec(name, None, tuple(_picking(family, picking)))
+    mark = marking.everything if picking.act == "external" else marking.shortcut
+    to = picking._replace(act="pick").name
+    return ChainSpec(name, None, (mark, rules.rule([rules.goto(to)], "then as all others")))
+
+
+def leads_to(name: str) -> str | None:
+    """Return the chain that picks to which another one leads that only marks."""
+    picking = parse_picking(name)
+    return None if picking.act == "pick" else picking._replace(act="pick").name
+
+
+def _picking(family: Family, picking: Picking) -> Sequence[RuleSpec]:
+    """Return the rules that draw slots.
+
+    Endpoints fill the slots from 0 on (a local list: from 65536 on), and more than half of the capacity. A slot that
+    turns out empty is drawn again; so is one that a commit emptied or moved between two look-ups of a packet, which is
+    why a pool may grow and shrink in one transaction without a packet noticing. What still has found
+    nothing belongs to a service without endpoints, or is dropped: it must never leave untranslated,
+    because conntrack would remember that for the whole connection.
+    """
+    kind: Kind = "node-port" if picking.is_node_port else "cluster-ip"
+    capacity, is_local = picking.capacity, picking.is_local
+
+    def draw(slot: Numgen, why: str) -> RuleSpec:
+        return rules.rule(rules.translate(family, picking.protocol, slot, kind), why)
+
+    any_slot = rules.any_of(capacity, is_local=is_local)
+    written = [draw(any_slot, f"one of up to {capacity}")] * attempts(capacity)
+    if capacity > 2:
+        half = rules.any_of(capacity // 2, is_local=is_local)
+        written.append(draw(half, "one of the half that is full"))
+    return [
+        *written,
+        rules.rule([*rules.is_refused(family, kind), rules.goto(REFUSE)], "no endpoint"),
+        draw(rules.first(is_local=is_local), "the first endpoint has just come"),
+        rules.rule([rules.drop()], "never untranslated"),
+    ]

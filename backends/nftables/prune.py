@@ -1,0 +1,156 @@
+"""What is in our tables and nobody asks for: found by a full walk, and removed. Pure."""
+
+from collections.abc import Iterator
+
+from backends.nftables.belief import Observed, TableFacts
+from backends.nftables.draft import ABSENT, Draft, believed_slots, slot_keys
+from backends.nftables.layout import Layout
+from backends.nftables.model import VERDICTS, ChainSpec, NftPlan, Private, Rendered, Transaction
+from backends.nftables.names import is_picking, is_private_chain, is_private_set
+from backends.nftables.picking import leads_to
+from backends.nftables.plan import plan_node, refresh
+from backends.nftables.private import private_specs
+from backends.nftables.render import render_port
+from proxy.desired import Desired, DesiredPort
+from proxy.model import Family
+
+
+class Occupied:
+    """What of one table is needed: elements by set, and the chains and sets of single ServicePorts."""
+
+    def __init__(self) -> None:
+        self.elements: dict[str, set[bytes]] = {}
+        self.sets: set[str] = set()
+        self.chains: set[str] = set()
+
+    def add(self, rendered: Rendered) -> None:
+        for name, key in rendered.places():
+            self.elements.setdefault(name, set()).add(key)
+        for row in rendered.rows():
+            self.elements.setdefault(row.set, set()).update(slot_keys(row))
+        self.sets.update(rendered.private.sets)
+        self.chains.update(rendered.private.chains)
+
+
+def prune(desired: Desired, observed: Observed, tables: Layout) -> NftPlan:
+    """Return what removes everything in our tables that no ServicePort occupies. A full walk.
+
+    What an earlier process left for a ServicePort whose new state the kernel refuses stays: old is better than none.
+    """
+    layout = tables.for_node(desired.node)
+    draft = Draft(observed, layout)
+    is_new = observed.layout is not None and observed.layout is not layout
+    if is_new:
+        refresh(draft, observed)
+    occupied = {family: Occupied() for family in layout.families}
+    for key, rendered in observed.rendered.items():
+        occupied[key.family].add(rendered)
+    for key, port in desired.ports.items():
+        if key not in observed.rendered and key.family in occupied:
+            _keep_for(port, observed, layout, occupied[key.family])
+    node = plan_node(draft, observed, desired.node, is_settled=True)
+    part = node or observed.node
+    for family, name, member in part.members if part is not None else ():
+        occupied[family].elements.setdefault(name, set()).add(member)
+    for family, needed in occupied.items():
+        facts = observed.tables[family]
+        for name in (*[spec.name for spec in layout.sets(family)], *sorted(needed.sets)):
+            surplus = facts.elements.get(name, {}).keys() - needed.elements.get(name, set())
+            draft.values(family, name).update(dict.fromkeys(surplus, (ABSENT, None)))
+        for chain in _led_to(facts, layout, family):
+            draft.demand(family, chain)
+        if is_new:  # all chains that pick are just made anew
+            needed.chains.update([name for name in facts.chains if is_picking(name)])
+    strangers = [
+        transaction
+        for family, needed in occupied.items()
+        for transaction in _without_strangers(observed.tables[family], layout, family, needed)
+    ]
+    return NftPlan((*draft.transactions(), *strangers), {}, node, layout)
+
+
+def _keep_for(port: DesiredPort, observed: Observed, layout: Layout, occupied: Occupied) -> None:
+    """Keep what a ServicePort that is not programmed occupies, should the kernel hold it from before."""
+    facts = observed.tables.get(port.key.family, TableFacts())
+    rendered = render_port(port)
+    targets = [frontend.target for frontend in rendered.frontends]
+    sets, chains = private_specs(layout, rendered.affinity, rendered.firewall)
+    private = Private(
+        chains=tuple([spec.name for spec in chains]), sets=tuple([spec.name for spec in sets])
+    )
+    occupied.add(Rendered(targets=tuple(targets), private=private, shared=rendered.shared))
+    for target in targets:
+        whole = target._replace(slots=1, local_slots=1)
+        for row in whole.rows():
+            left = believed_slots(facts.elements.get(row.set, {}), row)
+            keys = slot_keys(row._replace(length=len(left)))
+            occupied.elements.setdefault(row.set, set()).update(keys)
+    for name in private.sets:
+        occupied.elements.setdefault(name, set()).update(facts.elements.get(name, ()))
+
+
+def _without_strangers(
+    facts: TableFacts, layout: Layout, family: Family, occupied: Occupied
+) -> Iterator[Transaction]:
+    """Yield what removes chains and sets that are not needed, and chains that pick an endpoint in another way.
+
+    They may refer to each other: rules to chains and sets, elements of sets to chains.
+    """
+    if facts.has_to_go:
+        return
+    kept = occupied.chains | _led_to(facts, layout, family)
+    chains = [
+        (family, name)
+        for name, chain in facts.chains.items()
+        if name not in kept and (is_private_chain(name) or not layout.is_ours(family, name, chain))
+    ]
+    known = {spec.name for spec in layout.sets(family)} | occupied.sets
+    sets = [(family, name) for name in facts.sets.keys() - known]
+    if chains or sets:
+        emptied = tuple([(family, ChainSpec(name, None, ())) for family, name in chains])
+        yield Transaction(chains=emptied, gone_sets=tuple(sets))
+    if chains:
+        yield Transaction(gone_chains=tuple(chains))
+
+
+def _led_to(facts: TableFacts, layout: Layout, family: Family) -> set[str]:
+    """Return the chains that pick to which others, which stay, lead."""
+    staying = [
+        name
+        for name, found in facts.chains.items()
+        if is_picking(name) and layout.is_ours(family, name, found)
+    ]
+    return {target for name in staying if (target := leads_to(name)) is not None}
+
+
+def is_entangled(facts: TableFacts, layout: Layout, family: Family) -> bool:
+    """Tell whether rules we have to write could make a loop with foreign chains or verdicts. A full walk."""
+    fixed = layout.fixed(family).chains
+    if all(layout.is_fixed(family, name, facts.chains.get(name)) for name in fixed):
+        return False
+    leads_to = {
+        str(verdict).partition(" ")[2]
+        for name in VERDICTS
+        for verdict in set(facts.elements.get(name, {}).values())
+    }
+    return not all(layout.is_our_name(family, name) for name in facts.chains) or any(
+        name and not is_picking(name) and not is_private_chain(name) for name in leads_to
+    )
+
+
+def judge(facts: TableFacts, layout: Layout, family: Family) -> None:
+    """Note whether a table that was read has to be made anew. A full walk."""
+    facts.is_entangled = is_entangled(facts, layout, family)
+    facts.is_unusable = is_unusable(facts, layout, family)
+
+
+def is_unusable(facts: TableFacts, layout: Layout, family: Family) -> bool:
+    """Tell whether sets of a table are of another shape, or chains at hooks where they do not belong. A full walk."""
+    return (
+        any(facts.sets.get(spec.name, spec.facts) != spec.facts for spec in layout.sets(family))
+        or any(
+            is_private_set(name) and not layout.has_private_shape(family, name, found)
+            for name, found in facts.sets.items()
+        )
+        or any(layout.is_misplaced(family, name, chain) for name, chain in facts.chains.items())
+    )

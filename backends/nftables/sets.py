@@ -1,0 +1,95 @@
+"""The sets and maps that every service shares, and how any of them is declared. Pure."""
+
+from backends.kernel.nft_numbers import SetFlag
+from backends.kernel.nft_userdata import declare
+from backends.nftables.model import (
+    CLUSTER_IPS,
+    ENDPOINTS,
+    EXTERNAL_IPS,
+    EXTERNALS,
+    FIREWALL,
+    HAIRPIN,
+    NODEPORT_ENDPOINTS,
+    NODEPORT_IPS,
+    NODEPORT_SHORTCUTS,
+    NODEPORTS,
+    NODEPORTS_REFUSED,
+    REFUSED,
+    SERVICE_CIDRS,
+    SERVICES,
+    SHORTCUTS,
+    VIP_SOURCES,
+    SetFacts,
+    SetSpec,
+)
+from proxy.model import IPV4, Family, PortKey, Protocol
+
+# Declared by `typeof`, because the stock tool takes no plain integer as a type. The number after
+# `mod` is for its eyes only.
+SLOT = "numgen random mod 65536"
+
+
+def address_type(family: Family) -> str:
+    return "ipv4_addr" if family == IPV4 else "ipv6_addr"
+
+
+def destination(family: Family) -> str:
+    return "ip daddr" if family == IPV4 else "ip6 daddr"
+
+
+def endpoint_type(family: Family, protocol: Protocol) -> str:
+    """Return an endpoint, address and port, in the words of the stock tool."""
+    return f"{destination(family)} . {protocol.lower()} dport"
+
+
+def shared_sets(family: Family) -> tuple[SetSpec, ...]:
+    """Return the sets that every service shares."""
+    address = address_type(family)
+    frontend, node_port = f"{address} . inet_proto . inet_service", "inet_proto . inet_service"
+    slots = [
+        declared(
+            name,
+            f"{destination(family)} . {protocol.lower()} dport . {SLOT}",
+            endpoint_type(family, protocol),
+        )
+        for protocol, name in ENDPOINTS.items()
+    ]
+    slots += [
+        declared(name, f"{protocol.lower()} dport . {SLOT}", endpoint_type(family, protocol))
+        for protocol, name in NODEPORT_ENDPOINTS.items()
+    ]
+    return (
+        declared(SERVICES, frontend, "verdict"),
+        *[declared(name, frontend, "verdict") for name in (EXTERNALS, SHORTCUTS, FIREWALL)],
+        *[declared(name, node_port, "verdict") for name in (NODEPORTS, NODEPORT_SHORTCUTS)],
+        *slots,
+        declared(REFUSED, frontend),
+        declared(NODEPORTS_REFUSED, node_port),
+        *[declared(name, address) for name in (CLUSTER_IPS, EXTERNAL_IPS, NODEPORT_IPS)],
+        declared(SERVICE_CIDRS, address, flags=SetFlag.INTERVAL),
+        declared(HAIRPIN, f"{address} . {address}"),
+        declared(VIP_SOURCES, f"{address} . {frontend}"),
+    )
+
+
+def declared(
+    name: str,
+    key: str,
+    data: str | None = None,
+    *,
+    flags: int = 0,
+    size: int = 0,
+    owner: PortKey | None = None,
+) -> SetSpec:
+    """Return a set, or with data a map, with key and data in the words of the stock tool."""
+    declared_key = declare(key)
+    declared_data = declare(data) if data is not None else None
+    facts = SetFacts(
+        flags=flags | (SetFlag.MAP if data is not None else 0),
+        key_type=declared_key.type,
+        key_length=declared_key.length,
+        data_type=declared_data.type if declared_data else None,
+        data_length=declared_data.length if declared_data else 0,
+        size=size,
+    )
+    return SetSpec(name, declared_key, declared_data, facts, owner)

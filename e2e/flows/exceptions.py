@@ -1,0 +1,111 @@
+"""What a backend does not do of what the suite asks, each with its reason: expected to fail, and reported if it does not.
+
+The one table; docs/exceptions.md is rendered from it (`python -m e2e.flows.exceptions`). A reason names what the
+kernel lacks. What is merely not there yet says so, with `is_pending`: such rows must be gone before a release.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final, NamedTuple
+
+LIMIT: Final = 10
+"""Rows a backend may have."""
+PAGE: Final = Path(__file__).parents[2] / "docs" / "exceptions.md"
+MISSING: Final = "not in this version"
+
+
+class Row(NamedTuple):
+    """Scenarios by `file/name`, where * stands for anything, in all settings or in one; and why they fail.
+
+    `but` are the names of those that pass all the same.
+    """
+
+    scenarios: str
+    reason: str
+    setting: str = "*"
+    is_pending: bool = False
+    but: tuple[str, ...] = ()
+
+    def covers(self, file: str, scenario: str, setting: str) -> bool:
+        """Whether that scenario is one of these."""
+        return (
+            fnmatchcase(f"{file}/{scenario}", self.scenarios)
+            and fnmatchcase(setting, self.setting)
+            and scenario not in self.but
+        )
+
+
+TABLE: Final[Mapping[str, Sequence[Row]]] = {
+    "nftables": (
+        Row(
+            "service_cidrs/*",
+            "what goes to an address no service has is not dropped, ServiceCIDRs are not looked at",
+            is_pending=True,
+            but=("the range goes",),
+        ),
+        Row(
+            "node_port/ranges of one family leave the other family open",
+            "addresses of the host that the Node object does not name are not known",
+            is_pending=True,
+        ),
+        Row(
+            "external_ip/with the feature gate off there are none",
+            "the feature gate AllowServiceExternalIPs is read, but makes no difference",
+            is_pending=True,
+        ),
+    ),
+}
+
+
+def reason(backend: str, file: str, scenario: str, setting: str) -> str:
+    """Why that scenario is expected to fail with that backend; nothing if it is not."""
+    for row in TABLE.get(backend, ()):
+        if row.covers(file, scenario, setting):
+            return f"{MISSING}: {row.reason}" if row.is_pending else row.reason
+    return ""
+
+
+def permanent(backend: str, file: str, scenario: str, setting: str) -> bool:
+    """Whether that backend will never do it."""
+    return any(
+        row.covers(file, scenario, setting) and not row.is_pending
+        for row in TABLE.get(backend, ())
+    )
+
+
+def unused(names: Iterable[tuple[str, str, str]]) -> list[str]:
+    """The rows that no scenario is subject to, as text; `names` are all by file, name and setting."""
+    listed = list(names)
+    return [
+        f"{backend}: {row.scenarios} ({row.setting})"
+        for backend, rows in TABLE.items()
+        for row in rows
+        if not any(row.covers(*name) for name in listed)
+    ]
+
+
+def page() -> str:
+    """The documentation of the table."""
+    lines = [
+        "# What a mode does not do",
+        "",
+        "Each mode passes the whole flow suite (e2e/flows), except for what stands here. Rendered from",
+        "e2e/flows/exceptions.py; a line whose scenario passes after all fails the tests.",
+    ]
+    for backend, rows in TABLE.items():
+        lines += ["", f"## {backend}", ""]
+        if not rows:
+            lines.append("Nothing.")
+            continue
+        lines += ["| Scenarios | Settings | Reason |", "| --- | --- | --- |"]
+        for row in rows:
+            setting = "all" if row.setting == "*" else row.setting
+            said = f"*{MISSING}*: {row.reason}" if row.is_pending else row.reason
+            but = f", but for *{', '.join(row.but)}*" if row.but else ""
+            lines.append(f"| {row.scenarios.replace('*', '…')}{but} | {setting} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,223 @@
+"""Sweeping the kernel's table: what is deleted, and what happens when the kernel does not play along."""
+
+import asyncio
+import errno
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.conntrack import Table, Task
+from proxy.conntrack_table import ATTEMPTS, ConntrackTable, Found
+from proxy.desired import Frontend
+from proxy.errors import KernelError
+from proxy.model import IPV4, Family
+from proxy.netlink import codec, socket
+from proxy.netlink.codec import Message
+from proxy.netlink.conntrack import Filter
+from tests.fakes.conntrack import packed_end
+from tests.fakes.netlink import LOST, FakeKernel, Reply, done, piece, reply
+from tests.model_builders import make_key
+
+KEY = make_key("default/dns", protocol="UDP")
+VIP, A, B, C = "10.96.0.10:53", "10.1.0.1:53", "10.1.0.2:53", "10.1.0.3:53"
+GET, DELETE = 0x101, 0x102
+
+
+def entry(source: str, client: int, destination: str = VIP) -> bytes:
+    """A flow as the kernel dumps it."""
+    peer = bytes([192, 0, 2, client]) + b"\4\0"
+    there, back = packed_end(destination), packed_end(source)
+    number = codec.attr_be32(12, client)
+    return b"\2\0\0\0" + _ends(1, peer, there) + _ends(2, back, peer) + number
+
+
+def _ends(kind: int, one: bytes, other: bytes) -> bytes:
+    return codec.nested(
+        kind,
+        codec.nested(1, codec.attr(1, one[:4]), codec.attr(2, other[:4])),
+        codec.nested(2, codec.attr(1, b"\x11"), codec.attr(2, one[4:]), codec.attr(3, other[4:])),
+    )
+
+
+class Kernel(FakeKernel):
+    """Dumps what it is told, and deletes what is asked for but for what it refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries: list[bytes] = []
+        self.troubles: list[str] = []
+        """What goes wrong with each of the next dumps."""
+        self.refused: dict[int, int] = {}
+        """Error number by the client whose flow is to be deleted."""
+        self.deleted: list[int] = []
+        self.answer = self._answer
+
+    def _answer(self, sent: list[Message]) -> list[Reply]:
+        if sent[0].kind == GET:
+            return self._dump(sent[0].seq)
+        replies: list[Reply] = []
+        for message in sent:
+            client = codec.read_be32(codec.parse_attrs(message.payload, 4)[12])
+            if number := self.refused.get(client, 0):
+                replies.append(reply(message.seq, number))
+            else:
+                self.deleted.append(client)
+                if message.flags & codec.NLM_F_ACK:
+                    replies.append(reply(message.seq))
+        return replies
+
+    def _dump(self, seq: int) -> list[Reply]:
+        trouble = self.troubles.pop(0) if self.troubles else ""
+        half = len(self.entries) // 2
+        match trouble:
+            case "lost":
+                return [piece(seq, *self.entries[:half]), LOST, done(seq)]
+            case "interrupted":
+                interrupted = codec.NLM_F_DUMP_INTR
+                return [piece(seq, *self.entries, flags=interrupted), done(seq)]
+            case "broken off":
+                return [piece(seq, *self.entries[:half]), done(seq, errno.EINTR)]
+            case "denied":
+                return [reply(seq, errno.EPERM)]
+            case _:
+                whole = [self.entries[:half], self.entries[half:]]
+                return [*[piece(seq, *part) for part in whole], done(seq)]
+
+    @property
+    def dumped(self) -> int:
+        return sum(datagram[0].kind == GET for datagram in self.sent)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    fake = Kernel()
+    monkeypatch.setattr(socket, "_open", lambda protocol: fake)
+    monkeypatch.setattr(socket, "_DEADLINE_S", 0.01)
+    yield fake
+    fake.close()
+
+
+def sweep(kernel: Kernel, *wanted: Filter) -> Found:
+    """Sweep for one ServicePort, at which only A and C serve."""
+    frontends = frozenset({Frontend("ClusterIP", "10.96.0.10", 53)})
+    serving = frozenset({packed_end(A), packed_end(C)})
+    table = Table(())
+    table.add(Task(KEY, frontends, serving, serving, serving, frozenset()))
+    with_socket = ConntrackTable()
+    found = asyncio.run(with_socket.sweep(wanted or (Filter(IPV4),), table))
+    with_socket.close()
+    return found
+
+
+def test_the_stale_go_the_others_stay_and_what_they_are_bound_to_is_told(kernel: Kernel) -> None:
+    kernel.entries = [
+        entry(A, 1),
+        entry(B, 2),
+        entry(C, 3),
+        entry(VIP, 4),
+        entry(B, 5, destination="10.96.0.11:53"),
+        entry(B, 6, destination="10.96.0.10:54"),
+    ]
+
+    found = sweep(kernel)
+
+    assert sorted(kernel.deleted) == [2, 4]
+    assert found.deleted == {IPV4: 2}
+    assert found.kept == {KEY: {packed_end(A), packed_end(C)}}
+    assert found.trouble == ""
+    assert found.took_s.keys() == {IPV4}
+    assert found.cpu_s > 0
+
+
+def test_nothing_is_sent_for_nothing_stale(kernel: Kernel) -> None:
+    kernel.entries = [entry(A, 1)]
+
+    assert sweep(kernel).deleted == {IPV4: 0}
+    assert len(kernel.sent) == 1
+
+
+def test_dumps_are_counted_by_family(kernel: Kernel) -> None:
+    kernel.entries = [entry(B, 1)]
+    families: tuple[Family, ...] = ("IPv4", "IPv4", "IPv6")
+
+    found = sweep(kernel, *[Filter(family) for family in families])
+
+    # the fake kernel dumps its entry every time
+    assert found.deleted == {"IPv4": 2, "IPv6": 1}
+
+
+def test_many_are_deleted_in_batches_each_acknowledged_once(kernel: Kernel) -> None:
+    kernel.entries = [
+        entry(f"10.2.{number // 250}.{number % 250 + 1}:9", number % 250 + 1)
+        for number in range(600)
+    ]
+    kernel.entries = [each[:-4] + n.to_bytes(4, "big") for n, each in enumerate(kernel.entries)]
+
+    assert sweep(kernel).deleted == {IPV4: 600}
+
+    batches = [datagram for datagram in kernel.sent if datagram[0].kind == DELETE]
+    assert [len(batch) for batch in batches] == [512, 88]
+    asking = [[m for m in batch if m.flags & codec.NLM_F_ACK] for batch in batches]
+    assert asking == [[batch[-1]] for batch in batches]
+
+
+def test_a_flow_that_ended_meanwhile_is_neither_counted_nor_trouble(kernel: Kernel) -> None:
+    kernel.entries = [entry(B, client) for client in (1, 2, 3)]
+    kernel.refused = {1: errno.ENOENT, 3: errno.ENOENT}
+
+    found = sweep(kernel)
+
+    assert (found.deleted, found.trouble) == ({IPV4: 1}, "")
+
+
+def test_a_flow_that_cannot_be_deleted_does_not_hold_up_the_others(kernel: Kernel) -> None:
+    kernel.entries = [entry(B, client) for client in (1, 2, 3)]
+    kernel.refused = {2: errno.EPERM}
+
+    found = sweep(kernel)
+
+    assert kernel.deleted == [1, 3]
+    assert (found.deleted, found.trouble) == ({IPV4: 2}, "Operation not permitted")
+
+
+@pytest.mark.parametrize("trouble", ["lost", "interrupted", "broken off"])
+def test_a_dump_in_pieces_that_do_not_fit_is_begun_again(kernel: Kernel, trouble: str) -> None:
+    kernel.entries = [entry(B, client) for client in (1, 2, 3, 4)]
+    kernel.troubles = [trouble] * (ATTEMPTS - 1)
+
+    assert sweep(kernel).deleted == {IPV4: 4}
+
+    assert kernel.dumped == ATTEMPTS
+    assert sorted(kernel.deleted) == [1, 2, 3, 4]
+
+
+def test_after_some_attempts_it_makes_do_with_a_dump_that_may_be_inconsistent(
+    kernel: Kernel,
+) -> None:
+    kernel.entries = [entry(B, 1), entry(A, 2)]
+    kernel.troubles = ["interrupted"] * ATTEMPTS
+
+    assert sweep(kernel).deleted == {IPV4: 1}
+    assert kernel.dumped == ATTEMPTS
+
+
+@pytest.mark.parametrize("trouble", ["lost", "broken off"])
+def test_of_a_dump_that_never_comes_to_its_end_what_came_is_made_use_of(
+    kernel: Kernel, trouble: str
+) -> None:
+    kernel.entries = [entry(B, client) for client in (1, 2, 3, 4)]
+    kernel.troubles = [trouble] * ATTEMPTS
+
+    found = sweep(kernel)
+
+    assert kernel.dumped == ATTEMPTS
+    assert kernel.deleted == [1, 2]
+    assert found.trouble.startswith("netlink dump: ")
+
+
+def test_a_dump_that_is_denied_is_not_tried_again(kernel: Kernel) -> None:
+    kernel.troubles = ["denied"]
+
+    with pytest.raises(KernelError, match="not permitted"):
+        sweep(kernel)
+    assert kernel.dumped == 1
