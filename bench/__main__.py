@@ -137,7 +137,7 @@ def measure_kind(
     times: dict[str, list[float]] = {"a": [], "b": []}
     overhead_ms = on_ours.overhead_ms()
     for _ in range(ROUNDS):
-        count = args.changes // ROUNDS
+        count = max(1, args.changes // ROUNDS)
         ours.feed(do="change", count=count, **common)
         answer = ours.ask(do="changes", count=count)
         if answer["errors"]:
@@ -145,7 +145,7 @@ def measure_kind(
         latencies += answer["latencies_ms"]
         planned += answer["planned_ms"]
         cpu_ms += answer["cpu_ms"]
-        for number in range(args.references // ROUNDS):
+        for number in range(max(1, args.references // ROUNDS)):
             times["a"].append(max(0.1, on_ours.change(kind, number % 4) - overhead_ms))
             times["b"].append(max(0.1, on_theirs.change(kind, number % 4) - overhead_ms))
     on_theirs.forget()

@@ -2,7 +2,7 @@
 
 A node whose table holds 100,000 flows of others, one in twenty translated, while endpoints of UDP services change ten
 times a second. Before each change some clients have flows to the endpoint that goes. The same changes without the sweep
-are the reference for its share of a core. How soon a client that keeps its port is answered by the new endpoint is
+are the reference for what the process takes, in which making flows and changes has its part. How soon a client that keeps its port is answered by the new endpoint is
 measured with packets, changes far apart, with an empty table and with a full one.
 """
 
@@ -66,8 +66,9 @@ def measure(seconds: float) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "foreign": FOREIGN,
-        "share": (with_["cpu_s"] - without["cpu_s"]) / with_["wall_s"],
-        "walks_share": with_["walks_s"] / with_["wall_s"],
+        "share": with_["walks_s"] / with_["wall_s"],
+        "process_share": with_["cpu_s"] / with_["wall_s"],
+        "process_share_without": without["cpu_s"] / without["wall_s"],
         "without": without,
         "with": with_,
         "moved_on_ms": {"empty": _moved_on_ms(0), "full": _moved_on_ms(FOREIGN)},
@@ -90,15 +91,16 @@ def show(found: dict[str, Any]) -> None:
             "stale flows stay, p50 / longest ms",
             *(figure(with_[k]) for k in ("p50_ms", "longest_ms")),
         ],
+        ["share of a core: sweeps", f"{found['share']:.1%}", ""],
         [
-            "share of a core, beside no sweep",
-            f"{found['share']:.1%}",
-            f"walks alone {found['walks_share']:.1%}",
+            "share of a core: whole process",
+            f"{found['process_share']:.1%}",
+            f"{found['process_share_without']:.1%} without",
         ],
         [
             "event loop held at most ms",
             figure(with_["held_ms"]),
-            f"{figure(without_held(found))} without",
+            f"{figure(found['without']['held_ms'])} without",
         ],
     ]
     title = f"Stale UDP flows: {RATE} changes a second for {found['seconds']:g} s"
@@ -114,10 +116,6 @@ def show(found: dict[str, Any]) -> None:
             rows,
         )
     )
-
-
-def without_held(found: dict[str, Any]) -> float:
-    return float(found["without"]["held_ms"])
 
 
 # --- many changes

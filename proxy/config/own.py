@@ -42,7 +42,7 @@ class ApiServer(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     backoff_max: Duration = Duration(1.2)
     connect_timeout: Duration = Duration(3)
     silence_timeout: Duration = Duration(90)
-    resume_within: Duration = Duration(5)
+    resume_within: Duration = Duration(60)
     list_page_size: int = 500
     watch_list: str = "auto"
     watch_list_timeout: Duration = Duration(10)
