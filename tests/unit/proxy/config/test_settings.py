@@ -63,7 +63,7 @@ def test_every_field_arrives() -> None:
             backoff_max_s=1.2,
             connect_timeout_s=3.0,
             silence_timeout_s=90.0,
-            resume_within_s=5.0,
+            resume_within_s=60.0,
             list_page_size=500,
             uses_watch_list=True,
             watch_list_timeout_s=10.0,
