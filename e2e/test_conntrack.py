@@ -214,10 +214,10 @@ class Described(NamedTuple):
         return _address(self.family, "192.0.2.{}", "2001:db8::{:x}", self.number)
 
     def is_stale(self, flow: Flow) -> bool:
+        """Of a flow to one of its frontends."""
         return (
             self.protocol == "UDP"
             and flow.protocol == "udp"
-            and (flow.address, flow.port) in self.fronts
             and bool(self.serving)
             and flow.endpoint not in self.serving
         )
@@ -320,7 +320,12 @@ def test_exactly_the_stale_flows_go_whatever_else_is_tracked(seed: int) -> None:
                         serving=_some_pods(rng, services[index].family)
                     )
                     node.tell(services[index].objects()[1])
-            stale = {flow for flow in left if any(each.is_stale(flow) for each in services)}
+            owners = {front: each for each in services for front in each.fronts}
+            stale = {
+                flow
+                for flow in left
+                if (owner := owners.get((flow.address, flow.port))) and owner.is_stale(flow)
+            }
             left = left - stale
             goal = len(flows) - len(left)
             await node.until(lambda goal=goal: node.deleted >= goal)  # type: ignore[misc]

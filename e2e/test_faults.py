@@ -292,6 +292,35 @@ def test_open_connections_outlive_changes_restarts_and_the_end_of_their_endpoint
     )
 
 
+def test_a_restart_with_every_feature_writes_nothing_and_forgets_no_client(site: Site) -> None:
+    with_features = site.objects("abc")
+    spec = with_features[0]["spec"]
+    spec |= {
+        "type": "LoadBalancer",
+        "externalTrafficPolicy": "Local",
+        "externalIPs": ["198.18.0.1"],
+    }
+    spec |= {"sessionAffinity": "ClientIP", "loadBalancerSourceRanges": ["172.18.0.0/16"]}
+    spec["sessionAffinityConfig"] = {"clientIP": {"timeoutSeconds": 600}}
+    spec["ports"][0]["nodePort"] = 30000
+    with_features[0]["status"] = {"loadBalancer": {"ingress": [{"ip": "198.18.0.2"}]}}
+    site.stage.put(with_features)
+    frontends = [(VIP.v4, 80), ("198.18.0.1", 80), ("198.18.0.2", 80), ("172.18.0.1", 30000)]
+
+    def partners() -> set[str]:
+        said = [site.client.ask(ip, port) for ip, port in frontends * 3]
+        assert all(isinstance(each, Answer) for each in said), said
+        return {each.name for each in said if isinstance(each, Answer)}
+
+    before = partners()
+    for _ in range(3):
+        assert site.stage.daemon.terminate() == 0
+        site.stage.daemon.start()
+        assert synced(site.stage.daemon)["kernel"] == {"operations": 0, "transactions": 0}
+        assert partners() == before
+    assert len(before) == 1
+
+
 # --- events twice, and in another order
 
 

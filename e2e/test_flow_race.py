@@ -23,7 +23,7 @@ from e2e.manifests import until
 from e2e.namespace import TopologyError
 from e2e.programmed import Programmed, endpoint
 from e2e.topology import Addresses, Family, World
-from proxy.desired import DesiredPort
+from proxy.desired import DesiredPort, Frontend, FrontendKind
 from tests.desired_strategies import make_desired
 
 pytestmark = pytest.mark.requires("nftables")
@@ -112,6 +112,36 @@ class Ground:
         ]
         return self._race(family, vip, states)
 
+    def race_of_policies(
+        self, family: Family, kind: FrontendKind, policies: Sequence["Policy"]
+    ) -> Race:
+        """Have a service change its policies, over and over, while flows from a pod of this node begin."""
+        vip = self._next_vip(family)
+        states = [[self._with_policy(vip, family, kind, policy)] for policy in policies]
+        return self._race(family, vip, states)
+
+    def _with_policy(
+        self, vip: str, family: Family, kind: FrontendKind, policy: "Policy"
+    ) -> DesiredPort:
+        sinks = list(itertools.product(SINKS, self._world.pods[1:]))[:5]
+        here = itertools.repeat(policy.has_local)
+        inner = kind == "ClusterIP"
+        return make_desired(
+            f"default/at-{vip}",
+            *[
+                endpoint(pod, family, port, is_local=yes)
+                for (port, pod), yes in zip(sinks, here, strict=False)
+            ],
+            protocol="UDP",
+            cluster_ip=vip if inner else None,
+            family=family,
+            outer=() if inner else (Frontend(kind, vip, 80),),
+            external_local=policy.is_local and not inner,
+            internal_local=policy.is_local and inner,
+            source_ranges=policy.ranges,
+            affinity_timeout_s=60 if policy.is_sticky else None,
+        )
+
     def _next_vip(self, family: Family) -> str:
         number = next(self._numbers)
         return Addresses(f"10.96.0.{number}", f"fd00:10:96::{number:x}").of(family)
@@ -194,6 +224,62 @@ def ground() -> Iterator[Ground]:
             made = Ground(world, data_plane)
             made.count_refusals()
             yield made
+
+
+class Policy(NamedTuple):
+    is_local: bool = False
+    has_local: bool = True
+    is_sticky: bool = False
+    ranges: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize("family", topology.FAMILIES)
+@pytest.mark.parametrize(
+    ("kind", "policies"),
+    [
+        pytest.param(
+            "ExternalIP",
+            [Policy(has_local=False), Policy(is_local=True, has_local=False)],
+            id="external policy, none local",
+        ),
+        pytest.param(
+            "ExternalIP", [Policy(), Policy(is_local=True)], id="external policy, all local"
+        ),
+        pytest.param("ClusterIP", [Policy(), Policy(is_local=True)], id="internal policy"),
+        pytest.param("ClusterIP", [Policy(), Policy(is_sticky=True)], id="affinity"),
+        pytest.param(
+            "ExternalIP",
+            [
+                Policy(has_local=False),
+                Policy(has_local=False, is_sticky=True),
+                Policy(has_local=False, is_sticky=True, is_local=True),
+                Policy(has_local=False, is_local=True),
+            ],
+            id="affinity and external policy",
+        ),
+    ],
+)
+def test_flows_of_a_pod_are_served_whatever_becomes_of_the_policies(
+    ground: Ground, family: Family, kind: FrontendKind, policies: Sequence[Policy]
+) -> None:
+    result = ground.race_of_policies(family, kind, policies)
+
+    print(result)
+    assert_it_was_a_race(result)
+    assert result.counts.escaped == 0, result
+    assert result.counts.refused == 0, result
+    assert result.counts.dropped == 0, result
+
+
+def test_no_flow_gets_past_source_ranges_while_they_are_replaced(ground: Ground) -> None:
+    ranges = [("192.0.2.0/24",), ("198.51.100.0/24", "192.0.2.0/25")]
+    result = ground.race_of_policies(
+        "IPv4", "LoadBalancer", [Policy(ranges=ranges[0]), Policy(ranges=ranges[1])]
+    )
+
+    print(result)
+    assert_it_was_a_race(result)
+    assert result.counts.dropped == result.counts.came, result
 
 
 def assert_it_was_a_race(result: Race) -> None:

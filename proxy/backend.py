@@ -29,12 +29,14 @@ from proxy.model import PortKey, Value
 class Applied(Value, frozen=True, kw_only=True):
     """What became of a plan. `failed` names the ServicePorts that were left out, and why.
 
-    `operations` counts the objects written; `transactions` the system calls that wrote them.
+    `operations` counts the objects written; `transactions` the system calls that wrote them. After `again_s` a plan for
+    no keys at all is due: what is not needed any more was left in place for what is on its way through it.
     """
 
     operations: int = 0
     transactions: int = 0
     failed: Mapping[PortKey, str] = {}
+    again_s: float | None = None
 
 
 class Drift(Value, frozen=True, kw_only=True):
@@ -103,6 +105,8 @@ class Backend(Protocol[ObservedT, PlanT]):
         changed: Collection[PortKey],
     ) -> PlanT:
         """Return what leads from `observed` to `desired` for the keys in `changed` and for the node itself. Pure.
+
+        For no keys at all it also removes what earlier plans left in place (see `Applied.again_s`).
 
         Between the transactions of a plan both the old and the new state of a ServicePort are believed to be there.
         """

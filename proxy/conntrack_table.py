@@ -1,7 +1,8 @@
 """The kernel's table of tracked flows: looks through it and deletes what is stale. Shell.
 
 It works in a thread: with 100,000 flows the kernel takes 30-40 ms for one walk, in which it holds neither the
-interpreter nor the event loop. What comes back is worked off in pieces of some 100 entries.
+interpreter nor the event loop, but lets nothing else run on that processor. What comes back is worked off in pieces of
+some 100 entries.
 """
 
 import errno

@@ -22,6 +22,7 @@ from proxy.desired_node import (
     is_in_any,
     node_address,
 )
+from proxy.health_checks import HealthChecks
 from proxy.model import (
     Endpoint,
     Family,
@@ -131,6 +132,7 @@ class DesiredState:
         self._settings = settings or NodeSettings()
         self.ports: dict[PortKey, DesiredPort] = {}
         self.node = DesiredNode()
+        self.health_checks = HealthChecks()
         self._ranged: dict[PortKey, None] = {}  # those with source ranges depend on the node
         self._keys_of: dict[ServiceName, tuple[PortKey, ...]] = {}
         self._asked: dict[PortKey, _Asked] = {}
@@ -144,6 +146,7 @@ class DesiredState:
         node: NodeInfo,
     ) -> set[PortKey]:
         """Describe one service anew and return the keys, also of other services, that changed by it."""
+        self.health_checks.update(name, service, merged)
         asked = {p.key: _Asked(service.created, p) for p in service.ports} if service else {}
         heirs = self._reclaim(name, asked)
         changed: set[PortKey] = set()

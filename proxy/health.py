@@ -137,6 +137,11 @@ def is_late(family: FamilyProgress, now_s: float, timeout_s: float) -> bool:
     return family.queued_s is not None and now_s - family.queued_s >= timeout_s
 
 
+def is_keeping_up(condition: Condition, now_s: float, timeout_s: float) -> bool:
+    """Whether nothing of any family has waited too long: what kube-proxy calls a healthy service proxy."""
+    return not any(is_late(each, now_s, timeout_s) for each in condition.families.values())
+
+
 def is_eligible(node: NodeInfo) -> bool:
     """Whether load balancers should send traffic to this node at all."""
     return node.is_known and not node.leaving

@@ -72,6 +72,7 @@ class Reconciler:
         self._host_addresses: frozenset[str] = frozenset()
         self._node_described: tuple[NodeInfo, frozenset[str], tuple[str, ...]] | None = None
         self._node_programmed: DesiredNode | None = None
+        self._again_s = math.inf  # when a plan for no keys is due
         self._entries: list[Entry] = []  # of the round under way
         self._is_full_due = True
         self._leftovers: Leftovers | None = None
@@ -159,7 +160,7 @@ class Reconciler:
         if self._has_work():
             return allowed_s
         due_s = self._leftovers.due_s if self._leftovers is not None else math.inf
-        due_s = max(allowed_s, min(due_s, self.backlog.retry_s))
+        due_s = max(allowed_s, min(due_s, self.backlog.retry_s, self._again_s))
         return None if due_s == math.inf else due_s
 
     async def _wait(self) -> None:
@@ -254,7 +255,8 @@ class Reconciler:
         if not self._is_full_due:
             # What goes comes last, so that an address that changes hands is never without an owner.
             await self._program(sorted(self.backlog, key=lambda k: k not in self.desired.ports))
-            if self._node_programmed is not self.desired.node:
+            if self._node_programmed is not self.desired.node or now_s >= self._again_s:
+                self._again_s = math.inf
                 await self._program_chunk([])
         else:
             for key in self.desired.ports:
@@ -370,6 +372,8 @@ class Reconciler:
         self._entries.append(entry)
 
     def _count(self, applied: Applied) -> None:
+        if applied.again_s is not None:
+            self._again_s = time.monotonic() + applied.again_s
         self.operations += applied.operations
         self.transactions += applied.transactions
 

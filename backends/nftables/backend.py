@@ -24,6 +24,8 @@ from proxy.model import FAMILIES, IPV4, PortKey
 
 log = logging.getLogger(__name__)
 
+SWEEP_S: Final = 1.0
+"""How long chains that are not needed any more stay for packets that may be on their way through them."""
 INLINE_OBJECTS: Final = 2000
 """Larger transactions are sent from a thread: they would hold the event loop for more than some milliseconds."""
 
@@ -81,7 +83,7 @@ class NftablesBackend:
         return prune(desired, observed, self.layout)
 
     async def apply(self, plan: NftPlan, observed: Observed) -> Applied:
-        operations = 0
+        operations, retired = 0, observed.retired
         async with self._lock:
             for number, transaction in enumerate(plan.transactions):
                 size = transaction.size
@@ -105,7 +107,11 @@ class NftablesBackend:
                 if number == 0 and len(plan.transactions) > 1:
                     observed.begin(plan)
             observed.occupy(plan)
-        return Applied(operations=operations, transactions=len(plan.transactions))
+        return Applied(
+            operations=operations,
+            transactions=len(plan.transactions),
+            again_s=SWEEP_S if observed.retired > retired else None,
+        )
 
     def _read_back(
         self, transaction: Transaction, owners: Collection[PortKey], observed: Observed

@@ -8,10 +8,12 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from backends.nftables.model import (
+    NOTHING_PRIVATE,
     ChainFacts,
     Data,
     NftPlan,
     NodePart,
+    Private,
     Rendered,
     SetFacts,
     Target,
@@ -51,6 +53,8 @@ class Observed:
     `references` counts how many ServicePorts need an element that several may share, `holders` says which
     one occupies a frontend: after one has moved, its former owner must not take it down.
     `generation` is the ruleset generation our belief stands for, `commits` how many of them were ours.
+    `retired_chains` and `retired_sets` served one ServicePort and are not needed any more, but packets may be on their
+    way through them.
     `node` is what the tables hold for the node itself, None as long as nothing is known of it.
     `layout` identifies the rules that were planned last.
     `is_rebuild_due`: a table has sets of another shape and must be made anew as a whole.
@@ -70,13 +74,22 @@ class Observed:
         self.rendered: dict[PortKey, Rendered] = {}
         self.references: dict[tuple[Family, str, bytes], int] = {}
         self.holders: dict[tuple[Family, bytes], PortKey] = {}
+        self.retired_chains: dict[tuple[Family, str], None] = {}
+        self.retired_sets: dict[tuple[Family, str], None] = {}
         self.node: NodePart | None = None
         self.layout: object = None
+
+    @property
+    def retired(self) -> int:
+        """The number of chains and sets that are only left for packets on their way."""
+        return len(self.retired_chains) + len(self.retired_sets)
 
     def fold(self, transaction: Transaction) -> None:
         """Take in a transaction that the kernel has confirmed."""
         for family in transaction.rebuild:
             self.tables[family] = TableFacts()
+            self.retired_chains.clear()
+            self.retired_sets.clear()
             self.is_rebuild_due = False
         for family in transaction.tables:
             self.tables[family].is_present = True
@@ -94,8 +107,10 @@ class Observed:
             elements.update([(element.key, element.data) for element in batch.elements])
         for family, name in transaction.gone_chains:
             del self.tables[family].chains[name]
+            self.retired_chains.pop((family, name), None)
         for family, name in transaction.gone_sets:
             del self.tables[family].sets[name]
+            self.retired_sets.pop((family, name), None)
             self.tables[family].elements.pop(name, None)
         self.generation += 1
         self.commits += 1
@@ -122,9 +137,7 @@ class Observed:
         if plan.layout is not None:
             self.layout = plan.layout
 
-    def _occupy(
-        self, key: PortKey, rendered: Rendered | None, held: Iterable[Target]
-    ) -> None:
+    def _occupy(self, key: PortKey, rendered: Rendered | None, held: Iterable[Target]) -> None:
         """Note what a ServicePort occupies, and the frontends that are its own from now on."""
         old = self.rendered.pop(key, None)
         before = old.shared if old is not None else frozenset()
@@ -138,10 +151,29 @@ class Observed:
                 self.references[reference] -= 1
                 if not self.references[reference]:
                     del self.references[reference]
+        private = rendered.private if rendered is not None else NOTHING_PRIVATE
+        if old is not None and old.private[:2] != private[:2]:
+            self._retire(key.family, old.private, private)
         if rendered is not None:
             self.rendered[key] = rendered
+            self._revive(key.family, rendered.private)
         for target in held:
             self.holders[key.family, target.key] = key
+
+    def _retire(self, family: Family, old: Private, new: Private) -> None:
+        facts = self.tables[family]
+        for retired, there, before, after in (
+            (self.retired_chains, facts.chains, old.chains, new.chains),
+            (self.retired_sets, facts.sets, old.sets, new.sets),
+        ):
+            gone = [(family, name) for name in before if name not in after and name in there]
+            retired.update(dict.fromkeys(gone))
+
+    def _revive(self, family: Family, private: Private) -> None:
+        for name in private.chains if self.retired_chains else ():
+            self.retired_chains.pop((family, name), None)
+        for name in private.sets if self.retired_sets else ():
+            self.retired_sets.pop((family, name), None)
 
     def correct(
         self, family: Family, set_name: str, keys: Collection[bytes], actual: Mapping[bytes, Data]

@@ -1,32 +1,19 @@
-"""What a plan is made of: the values elements should have, collected, compared with belief, and put in order. Pure.
+"""What a plan is made of: the values elements should have, collected before they are compared with belief. Pure.
 
-What keeps every live frontend answered (see proxy.backend, L5): a packet reads one element after the other, and a commit
-may fall between two reads, but a later read never sees an older state. So
-
-- within a pool nothing needs an order, because what is missing is drawn again (see `picking`);
-- what a verdict leads to comes in the same transaction or an earlier one, and goes in a later one;
-- what diverts or stops a packet before the verdict comes one transaction before it, and goes one after.
-
-Most plans need no more than one transaction.
+Chains and sets of a single ServicePort that are not needed any more are left
+as they are until a later plan: a packet that is on its way through them must not find them empty.
 """
 
-import enum
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Mapping, Sequence
 
-from backends.nftables import rules
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.layout import Layout
 from backends.nftables.model import (
-    DIVERTING,
-    EXTERNAL_IPS,
     FIREWALL,
     LOCAL_FROM,
     PLACES,
-    Batch,
     ChainSpec,
     Data,
-    Element,
     Row,
     SetSpec,
     SharedMember,
@@ -34,21 +21,11 @@ from backends.nftables.model import (
     Transaction,
 )
 from backends.nftables.names import is_picking, parse_picking
+from backends.nftables.order import ABSENT, Absent, Values, in_order
 from backends.nftables.picking import leads_to
-from backends.nftables.render import Lead, RenderedFrontend, slot_key, slot_range
+from backends.nftables.render import Lead, RenderedFrontend
+from backends.nftables.slots import believed_slots, changed_slots, slot_key, slot_keys
 from proxy.model import Family, PortKey
-
-
-class Absent(enum.Enum):
-    """The value of an element that should not exist; None is the data of a plain set's member."""
-
-    ABSENT = 0
-
-
-ABSENT: Final = Absent.ABSENT
-Values = dict[bytes, tuple[Data | Absent, PortKey | None]]
-_OUTER: Final = frozenset([PLACES["external-ip"].verdicts, PLACES["node-port"].verdicts])
-_LAST_IN: Final = _OUTER | {EXTERNAL_IPS}
 
 
 class Draft:
@@ -113,6 +90,8 @@ class Draft:
                     self.values(owner.family, name)[key] = gone
             for row in target.rows():
                 pool = (left.local if row.first else left.cluster) if left is not None else ()
+                if pool is not None and row.length <= len(pool):
+                    continue
                 keys = slot_keys(row)[len(pool or ()) :]
                 self.values(owner.family, row.set).update(dict.fromkeys(keys, gone))
                 if pool is None:  # the verdict that leads there has to change first
@@ -191,11 +170,11 @@ class Draft:
             (family, spec) for spec in chains if facts.chains.get(spec.name) != spec.facts
         ]
 
-    def retire(self, family: Family, sets: Iterable[str], chains: Iterable[str]) -> None:
-        """Remove sets and chains once nothing leads to them. Every chain comes before those that refer to it."""
-        facts = self.facts[family]
-        self._gone_sets += [(family, name) for name in sets if name in facts.sets]
-        self._gone_chains += [(family, name) for name in chains if name in facts.chains]
+    def sweep(self, observed: Observed) -> None:
+        """Remove what was retired, now that no packet can be on its way through it any more."""
+        if not self._rebuild:
+            self._gone_sets += observed.retired_sets
+            self._gone_chains += observed.retired_chains
 
     def fill(
         self,
@@ -238,25 +217,7 @@ class Draft:
             if self.facts[family].chains.get(name) != spec.facts:
                 chains.append((family, spec))
         chains += self._own_chains
-        first, middle, last = _Step(), _Step(), _Step()
-        diverts = False
-        for (family, set_name), values in self._sets.items():
-            gone, new = _differences(values, self.believed(family, set_name))
-            if set_name in _LAST_IN:
-                middle.note(family, set_name, gone, new)
-                continue
-            late: Collection[bytes] = self._late.get((family, set_name), ())
-            if set_name in DIVERTING:
-                added = {element.key for element in new}
-                late = {element.key for element in gone} - added
-                diverts = diverts or bool(new)
-            if late:
-                last.note(family, set_name, [e for e in gone if e.key in late], [])
-                gone = [element for element in gone if element.key not in late]
-            first.note(family, set_name, gone, new)
-        if not (diverts and middle.adds):
-            first.merge(middle)
-            middle = _Step()
+        first, middle, last = in_order(self._sets, self.facts, self._late)
         found = [
             Transaction(
                 rebuild=self._rebuild,
@@ -266,14 +227,15 @@ class Draft:
                 deletes=tuple(first.deletes),
                 adds=tuple(first.adds),
             ),
-            Transaction(deletes=tuple(middle.deletes), adds=tuple(middle.adds)),
-            Transaction(
-                chains=tuple([(f, _emptied(name)) for f, name in self._gone_chains]),
-                deletes=tuple(last.deletes),
-                gone_sets=tuple(self._gone_sets),
-            ),
-            Transaction(gone_chains=tuple(reversed(self._gone_chains))),
         ]
+        if middle:
+            found.append(Transaction(deletes=tuple(middle.deletes), adds=tuple(middle.adds)))
+        if last:
+            found.append(Transaction(deletes=tuple(last.deletes)))
+        if self._gone_chains or self._gone_sets:
+            emptied = [(family, ChainSpec(name, None, ())) for family, name in self._gone_chains]
+            found.append(Transaction(chains=tuple(emptied), gone_sets=tuple(self._gone_sets)))
+            found.append(Transaction(gone_chains=tuple(self._gone_chains)))
         return tuple([transaction for transaction in found if transaction.size])
 
     def _skeleton(
@@ -298,26 +260,6 @@ class Draft:
         return tables, sets, chains
 
 
-class _Step:
-    """Elements of one transaction."""
-
-    def __init__(self) -> None:
-        self.deletes: list[Batch] = []
-        self.adds: list[Batch] = []
-
-    def note(
-        self, family: Family, set_name: str, gone: Sequence[Element], new: Sequence[Element]
-    ) -> None:
-        if gone:
-            self.deletes.append(Batch(family, set_name, tuple(gone)))
-        if new:
-            self.adds.append(Batch(family, set_name, tuple(new)))
-
-    def merge(self, other: "_Step") -> None:
-        self.deletes += other.deletes
-        self.adds += other.adds
-
-
 def _by_reference(name: str) -> bool:
     """Chains that mark come after those they lead to."""
     return leads_to(name) is not None
@@ -330,13 +272,6 @@ def _is_alike(believed: str, wanted: str) -> bool:
     return parse_picking(believed)[:-1] == parse_picking(wanted)[:-1]
 
 
-def _emptied(name: str) -> ChainSpec:
-    """What a chain becomes before it is deleted. A packet that is on its way there must not leave untranslated; one on its
-    way to where ranges were checked goes on."""
-    is_open = name.startswith("firewall-")
-    return ChainSpec(name, None, () if is_open else (rules.rule([rules.drop()], "going"),))
-
-
 def is_whole(facts: TableFacts, layout: Layout, family: Family) -> bool:
     """Tell whether the fixed part of a table is all there. Asked for every plan, hence by comparing whole indexes."""
     fixed = layout.fixed(family)
@@ -345,59 +280,3 @@ def is_whole(facts: TableFacts, layout: Layout, family: Family) -> bool:
         and facts.sets.items() >= fixed.sets.items()
         and facts.chains.items() >= fixed.chains.items()
     )
-
-
-def _differences(
-    values: Values, believed: Mapping[bytes, Data]
-) -> tuple[list[Element], list[Element]]:
-    """Return elements to delete, as believed, and to add. A changed element is in both."""
-    gone: list[Element] = []
-    new: list[Element] = []
-    for key, (data, owner) in values.items():
-        old = believed.get(key, ABSENT)
-        if old is data or old == data:
-            continue
-        if old is not ABSENT:
-            gone.append(Element(key, old, owner))
-        if data is not ABSENT:
-            new.append(Element(key, data, owner))
-    return gone, new
-
-
-def changed_slots(old: Sequence[bytes], pool: Sequence[bytes]) -> dict[int, bytes]:
-    """Return what to write into which slots so that a pool fills the first of them.
-
-    `old` are the slots as they are, `pool` the distinct endpoints wanted. What can stay in its slot stays.
-    """
-    size, wanted = len(pool), set(pool)
-    kept = old[:size]
-    missing = wanted.difference(kept)
-    if not missing and len(kept) == size:
-        return {}
-    holes = [number for number, data in enumerate(kept) if data not in wanted]
-    if len(holes) + size - len(kept) < len(missing):
-        # somebody has put an endpoint into two slots: all but the first are holes
-        first = {data: number for number, data in reversed(list(enumerate(kept)))}
-        holes = [n for n, data in enumerate(kept) if data not in wanted or first[data] != n]
-    holes += range(len(kept), size)
-    return dict(zip(holes, [data for data in pool if data in missing], strict=True))
-
-
-def slot_keys(row: Row) -> list[bytes]:
-    """Return the keys of all slots of a row."""
-    return [slot_key(row.prefix, row.first + number) for number in range(row.length)]
-
-
-def believed_slots(elements: Mapping[bytes, Data], row: Row) -> list[bytes]:
-    """Return the slots from the first on that we believe full, usually one more or less than wanted."""
-    found: list[bytes] = []
-    while True:
-        # one size for pools that grow and shrink a little
-        keys = slot_range(row.prefix, row.first + len(found), (row.length | 7) + 1)
-        block: list[Any] = list(
-            map(elements.get, keys)
-        )  # bytes: an endpoint map holds nothing else
-        if None in block:
-            found += block[: block.index(None)]
-            return found
-        found += block

@@ -15,7 +15,8 @@ from backends.nftables import kernel
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.model import LOCAL_FROM, PLACES, Data, Rendered, Target
 from backends.nftables.names import capacity_for, is_picking, parse_picking
-from backends.nftables.render import render_port, slot_range
+from backends.nftables.render import render_port
+from backends.nftables.slots import slot_range
 from backends.nftables.verify import differs_in_structure, read_structure_patiently
 from backends.nftables.words import element_words
 from proxy.backend import Held

@@ -2,7 +2,7 @@
 
 A plan first works out the value each concerned element should have, then compares it with belief: whatever
 differs becomes an operation, whatever does not costs nothing. Moving a frontend from one service to another
-in one plan is therefore the same as changing it. `draft` puts the operations in order.
+in one plan is therefore the same as changing it. `order` puts the operations in order.
 
 - Endpoints keep their slots. New ones fill holes, then extend the pool; when a pool shrinks, its last
   endpoints move into the holes. So one replaced endpoint is one changed slot.
@@ -14,7 +14,7 @@ from collections.abc import Collection
 
 from backends.nftables.affinity import Affinity, affinity_chains
 from backends.nftables.belief import Observed
-from backends.nftables.draft import ABSENT, Draft
+from backends.nftables.draft import Draft
 from backends.nftables.firewall import interval_keys
 from backends.nftables.layout import Layout
 from backends.nftables.model import (
@@ -25,6 +25,7 @@ from backends.nftables.model import (
     NodePart,
     Rendered,
 )
+from backends.nftables.order import ABSENT
 from backends.nftables.private import plan_private
 from backends.nftables.render import RenderedPort, render_port
 from proxy.addresses import parse_cidr, parse_ip
@@ -36,11 +37,16 @@ from proxy.model import Family, PortKey
 def plan(
     desired: Desired, observed: Observed, changed: Collection[PortKey], tables: Layout
 ) -> NftPlan:
-    """Return what brings the ServicePorts in `changed`, and the node's own part, from belief to desire."""
+    """Return what brings the ServicePorts in `changed`, and the node's own part, from belief to desire.
+
+    A plan for no ServicePort also removes what earlier ones left in place for packets on their way.
+    """
     layout = tables.for_node(desired.node)
     draft = Draft(observed, layout)
     if observed.layout is not layout and observed.layout is not None:
         refresh(draft, observed)
+    if not changed:
+        draft.sweep(observed)
     rendered: dict[PortKey, Rendered | None] = {}
     wanted: list[tuple[PortKey, RenderedPort]] = []
     for key in changed:
@@ -49,28 +55,35 @@ def plan(
         old = observed.rendered.get(key)
         described = desired.ports.get(key)
         port = render_port(described) if described is not None else None
-        frontends = port.frontends if port is not None else ()
-        shared = port.shared if port is not None else frozenset()
-        draft.share(key, old.shared if old else frozenset(), shared)
-        if old:
-            draft.withdraw(key, old.targets, frontends)
-        private = NOTHING_PRIVATE
-        if (old and old.private is not NOTHING_PRIVATE) or (
-            port is not None and (port.affinity is not None or port.firewall is not None)
-        ):
-            private = plan_private(draft, key, port, old.private if old else NOTHING_PRIVATE)
         if port is not None:
             wanted.append((key, port))
-            targets = tuple([frontend.target for frontend in frontends])
-            rendered[key] = Rendered(targets=targets, private=private, shared=shared)
-        elif old:
-            rendered[key] = None
+        if port is not None or old is not None:
+            rendered[key] = _replace(draft, key, old, port)
     for key, port in wanted:
         for frontend in port.frontends:
             draft.put(key, frontend)
     is_settled = observed.node is not None and observed.node.is_settled
     node = plan_node(draft, observed, desired.node, is_settled=is_settled)
     return NftPlan(draft.transactions(), rendered, node, layout)
+
+
+def _replace(
+    draft: Draft, key: PortKey, old: Rendered | None, port: RenderedPort | None
+) -> Rendered | None:
+    """Ask for what a ServicePort needs but its frontends, and withdraw those it no longer has; return what it occupies."""
+    frontends = port.frontends if port is not None else ()
+    shared = port.shared if port is not None else frozenset()
+    draft.share(key, old.shared if old else frozenset(), shared)
+    private = NOTHING_PRIVATE
+    if old:
+        draft.withdraw(key, old.targets, frontends)
+        private = old.private
+    if private is not NOTHING_PRIVATE or (port and (port.affinity or port.firewall)):
+        private = plan_private(draft, key, port, private)
+    if port is None:
+        return None
+    targets = tuple([frontend.target for frontend in frontends])
+    return Rendered(targets=targets, private=private, shared=shared)
 
 
 def plan_node(

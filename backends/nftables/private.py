@@ -6,7 +6,7 @@ from backends.nftables.affinity import (
     affinity_sets,
     number_endpoints,
 )
-from backends.nftables.draft import Draft, believed_slots, changed_slots
+from backends.nftables.draft import Draft
 from backends.nftables.firewall import (
     Firewall,
     firewall_chain,
@@ -15,16 +15,16 @@ from backends.nftables.firewall import (
 )
 from backends.nftables.layout import Layout
 from backends.nftables.model import LOCAL_FROM, NOTHING_PRIVATE, ChainSpec, Private, Row, SetSpec
-from backends.nftables.render import Pool, RenderedPort, slot_key
+from backends.nftables.render import Pool, RenderedPort
+from backends.nftables.slots import believed_slots, changed_slots, slot_key
 from proxy.model import PortKey
 
 
 def plan_private(draft: Draft, owner: PortKey, port: RenderedPort | None, old: Private) -> Private:
-    """Ask for what a ServicePort needs for itself, and have removed what it needs no more."""
+    """Ask for what a ServicePort needs for itself. What it needs no more stays for a while: see `belief`."""
     affinity, firewall = (port.affinity, port.firewall) if port is not None else (None, None)
     shape = (affinity, firewall)
     if shape == (None, None):
-        draft.retire(owner.family, old.sets, old.chains)
         return NOTHING_PRIVATE
     new = old
     if shape != old.shape:
@@ -35,11 +35,6 @@ def plan_private(draft: Draft, owner: PortKey, port: RenderedPort | None, old: P
             sets=tuple([spec.name for spec in sets]),
             shape=shape,
             next_id=old.next_id,
-        )
-        draft.retire(
-            owner.family,
-            [name for name in old.sets if name not in new.sets],
-            [name for name in old.chains if name not in new.chains],
         )
     new = new._replace(members=(), rows=())
     if firewall is not None:

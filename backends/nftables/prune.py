@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 
 from backends.nftables.belief import Observed, TableFacts
-from backends.nftables.draft import ABSENT, Draft, believed_slots, slot_keys
+from backends.nftables.draft import Draft
 from backends.nftables.layout import Layout
 from backends.nftables.model import VERDICTS, ChainSpec, NftPlan, Private, Rendered, Transaction
 from backends.nftables.names import is_picking, is_private_chain, is_private_set
+from backends.nftables.order import ABSENT
 from backends.nftables.picking import leads_to
 from backends.nftables.plan import plan_node, refresh
 from backends.nftables.private import private_specs
 from backends.nftables.render import render_port
+from backends.nftables.slots import believed_slots, slot_keys
 from proxy.desired import Desired, DesiredPort
 from proxy.model import Family
 
@@ -42,12 +44,7 @@ def prune(desired: Desired, observed: Observed, tables: Layout) -> NftPlan:
     is_new = observed.layout is not None and observed.layout is not layout
     if is_new:
         refresh(draft, observed)
-    occupied = {family: Occupied() for family in layout.families}
-    for key, rendered in observed.rendered.items():
-        occupied[key.family].add(rendered)
-    for key, port in desired.ports.items():
-        if key not in observed.rendered and key.family in occupied:
-            _keep_for(port, observed, layout, occupied[key.family])
+    occupied = _occupied(desired, observed, layout)
     node = plan_node(draft, observed, desired.node, is_settled=True)
     part = node or observed.node
     for family, name, member in part.members if part is not None else ():
@@ -67,6 +64,23 @@ def prune(desired: Desired, observed: Observed, tables: Layout) -> NftPlan:
         for transaction in _without_strangers(observed.tables[family], layout, family, needed)
     ]
     return NftPlan((*draft.transactions(), *strangers), {}, node, layout)
+
+
+def _occupied(desired: Desired, observed: Observed, layout: Layout) -> dict[Family, Occupied]:
+    """Return what ServicePorts occupy, and what packets may still be on their way through."""
+    occupied = {family: Occupied() for family in layout.families}
+    for key, rendered in observed.rendered.items():
+        occupied[key.family].add(rendered)
+    for key, port in desired.ports.items():
+        if key not in observed.rendered and key.family in occupied:
+            _keep_for(port, observed, layout, occupied[key.family])
+    for family, name in observed.retired_chains:
+        occupied[family].chains.add(name)
+    for family, name in observed.retired_sets:
+        occupied[family].sets.add(name)
+        kept = observed.tables[family].elements.get(name, {})
+        occupied[family].elements.setdefault(name, set()).update(kept)
+    return occupied
 
 
 def _keep_for(port: DesiredPort, observed: Observed, layout: Layout, occupied: Occupied) -> None:

@@ -1,12 +1,9 @@
 """What a DesiredPort looks like in our tables: keys, verdicts and pools as the kernel holds them. Pure.
 
 Keys are the concatenations the kernel builds from a packet: each part in network byte order, padded to
-four bytes; the slot number is a host-endian word, as `numgen` produces it.
+four bytes; `slots` appends the number of a slot.
 """
 
-import functools
-import struct
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from backends.nftables.affinity import Affinity, affinity_of
@@ -27,9 +24,7 @@ from proxy.addresses import parse_ip
 from proxy.desired import DesiredPort, Frontend, FrontendKind
 from proxy.model import LOCAL
 
-_WIDE: Final = 128
 _PADDING: Final = b"\0\0"
-_SLOT_NUMBERS: Final = tuple([struct.pack("=I", number) for number in range(1024)])
 _KINDS: Final[dict[FrontendKind, Kind]] = {
     "ClusterIP": "cluster-ip",
     "NodePort": "node-port",
@@ -72,27 +67,6 @@ class RenderedPort(NamedTuple):
     firewall: Firewall | None
     cluster: Pool
     local: Pool
-
-
-def slot_key(prefix: bytes, number: int) -> bytes:
-    """Return the key of one slot of a pool."""
-    if number < len(_SLOT_NUMBERS):
-        return prefix + _SLOT_NUMBERS[number]
-    return prefix + struct.pack("=I", number)
-
-
-def slot_range(prefix: bytes, start: int, count: int) -> Sequence[bytes]:
-    """Return the keys of consecutive slots."""
-    if count < _WIDE:
-        return [slot_key(prefix, number) for number in range(start, start + count)]
-    return _wide_slot_range(prefix, start, count)
-
-
-@functools.lru_cache(maxsize=64)
-def _wide_slot_range(prefix: bytes, start: int, count: int) -> tuple[bytes, ...]:
-    """Return the keys of many slots. Kept, because a large pool rarely changes only once, and because
-    bytes remember their hash: looking the same objects up again is several times faster."""
-    return tuple([slot_key(prefix, number) for number in range(start, start + count)])
 
 
 def render_port(port: DesiredPort) -> RenderedPort:

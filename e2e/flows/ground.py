@@ -1,7 +1,8 @@
 """The cluster the questions are asked in. Built once, used with every backend and every proxy setting.
 
 Pods a, b and c serve on the node; d serves too, but is an endpoint only where a scenario says so: it is the `local-pod`
-that asks. Pods r1 and r2 serve on another node, r3 asks there. Both nodes serve themselves, for endpoints on the host
+that asks. Pods r1 and r2 serve on another node, r3 asks there; unless it is masqueraded, r1 and r2 would answer it past
+the node under test, which real clusters do not let happen: each node has a proxy. Both nodes serve themselves, for endpoints on the host
 network. Outside are two clients and the router at the end of the node's default route, which forwards nothing.
 """
 

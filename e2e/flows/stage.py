@@ -39,7 +39,7 @@ class Stage:
         self._extra = tuple(extra)
         self.watch = Watch(ground.node)
         self.allocator = Allocator()
-        self.started = 0
+        self._left_by = ""
         self._log = directory / "log"
         self._file = directory / "manifests" / "objects.json"
         self._file.parent.mkdir()
@@ -49,11 +49,16 @@ class Stage:
         self._marker_ip = self.allocator.cluster_ips().v4
 
     def use(self, backend: str, setting: str) -> None:
-        """Have a daemon of that mode with those settings run; what another one left is gone."""
+        """Have a daemon of that mode with those settings run.
+
+        It finds what one with other settings left, and has to make its own of it; what another mode left is gone.
+        """
         if self._running == (backend, setting):
             return
         self.close()
-        self._cleanup()
+        if self._left_by != backend:
+            self._cleanup()
+        self._left_by = backend
         self._write(self._world_objects())
         arguments = ["--manifests", str(self._file.parent)]
         arguments += self._configured(backend, setting)
@@ -67,7 +72,6 @@ class Stage:
         self._daemon = daemon
         synced(daemon)
         self._running = backend, setting
-        self.started += 1
 
     @property
     def daemon(self) -> Daemon:

@@ -77,7 +77,12 @@ TRAPS: Final = (
     ),
     Trap(
         "health check node ports count ready addresses, not what still serves",
-        awaits="proxy/server/health_check_node_ports.py",
+        (
+            f"{_UNIT}/test_health_checks.py::test_only_what_is_ready_and_here_counts",
+            f"{_UNIT}/test_health_checks.py::test_an_address_counts_once_over_all_ports",
+            f"{_UNIT}/server/test_health_check_node_ports.py::test_without_local_endpoints_it_is_503_with_the_weight",
+            f"{_UNIT}/server/test_health_check_node_ports.py::test_a_proxy_that_does_not_keep_up_gets_nothing_sent",
+        ),
     ),
     Trap(
         "of duplicates the one that does not terminate counts as a whole",
@@ -167,7 +172,7 @@ TRAPS: Final = (
     Trap(
         "what a rule or an element refers to goes in a later transaction",
         (
-            "tests/unit/backends/nftables/test_plan_table.py::test_prune_removes_foreign_chains_and_sets_once_nothing_in_them_refers_to_anything",
+            "tests/unit/backends/nftables/test_prune.py::test_prune_removes_foreign_chains_and_sets_once_nothing_in_them_refers_to_anything",
         ),
     ),
     Trap(

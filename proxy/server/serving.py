@@ -16,7 +16,7 @@ _GOODBYE_S: Final = 1.0
 """How long answers under way may take at the end."""
 
 log = logging.getLogger(__name__)
-_requests = logging.getLogger(f"{__name__}.requests")
+requests_log = logging.getLogger(f"{__name__}.requests")
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -25,7 +25,7 @@ def _is_ours(record: logging.LogRecord) -> bool:
     return not isinstance(error, HttpProcessingError)
 
 
-_requests.addFilter(_is_ours)
+requests_log.addFilter(_is_ours)
 
 
 async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:
@@ -33,7 +33,7 @@ async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:
     runner = web.AppRunner(
         app,
         access_log=None,
-        logger=_requests,
+        logger=requests_log,
         max_line_size=_LONGEST_LINE,
         shutdown_timeout=_GOODBYE_S,
     )

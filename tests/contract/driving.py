@@ -21,9 +21,13 @@ def run_on(ground: Ground, run: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
 async def program(
     backend: AnyBackend, observed: Any, desired: Ports, keys: Collection[PortKey]
 ) -> Applied:
-    """Plan some keys and apply the plan."""
+    """Plan some keys and apply the plan, and what is due some time after it."""
     applied = await backend.apply(backend.plan(whole(desired), observed, keys), observed)
     assert applied.failed == {}
+    if applied.again_s is not None:
+        later = await backend.apply(backend.plan(whole(desired), observed, []), observed)
+        assert (later.failed, later.again_s) == ({}, None)
+        assert later.operations
     return applied
 
 

@@ -283,6 +283,22 @@ class KernelLaws(Laws):
         assert few == many
         assert few.written == 0 < few.messages <= 20
 
+    @random_worlds
+    @given(seeds)
+    def test_what_is_left_for_connections_on_their_way_is_gone_with_the_next_plan_for_nobody(
+        self, ground: Ground, seed: int
+    ) -> None:
+        async def run(host: KernelHost) -> None:
+            backend, states = host.start(), random_states(seed, 4)
+            observed = await adopt(backend, {})
+            before: Ports = {}
+            for desired in states:
+                await program(backend, observed, desired, changed(before, desired))
+                host.check_extras(observed, desired)
+                before = desired
+
+        run_on(ground, run)
+
     def test_l3_what_others_made_is_left_alone(self, ground: Ground) -> None:
         async def run(host: KernelHost) -> None:
             host.plant_foreign()

@@ -7,7 +7,7 @@ from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import Data, NftPlan
 from backends.nftables.plan import plan
 from backends.nftables.prune import prune
-from backends.nftables.render import slot_key
+from backends.nftables.slots import slot_key
 from proxy.desired import DesiredPort
 from tests.desired_strategies import desired_state, make_desired, whole
 from tests.model_builders import make_endpoint, make_key
@@ -53,6 +53,17 @@ def written(planned: NftPlan) -> Written:
         found.setdefault(batch.set, {}).update({e.key: DELETED for e in batch.elements})
     for batch in transaction.adds:
         found.setdefault(batch.set, {}).update({e.key: e.data for e in batch.elements})
+    return found
+
+
+def steps(planned: NftPlan) -> list[dict[str, int]]:
+    """Return how many elements each transaction writes to each set: what is deleted, added or changed counts once."""
+    found = []
+    for transaction in planned.transactions:
+        keys: dict[str, set[bytes]] = {}
+        for batch in (*transaction.deletes, *transaction.adds):
+            keys.setdefault(batch.set, set()).update([e.key for e in batch.elements])
+        found.append({name: len(of_set) for name, of_set in keys.items()})
     return found
 
 

@@ -1,6 +1,4 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from backends.kernel.nft_expressions import (
     AnyExpression,
@@ -34,10 +32,9 @@ from backends.nftables.model import (
     ChainSpec,
     Kind,
 )
-from backends.nftables.names import Act, capacity_for, is_picking, picking_chain
-from backends.nftables.picking import DRAWS
+from backends.nftables.names import Act, picking_chain
 from proxy.desired_node import DesiredNode
-from proxy.model import FAMILIES, PROTOCOLS, Family, Protocol
+from proxy.model import FAMILIES, PROTOCOLS, Family
 
 CIDRS = ("10.244.0.0/16", "fd00:10:244::/48")
 both_families = pytest.mark.parametrize("family", FAMILIES)
@@ -76,75 +73,9 @@ def chains_of(layout: Layout, family: Family) -> list[ChainSpec]:
     return [*layout.skeleton(family), *picking]
 
 
-# --- capacities
-
-
-@given(st.integers(1, 100_000))
-def test_a_pool_fills_more_than_half_of_its_capacity(endpoints: int) -> None:
-    capacity = capacity_for(endpoints)
-
-    assert capacity / 2 < endpoints <= capacity
-    assert capacity & (capacity - 1) == 0
-
-
-def test_an_empty_pool_has_the_smallest_capacity() -> None:
-    assert capacity_for(0) == 1
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@given(st.integers(0, 20))
-def test_a_chain_that_picks_is_known_by_its_name(protocol: Protocol, power: int) -> None:
-    name = picking_chain(protocol, 1 << power)
-
-    assert is_picking(name)
-    assert [p for p in PROTOCOLS if is_picking(name, p)] == [protocol]
-
-
-@pytest.mark.parametrize("name", ["pick-tcp-3", "pick-tcp-0", "pick-icmp-2", "pick-tcp-2x", ""])
-def test_other_names_are_no_chains_that_pick(name: str) -> None:
-    assert not is_picking(name)
-
-
 def test_a_chain_of_another_name_cannot_be_had() -> None:
     with pytest.raises(ValueError, match="services"):
         make_layout().chain("IPv4", "services")
-
-
-# --- chains that pick
-
-
-@pytest.mark.parametrize(
-    ("capacity", "drawn"),
-    [
-        pytest.param(1, [1, 1], id="1"),
-        pytest.param(2, [2, 2], id="2, both full"),
-        pytest.param(4, [4] * DRAWS + [2], id="4"),
-        pytest.param(64, [64] * DRAWS + [32], id="64"),
-    ],
-)
-def test_slots_are_drawn_often_and_then_from_the_half_that_is_full(
-    capacity: int, drawn: list[int]
-) -> None:
-    rules = content(make_layout().chain("IPv4", picking_chain("TCP", capacity)))
-
-    numbers = [e for rule in rules for e in rule if isinstance(e, Numgen)]
-    random = [number.modulus for number in numbers if number.kind == NumgenKind.RANDOM]
-    assert random == drawn
-    # and at last the first slot, for a packet that saw the service without an endpoint a moment ago
-    assert [n.modulus for n in numbers if n.kind == NumgenKind.INCREMENTAL] == [1]
-
-
-@both_families
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_who_finds_no_endpoint_is_refused_or_dropped_but_never_let_through(
-    family: Family, protocol: Protocol
-) -> None:
-    *draws, refused, first, last = content(make_layout().chain(family, picking_chain(protocol, 8)))
-
-    assert all(isinstance(rule[-1], Nat) for rule in [*draws, first])
-    assert refused[-1] == Verdict(VerdictCode.GOTO, REFUSE)
-    assert Lookup("refused") in refused
-    assert last == (Verdict(VerdictCode.DROP),)
 
 
 def test_a_chain_is_made_once() -> None:

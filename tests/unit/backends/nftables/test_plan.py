@@ -4,10 +4,7 @@ import itertools
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from backends.nftables.draft import changed_slots
 from backends.nftables.model import (
     CLUSTER_IPS,
     HAIRPIN,
@@ -164,22 +161,6 @@ def test_a_pool_with_a_lost_slot_can_shrink() -> None:
     carry_out(plan_for(observed, web(A, B)), observed)
 
     assert observed.tables["IPv4"].elements[ENDPOINTS] == {slot(0): data(A), slot(1): data(B)}
-
-
-endpoints = st.sampled_from([bytes([number]) for number in range(8)])
-
-
-@given(st.lists(endpoints, max_size=6), st.lists(endpoints, max_size=6, unique=True))
-def test_slots_end_up_with_the_pool_and_change_as_little_as_possible(
-    old: list[bytes], pool: list[bytes]
-) -> None:
-    changes = changed_slots(old, pool)
-
-    result = dict(enumerate(old[: len(pool)])) | changes
-    assert sorted(result) == list(range(len(pool)))
-    assert sorted(result.values()) == sorted(pool)
-    staying = {endpoint for number, endpoint in enumerate(old[: len(pool)]) if endpoint in pool}
-    assert len(changes) == len(pool) - len(staying)
 
 
 # --- frontends

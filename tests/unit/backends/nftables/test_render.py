@@ -1,12 +1,8 @@
-import sys
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec import structs
 
 from backends.nftables.model import CLUSTER_IPS, HAIRPIN, SharedMember
-from backends.nftables.render import RenderedFrontend, render_port, slot_key, slot_range
+from backends.nftables.render import RenderedFrontend, render_port
 from proxy.desired import DesiredPort
 from proxy.model import Protocol
 from tests.desired_strategies import make_desired
@@ -97,15 +93,3 @@ def test_an_endpoint_of_which_nobody_says_where_it_is_may_be_here() -> None:
 def test_an_address_that_is_none_is_a_bug() -> None:
     with pytest.raises(ValueError, match="not an address"):
         render_frontends(make_desired(cluster_ip="ten.ninety"))
-
-
-@given(st.integers(0, 2000))
-def test_the_number_of_a_slot_is_a_word_of_the_host_as_numgen_makes_it(number: int) -> None:
-    assert slot_key(b"key", number) == b"key" + number.to_bytes(4, sys.byteorder)
-
-
-@given(st.integers(0, 1100), st.integers(0, 5))
-def test_a_range_of_slots_is_those_slots(first: int, count: int) -> None:
-    keys = slot_range(b"key", first, count)
-
-    assert list(keys) == [slot_key(b"key", number) for number in range(first, first + count)]

@@ -1,0 +1,105 @@
+"""What the names of chains and sets say."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.nftables import names
+from backends.nftables.affinity import affinity_chains, affinity_of, affinity_sets
+from backends.nftables.firewall import Firewall
+from backends.nftables.model import Kind
+from backends.nftables.names import Act, capacity_for, is_picking, parse_picking, picking_chain
+from proxy.desired import Frontend
+from proxy.model import FAMILIES, PROTOCOLS, Protocol
+from tests.desired_strategies import make_desired
+from tests.model_builders import make_key
+from tests.unit.backends.nftables.planning import LAYOUT
+
+
+@given(st.integers(1, 100_000))
+def test_a_pool_fills_more_than_half_of_its_capacity(endpoints: int) -> None:
+    capacity = capacity_for(endpoints)
+
+    assert capacity / 2 < endpoints <= capacity
+    assert capacity & (capacity - 1) == 0
+
+
+def test_an_empty_pool_has_the_smallest_capacity() -> None:
+    assert capacity_for(0) == 1
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@given(st.integers(0, 20))
+def test_a_chain_that_picks_is_known_by_its_name(protocol: Protocol, power: int) -> None:
+    name = picking_chain(protocol, 1 << power)
+
+    assert is_picking(name)
+    assert [p for p in PROTOCOLS if is_picking(name, p)] == [protocol]
+
+
+@pytest.mark.parametrize("name", ["pick-tcp-3", "pick-tcp-0", "pick-icmp-2", "pick-tcp-2x", ""])
+def test_other_names_are_no_chains_that_pick(name: str) -> None:
+    assert not is_picking(name)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("kind", ["cluster-ip", "external-ip", "node-port"])
+@pytest.mark.parametrize(
+    ("act", "is_local"),
+    [("pick", False), ("pick", True), ("external", False), ("shortcut", False)],
+)
+def test_a_name_says_all_that_the_rules_depend_on(
+    protocol: Protocol, kind: Kind, act: Act, is_local: bool
+) -> None:
+    name = picking_chain(protocol, 8, kind, act=act, is_local=is_local)
+
+    assert is_picking(name)
+    assert parse_picking(name) == (act, kind == "node-port", is_local, protocol, 8)
+    assert parse_picking(name).name == name
+
+
+@pytest.mark.parametrize(
+    "name", ["external-local-tcp-8", "shortcut-local-tcp-1", "pick-tcp-3", "services"]
+)
+def test_what_we_never_make_has_no_meaning(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        parse_picking(name)
+
+
+def test_names_of_what_one_service_port_has_alone_are_known_and_are_its_own() -> None:
+    outer = (Frontend("NodePort", None, 30080),)
+    for external_local in (False, True):
+        port = make_desired(
+            "default/web",
+            "10.1.0.1:80",
+            outer=outer,
+            external_local=external_local,
+            affinity_timeout_s=5,
+        )
+        affinity = affinity_of(port)
+        assert affinity is not None
+        chains = affinity_chains(affinity, LAYOUT.marking("IPv4"))
+        assert all(names.is_private_chain(chain.name) for chain in chains)
+        assert all(names.is_private_set(spec.name) for spec in affinity_sets(affinity))
+        held = [spec.name for spec in affinity_sets(affinity) if names.holds_clients(spec.name)]
+        assert held == [affinity.clients]
+    firewall = Firewall(port.key, ("192.0.2.0/24",))
+    assert names.is_private_chain(firewall.chain_name)
+    assert names.is_private_set(firewall.set_name)
+    assert names.holds_intervals(firewall.set_name)
+    for name in ("services", "pick-tcp-4", "affinity-x", "firewall-", "endpoints-tcp", "ranges-1"):
+        assert not names.is_private_chain(name)
+        assert not names.is_private_set(name)
+        assert not names.holds_clients(name)
+
+
+def test_an_identity_is_that_of_the_service_port_in_both_families() -> None:
+    ipv4, ipv6 = [make_key("default/web", family=family) for family in FAMILIES]
+
+    assert names.identity(ipv4) == names.identity(ipv6)
+    others = [
+        make_key("default/we", "b"),
+        make_key("default/web", "b"),
+        make_key("default/web", protocol="UDP"),
+    ]
+    assert len({names.identity(key) for key in (ipv4, *others)}) == 4

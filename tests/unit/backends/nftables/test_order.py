@@ -1,0 +1,77 @@
+"""In which order elements are written."""
+
+from backends.nftables.belief import TableFacts
+from backends.nftables.model import Batch, Data
+from backends.nftables.order import ABSENT, Absent, Step, Values, in_order
+from proxy.model import Family
+
+KEY = b"key"
+
+
+def ordered(
+    believed: dict[str, Data],
+    wanted: dict[str, Data | Absent],
+    late: tuple[str, ...] = (),
+) -> list[list[str]]:
+    """What is written to which sets, step by step, for one element of each set."""
+    facts = TableFacts()
+    facts.elements = {name: {KEY: data} for name, data in believed.items()}
+    sets: dict[tuple[Family, str], Values] = {
+        ("IPv4", name): {KEY: (data, None)} for name, data in wanted.items()
+    }
+    steps = in_order(sets, {"IPv4": facts}, {("IPv4", name): {KEY} for name in late})
+    return [_words(step) for step in steps if step]
+
+
+def _words(step: Step) -> list[str]:
+    def names(batches: list[Batch]) -> list[str]:
+        return [batch.set for batch in batches]
+
+    return [
+        *[f"-{name}" for name in names(step.deletes)],
+        *[f"+{name}" for name in names(step.adds)],
+    ]
+
+
+def test_what_is_as_wanted_is_not_written() -> None:
+    assert ordered({"services": "a"}, {"services": "a", "externals": ABSENT}) == []
+
+
+def test_most_things_go_together() -> None:
+    wanted: dict[str, Data | Absent] = {"services": "b", "endpoints-tcp": b"x", "refused": ABSENT}
+
+    assert ordered({"services": "a", "refused": None}, wanted) == [
+        ["-services", "-refused", "+services", "+endpoints-tcp"]
+    ]
+
+
+def test_a_short_cut_comes_before_the_verdict_changes_and_goes_after() -> None:
+    assert ordered({"externals": "a"}, {"externals": "b", "shortcuts": "c"}) == [
+        ["+shortcuts"], ["-externals", "+externals"],
+    ]  # fmt: skip
+    assert ordered({"externals": "b", "shortcuts": "c"}, {"externals": "a", "shortcuts": ABSENT}) == [
+        ["-externals", "+externals"], ["-shortcuts"],
+    ]  # fmt: skip
+
+
+def test_what_checks_the_source_comes_before_the_address_and_goes_after_it() -> None:
+    new: dict[str, Data | Absent] = {"external-ips": None, "externals": "a", "firewall": "jump f"}
+
+    assert ordered({}, new) == [["+firewall"], ["+external-ips", "+externals"]]
+    gone: dict[str, Data | Absent] = dict.fromkeys(new, ABSENT)
+    believed: dict[str, Data] = {"external-ips": None, "externals": "a", "firewall": "jump f"}
+    assert ordered(believed, gone) == [["-external-ips", "-externals"], ["-firewall"]]
+
+
+def test_a_short_cut_alone_needs_no_second_step() -> None:
+    assert ordered({"shortcuts": "a"}, {"shortcuts": "b"}) == [["-shortcuts", "+shortcuts"]]
+
+
+def test_slots_that_a_verdict_still_leads_to_go_after_it() -> None:
+    wanted: dict[str, Data | Absent] = {"services": "b", "endpoints-tcp": ABSENT}
+    believed: dict[str, Data] = {"services": "a", "endpoints-tcp": b"x"}
+
+    assert ordered(believed, wanted, late=("endpoints-tcp",)) == [
+        ["-services", "+services"], ["-endpoints-tcp"],
+    ]  # fmt: skip
+    assert len(ordered(believed, wanted)) == 1

@@ -1,0 +1,103 @@
+"""How the chains that pick choose an endpoint."""
+
+import pytest
+
+from backends.kernel.nft_expressions import (
+    AnyExpression,
+    Lookup,
+    MetaSet,
+    Nat,
+    Numgen,
+    Verdict,
+    parse_expressions,
+)
+from backends.kernel.nft_numbers import NumgenKind, VerdictCode
+from backends.nftables import rules
+from backends.nftables.model import LOCAL_FROM, REFUSE, ChainSpec
+from backends.nftables.names import picking_chain
+from backends.nftables.picking import DRAWS, Marking, leads_to, picking_spec
+from proxy.model import FAMILIES, PROTOCOLS, Family, Protocol
+
+both_families = pytest.mark.parametrize("family", FAMILIES)
+MARKING = Marking(
+    rules.rule(rules.or_mark(1), "everything"), rules.rule(rules.or_mark(2), "shortcut")
+)
+
+
+def made(name: str, family: Family = "IPv4") -> ChainSpec:
+    return picking_spec(family, name, MARKING)
+
+
+def content(chain: ChainSpec) -> list[tuple[AnyExpression, ...]]:
+    return [parse_expressions(rule.expressions) for rule in chain.rules]
+
+
+@pytest.mark.parametrize(
+    ("capacity", "drawn"),
+    [
+        pytest.param(1, [1, 1], id="1"),
+        pytest.param(2, [2, 2], id="2, both full"),
+        pytest.param(4, [4] * DRAWS + [2], id="4"),
+        pytest.param(64, [64] * DRAWS + [32], id="64"),
+    ],
+)
+def test_slots_are_drawn_often_and_then_from_the_half_that_is_full(
+    capacity: int, drawn: list[int]
+) -> None:
+    chain = content(made(picking_chain("TCP", capacity)))
+
+    numbers = [e for rule in chain for e in rule if isinstance(e, Numgen)]
+    random = [number.modulus for number in numbers if number.kind == NumgenKind.RANDOM]
+    assert random == drawn
+    # and at last the first slot, for a packet that saw the service without an endpoint a moment ago
+    assert [n.modulus for n in numbers if n.kind == NumgenKind.INCREMENTAL] == [1]
+
+
+@both_families
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_who_finds_no_endpoint_is_refused_or_dropped_but_never_let_through(
+    family: Family, protocol: Protocol
+) -> None:
+    *draws, refused, first, last = content(made(picking_chain(protocol, 8), family))
+
+    assert all(isinstance(rule[-1], Nat) for rule in [*draws, first])
+    assert refused[-1] == Verdict(VerdictCode.GOTO, REFUSE)
+    assert Lookup("refused") in refused
+    assert last == (Verdict(VerdictCode.DROP),)
+
+
+@both_families
+def test_slots_of_local_lists_are_drawn_from_their_own_range(family: Family) -> None:
+    drawn = [
+        e
+        for rule in content(made("pick-local-tcp-8", family))
+        for e in rule
+        if isinstance(e, Numgen)
+    ]
+
+    assert {number.offset for number in drawn} == {LOCAL_FROM}
+
+
+def test_a_node_port_is_known_by_its_number_alone() -> None:
+    chain = content(made("pick-nodeport-udp-4"))
+
+    looked_up = {e.set_name for rule in chain for e in rule if isinstance(e, Lookup)}
+    assert looked_up == {"nodeport-endpoints-udp", "nodeports-refused"}
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "then"),
+    [
+        ("external-tcp-8", 1, "pick-tcp-8"),
+        ("shortcut-tcp-8", 2, "pick-tcp-8"),
+        ("external-nodeport-udp-2", 1, "pick-nodeport-udp-2"),
+        ("shortcut-nodeport-sctp-1", 2, "pick-nodeport-sctp-1"),
+    ],
+)
+def test_what_is_to_be_masqueraded_is_marked_first(name: str, mark: int, then: str) -> None:
+    marking, onward = content(made(name))
+
+    assert list(marking) == rules.or_mark(mark)
+    assert isinstance(marking[-1], MetaSet)
+    assert onward == (Verdict(VerdictCode.GOTO, then),)
+    assert (leads_to(name), leads_to(then)) == (then, None)

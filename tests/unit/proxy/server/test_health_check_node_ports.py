@@ -1,0 +1,349 @@
+"""Load balancers get kube-proxy's answers, from where NodePorts listen, and for as long as the Service wants it."""
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+import aiohttp
+import pytest
+import uvloop
+from aiohttp import hdrs
+
+from proxy.desired_node import NodeSettings
+from proxy.health_checks import HealthCheck
+from proxy.journal import Round
+from proxy.model import Endpoint, Service
+from proxy.reconciler import Reconciler
+from proxy.server.health_check_node_ports import HealthCheckNodePorts
+from proxy.sources.events import Delete, Event, Upsert
+from tests.model_builders import (
+    make_endpoint,
+    make_service,
+    make_service_port,
+    make_slice,
+)
+from tests.unit.proxy.server.serving_debug import Answer, make_reconciler
+
+LIMIT_S = 10.0
+RETRY_S = 0.02
+BODY = """{
+	"service": {
+		"namespace": "default",
+		"name": "web"
+	},
+	"localEndpoints": %d,
+	"serviceProxyHealthy": %s
+}"""
+
+
+class Node:
+    """The reconciler on a fake kernel, with health check node ports that run."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.reconciler: Reconciler = make_reconciler([])
+        self.reconciler.desired._settings = NodeSettings(node_port_addresses=addresses)
+        self.is_healthy = True
+        self.busy: list[tuple[HealthCheck, str]] = []
+        self.ports = HealthCheckNodePorts(
+            self.reconciler,
+            lambda: self.is_healthy,
+            lambda check, error: self.busy.append((check, error)),
+            retry_s=RETRY_S,
+        )
+        self.reconciler.on_round = self.ports.heard
+
+    def tell(self, *events: Event) -> None:
+        self.reconciler.cache.apply(events, 0.0)
+        self.reconciler.wake()
+
+    async def until(self, is_so: Callable[[], object]) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while not is_so():  # noqa: ASYNC110 - nobody tells of what is asked here
+                await asyncio.sleep(0.001)
+
+    async def listens_on(self, *places: str) -> None:
+        await self.until(lambda: self.ports.places == sorted(places))
+
+    def run(self, life: Callable[["Node"], Awaitable[None]]) -> None:
+        async def main() -> None:
+            tasks = [
+                asyncio.create_task(self.reconciler.run()),
+                asyncio.create_task(self.ports.run()),
+            ]
+            try:
+                await life(self)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+            assert self.ports.places == []
+
+        # that of the daemon: asyncio's own forgets connections that come while a server closes
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+
+
+def free_port(family: socket.AddressFamily = socket.AF_INET) -> int:
+    with socket.socket(family) as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+def web(port: int, name: str = "default/web", *cluster_ips: str) -> Upsert:
+    return Upsert(_service(port, name, *cluster_ips))
+
+
+def _service(port: int, name: str, *cluster_ips: str) -> Service:
+    ports = [
+        make_service_port(
+            name, cluster_ip=ip, external_local=True, node_port=30080, health_check_node_port=port
+        )
+        for ip in cluster_ips or ("10.96.0.10",)
+    ]
+    return make_service(name, *ports)
+
+
+def pods(*addresses: str, service: str = "web") -> Upsert:
+    endpoints: Sequence[Endpoint] = [make_endpoint(each, is_local=True) for each in addresses]
+    return Upsert(make_slice(f"{service}-a", *endpoints, service=service))
+
+
+async def ask(
+    port: int, path: str = "/", *, method: str = "GET", host: str = "127.0.0.1"
+) -> Answer:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, f"http://{host}:{port}{path}") as response,
+    ):
+        return Answer(response.status, dict(response.headers), await response.text())
+
+
+def test_the_answer_is_kube_proxys(port: int) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port), pods("10.1.0.1:80", "10.1.0.2:80"))
+        await node.listens_on(f"0.0.0.0:{port}")
+
+        answer = await ask(port)
+
+        assert (answer.status, answer.text) == (200, BODY % (2, "true"))
+        assert (
+            answer.headers.items()
+            >= {
+                "Content-Type": "application/json",
+                "X-Content-Type-Options": "nosniff",
+                "X-Load-Balancing-Endpoint-Weight": "2",
+            }.items()
+        )
+
+    Node().run(life)
+
+
+def test_without_local_endpoints_it_is_503_with_the_weight(port: int) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port))
+        await node.listens_on(f"0.0.0.0:{port}")
+
+        answer = await ask(port)
+
+        assert (answer.status, answer.text) == (503, BODY % (0, "true"))
+        assert answer.headers["X-Load-Balancing-Endpoint-Weight"] == "0"
+
+    Node().run(life)
+
+
+def test_a_proxy_that_does_not_keep_up_gets_nothing_sent(port: int) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port), pods("10.1.0.1:80"))
+        await node.listens_on(f"0.0.0.0:{port}")
+        node.is_healthy = False
+
+        answer = await ask(port)
+
+        assert (answer.status, answer.text) == (503, BODY % (1, "false"))
+        assert answer.headers["X-Load-Balancing-Endpoint-Weight"] == "1"
+
+    Node().run(life)
+
+
+@pytest.mark.parametrize("method", [hdrs.METH_GET, hdrs.METH_POST, hdrs.METH_DELETE, "PROPFIND"])
+@pytest.mark.parametrize("path", ["/", "/healthz", "/a/b?c=d"])
+def test_path_and_method_do_not_matter(port: int, method: str, path: str) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port), pods("10.1.0.1:80"))
+        await node.listens_on(f"0.0.0.0:{port}")
+
+        answer = await ask(port, path, method=method)
+
+        assert (answer.status, json.loads(answer.text)["localEndpoints"]) == (200, 1)
+
+    Node().run(life)
+
+
+def test_a_change_of_endpoints_keeps_the_server_and_its_connections(port: int) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port), pods("10.1.0.1:80"))
+        await node.listens_on(f"0.0.0.0:{port}")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        async def ask_again() -> bytes:
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
+            return head.split()[1]
+
+        assert await ask_again() == b"200"
+        node.tell(pods())
+        async with asyncio.timeout(LIMIT_S):
+            while await ask_again() != b"503":
+                pass
+        writer.close()
+
+    Node().run(life)
+
+
+def test_a_service_that_goes_takes_its_port_along(port: int) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port))
+        await node.listens_on(f"0.0.0.0:{port}")
+
+        node.tell(Delete("Service", "default", "web"))
+
+        await node.listens_on()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+
+    Node().run(life)
+
+
+def test_a_port_may_change_hands_in_one_step(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def life(node: Node) -> None:
+        other = free_port()
+        node.tell(web(port), web(other, "default/zoo", "10.96.0.11"))
+        await node.listens_on(f"0.0.0.0:{port}", f"0.0.0.0:{other}")
+
+        node.tell(web(other), web(port, "default/zoo", "10.96.0.11"))
+
+        async def name_at(number: int) -> str:
+            try:
+                return str(json.loads((await ask(number)).text)["service"]["name"])
+            except aiohttp.ClientError:  # in between
+                return ""
+
+        await node.until(lambda: node.ports._wanted.keys() and not node.ports._due)
+        await node.listens_on(f"0.0.0.0:{port}", f"0.0.0.0:{other}")
+        async with asyncio.timeout(LIMIT_S):
+            while (await name_at(port), await name_at(other)) != ("zoo", "web"):
+                pass
+
+    Node().run(life)
+
+    assert caplog.records == []
+
+
+def test_each_family_has_an_answer_of_its_own(port: int) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port, "default/web", "10.96.0.10", "fd00:10::a"), pods("10.1.0.1:80"))
+        await node.listens_on(f"0.0.0.0:{port}", f"[::]:{port}")
+
+        four, six = await ask(port), await ask(port, host="[::1]")
+
+        assert (four.status, six.status) == (200, 503)
+
+    Node().run(life)
+
+
+def test_it_listens_where_node_ports_do_and_follows_addresses(port: int) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port))
+        node.reconciler.hear_host_addresses(frozenset({"127.0.0.1", "192.0.2.1"}))
+        await node.until(lambda: node.reconciler.desired.health_checks.wanted)
+        await node.until(lambda: not node.ports._due)
+        assert node.ports.places == []
+
+        # nobody has this address, so it cannot be listened on
+        node.reconciler.hear_host_addresses(frozenset({"198.51.100.7"}))
+        await node.until(lambda: node.busy)
+
+        [(check, error)] = node.busy
+        assert str(check.service) == "default/web"
+        assert f"198.51.100.7:{port}" in error
+
+    Node("198.51.100.0/24").run(life)
+
+
+def test_a_taken_port_is_said_once_and_had_when_it_is_free(port: int) -> None:
+    async def life(node: Node) -> None:
+        with socket.create_server(("0.0.0.0", port)):
+            node.tell(web(port), pods("10.1.0.1:80"))
+            await node.until(lambda: node.busy)
+            await node.until(lambda: max(node.ports._failures.values()) > 4)
+
+        await node.listens_on(f"0.0.0.0:{port}")
+
+        assert (await ask(port)).status == 200
+        [(check, error)] = node.busy
+        assert (str(check.service), check.port) == ("default/web", port)
+        assert error.endswith("Address already in use")
+
+    Node().run(life)
+
+
+def test_a_taken_port_that_is_no_longer_wanted_is_forgotten(port: int) -> None:
+    async def life(node: Node) -> None:
+        with socket.create_server(("0.0.0.0", port)):
+            node.tell(web(port))
+            await node.until(lambda: node.ports._failures)
+            node.tell(Delete("Service", "default", "web"))
+            await node.until(lambda: not node.ports._failures)
+
+    Node().run(life)
+
+
+def test_a_failed_round_changes_no_answer(port: int) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port), pods("10.1.0.1:80"))
+        await node.listens_on(f"0.0.0.0:{port}")
+        rounds: list[Round] = []
+
+        def heard(ended: Round) -> None:
+            rounds.append(ended)
+            node.ports.heard(ended)
+
+        node.reconciler.on_round = heard
+
+        async def fail(*_: object) -> None:
+            raise RuntimeError("the kernel is away")
+
+        node.reconciler.backend.apply = fail  # type: ignore[method-assign, assignment]
+        node.tell(pods())
+        await node.until(lambda: rounds)
+
+        assert rounds[0].error
+        assert (await ask(port)).status == 200
+
+    Node().run(life)
+
+
+def test_what_is_no_request_ends_its_connection_only(port: int) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port), pods("10.1.0.1:80"))
+        await node.listens_on(f"0.0.0.0:{port}")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"\x16\x03\x01 nonsense\r\n\r\n")
+        assert b" 400 " in await reader.readline()
+        writer.close()
+
+        assert (await ask(port)).status == 200
+
+    Node().run(life)

@@ -1,0 +1,84 @@
+"""Reading a host's addresses from what the kernel dumps. That they are followed is tested in e2e/."""
+
+import errno
+import ipaddress
+from collections.abc import Iterator
+
+import pytest
+
+from proxy import host_addresses
+from proxy.errors import KernelError
+from proxy.netlink import codec, socket
+from proxy.netlink.codec import Message
+from proxy.netlink.socket import NetlinkSocket
+from tests.fakes.netlink import LOST, FakeKernel, Reply, done, piece
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKernel]:
+    fake = FakeKernel()
+    monkeypatch.setattr(socket, "_open", lambda protocol: fake)
+    monkeypatch.setattr(socket, "_DEADLINE_S", 0.01)
+    yield fake
+    fake.close()
+
+
+def address(text: str, *, peer: str = "") -> bytes:
+    """An address of an interface, as the kernel writes it."""
+    packed = ipaddress.ip_address(text).packed
+    head = bytes([2 if len(packed) == 4 else 10, 24, 0, 0, 1, 0, 0, 0])
+    attributes = codec.attr(1, ipaddress.ip_address(peer or text).packed)
+    if len(packed) == 4 or peer:
+        attributes += codec.attr(2, packed)
+    return head + attributes + codec.attr(8, bytes(4))
+
+
+def read(kernel: FakeKernel) -> frozenset[str]:
+    with NetlinkSocket(codec.NETLINK_GENERIC) as door:
+        return host_addresses.read(door)
+
+
+def test_addresses_of_both_families_are_told_in_their_one_spelling(kernel: FakeKernel) -> None:
+    kernel.answer = lambda sent: [
+        piece(sent[0].seq, address("127.0.0.1"), address("192.0.2.1", peer="192.0.2.2")),
+        piece(sent[0].seq, address("2001:db8:0:0::1"), address("fe80::1", peer="fe80::2")),
+        done(sent[0].seq),
+    ]
+
+    assert read(kernel) == {"127.0.0.1", "192.0.2.1", "2001:db8::1", "fe80::1"}
+
+    (request,) = kernel.sent[0]
+    assert (request.kind, bytes(request.payload)) == (22, bytes(8))
+    assert request.flags & codec.NLM_F_DUMP == codec.NLM_F_DUMP
+
+
+def test_a_dump_during_which_addresses_changed_is_begun_again(kernel: FakeKernel) -> None:
+    dumps = 0
+
+    def answer(sent: list[Message]) -> list[Reply]:
+        nonlocal dumps
+        dumps += 1
+        flags = codec.NLM_F_DUMP_INTR if dumps < 3 else 0
+        return [piece(sent[0].seq, address(f"192.0.2.{dumps}"), flags=flags), done(sent[0].seq)]
+
+    kernel.answer = answer
+
+    assert read(kernel) == {"192.0.2.3"}
+
+
+def test_where_they_never_hold_still_the_last_dump_has_to_do(kernel: FakeKernel) -> None:
+    kernel.answer = lambda sent: [
+        piece(sent[0].seq, address("192.0.2.1"), flags=codec.NLM_F_DUMP_INTR),
+        done(sent[0].seq),
+    ]
+
+    assert read(kernel) == {"192.0.2.1"}
+    assert len(kernel.sent) == 5
+
+
+def test_a_dump_that_lost_pieces_is_an_error(kernel: FakeKernel) -> None:
+    kernel.answer = lambda sent: [LOST, done(sent[0].seq)]
+
+    with pytest.raises(KernelError) as raised:
+        read(kernel)
+    assert raised.value.errno == errno.ENOBUFS
