@@ -30,14 +30,14 @@ class Site:
         self.node = ground.world.node.namespace
         self.client = ground.hosts["external"]
 
-    def list_pods(self, names: str, leaving: str = "") -> float:
+    def list_pods(self, names: Sequence[str], leaving: Sequence[str] = ()) -> float:
         """Have the service list these pods as ready and those as terminating; return when that was programmed."""
         self.stage.put(self.objects(names, leaving))
         return time.monotonic()
 
-    def objects(self, names: str, leaving: str = "") -> list[Wire]:
+    def objects(self, names: Sequence[str], leaving: Sequence[str] = ()) -> list[Wire]:
         """The service and its slices, which list these pods as ready and those as terminating."""
-        pods = [self.ground.hosts[name] for name in names + leaving]
+        pods = [self.ground.hosts[name] for name in (*names, *leaving)]
         listed = slices("web", pods, POD_PORTS, self.ground.world)
         for each in listed:
             for endpoint in each["endpoints"][len(names) :]:

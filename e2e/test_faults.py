@@ -28,6 +28,7 @@ from e2e.flows.stage import stage
 from e2e.flows.tally import FIGURES
 from e2e.manifests import NODE_NAME, synced, until
 from e2e.namespace import Namespace
+from e2e.topology import Addresses
 from tests.builders import (
     make_bookmark,
     make_endpoint,
@@ -227,6 +228,8 @@ def _one_of_many(site: Site, number: int) -> list[Wire]:
 
 
 UPDATES = 100
+SWITCHES = 100
+_RATE = 50
 
 
 def test_a_hundred_rolling_updates_in_a_row_refuse_no_connection(site: Site) -> None:
@@ -262,6 +265,55 @@ def test_a_hundred_rolling_updates_in_a_row_refuse_no_connection(site: Site) -> 
         and timed.outcome.name == name
     ]
     assert late == [], "a connection went to an endpoint whose removal had been acknowledged"
+
+
+def test_features_switched_all_the_time_refuse_no_connection(site: Site) -> None:
+    rng = random.Random(7)
+    vip, node_port = Addresses("198.18.0.2", "2001:db8:18::2"), 30000
+    clients = [
+        (site.client, VIP.v4, 80),
+        (site.client, VIP.v6, 80),
+        (site.client, vip.v4, 80),
+        (site.client, vip.v6, 80),
+        (site.client, site.ground.node.addresses.v4, node_port),
+        (site.ground.hosts["local-pod"], vip.v4, 80),
+        (site.ground.node, vip.v4, 80),
+    ]
+    site.stage.put(_featured(site, random.Random(0), vip, node_port))
+    with contextlib.ExitStack() as stack:
+        loads = [
+            stack.enter_context(host.load(ip, port, rate=_RATE, workers=1, timeout_s=2.0))
+            for host, ip, port in clients
+        ]
+        for load in loads:
+            load.wait_for_more(5, within_s=5)
+        for _ in range(SWITCHES):
+            site.stage.put(_featured(site, rng, vip, node_port))
+        for load in loads:
+            load.wait_for_more(5, within_s=5)
+        seen = outcomes(loads)
+
+    report(f"policies, affinity, ranges and endpoints switched {SWITCHES} times", seen)
+    assert lost(seen) == []
+
+
+def _featured(site: Site, rng: random.Random, vip: Addresses, node_port: int) -> list[Wire]:
+    """The service with features by chance, of which none keeps any of our clients out: one pod is always local."""
+    names = rng.sample("abcd", rng.randint(1, 4)) + rng.sample(["r1", "r2"], rng.randint(0, 2))
+    objects = site.objects(names)
+    spec = objects[0]["spec"]
+    spec["type"] = "LoadBalancer"
+    spec["ports"][0]["nodePort"] = node_port
+    spec["internalTrafficPolicy"] = rng.choice(["Cluster", "Local"])
+    spec["externalTrafficPolicy"] = rng.choice(["Cluster", "Local"])
+    if rng.random() < 0.5:
+        spec["sessionAffinity"] = "ClientIP"
+        spec["sessionAffinityConfig"] = {"clientIP": {"timeoutSeconds": rng.choice([60, 600])}}
+    if rng.random() < 0.5:
+        ranges = ["172.16.0.0/12", "fd00::/16", "10.0.0.0/8"]
+        spec["loadBalancerSourceRanges"] = [*ranges, f"192.0.2.{rng.randint(0, 255)}/32"]
+    objects[0]["status"] = {"loadBalancer": {"ingress": [{"ip": vip.v4}, {"ip": vip.v6}]}}
+    return objects
 
 
 def test_open_connections_outlive_changes_restarts_and_the_end_of_their_endpoint(

@@ -5,19 +5,24 @@ ours in another, and both are compared: as lists, and byte for byte as the kerne
 """
 
 import asyncio
+import itertools
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from backends.kernel.nft import Nft
 from backends.nftables.backend import NftablesBackend
+from backends.nftables.firewall import firewall_of
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.messages import NUMBERS
 from backends.nftables.model import TABLE
+from backends.nftables.names import identity
 from e2e.namespace import Namespace
-from proxy.model import FAMILIES, PROTOCOLS, Family
+from proxy.desired import DesiredPort, Frontend
+from proxy.desired_node import DesiredNode
+from proxy.model import FAMILIES, PROTOCOLS, Family, Protocol
 from tests.desired_strategies import desired_state, make_desired, whole
 from tests.model_builders import make_endpoint
 
@@ -29,12 +34,30 @@ LAYOUT: Final = Layout(NftSettings(families=FAMILIES, cluster_cidrs=tuple(CIDRS.
 HEADERS: Final[dict[Family, str]] = {"IPv4": "ip", "IPv6": "ip6"}
 _SETS = """
     map services { type ADDRESS . inet_proto . inet_service : verdict; }
+    map externals { type ADDRESS . inet_proto . inet_service : verdict; }
+    map shortcuts { type ADDRESS . inet_proto . inet_service : verdict; }
+    map firewall { type ADDRESS . inet_proto . inet_service : verdict; }
+    map nodeports { type inet_proto . inet_service : verdict; }
+    map nodeport-shortcuts { type inet_proto . inet_service : verdict; }
     map endpoints-tcp { typeof IP daddr . tcp dport . numgen random mod 65536 : IP daddr . tcp dport; }
     map endpoints-udp { typeof IP daddr . udp dport . numgen random mod 65536 : IP daddr . udp dport; }
     map endpoints-sctp { typeof IP daddr . sctp dport . numgen random mod 65536 : IP daddr . sctp dport; }
+    map nodeport-endpoints-tcp { typeof tcp dport . numgen random mod 65536 : IP daddr . tcp dport; }
+    map nodeport-endpoints-udp { typeof udp dport . numgen random mod 65536 : IP daddr . udp dport; }
+    map nodeport-endpoints-sctp { typeof sctp dport . numgen random mod 65536 : IP daddr . sctp dport; }
     set refused { type ADDRESS . inet_proto . inet_service; }
+    set nodeports-refused { type inet_proto . inet_service; }
     set cluster-ips { type ADDRESS; }
+    set external-ips { type ADDRESS; }
+    set nodeport-ips { type ADDRESS; }
+    set service-cidrs { type ADDRESS; flags interval; }
     set hairpin { type ADDRESS . ADDRESS; }
+    set vip-sources { type ADDRESS . ADDRESS . inet_proto . inet_service; }
+    set RANGES { type ADDRESS; flags interval; }
+    map affinity-ID { type ADDRESS : classid; flags dynamic,timeout; size 65535; }
+    map affinity-slots-ID { typeof numgen random mod 65536 : meta priority; }
+    map affinity-endpoints-ID { typeof meta priority : IP daddr . tcp dport; }
+    map affinity-endpoints-local-ID { typeof meta priority : IP daddr . tcp dport; }
 """
 _CHAINS = """
     chain refuse {
@@ -47,11 +70,35 @@ _CHAINS = """
         meta l4proto tcp dnat IP to IP daddr . tcp dport . numgen inc mod 1 map @endpoints-tcp
         meta l4proto udp dnat IP to IP daddr . udp dport . numgen inc mod 1 map @endpoints-udp
         meta l4proto sctp dnat IP to IP daddr . sctp dport . numgen inc mod 1 map @endpoints-sctp
+        meta l4proto tcp dnat IP to IP daddr . tcp dport . numgen inc mod 1 offset 65536 map @endpoints-tcp
+        meta l4proto udp dnat IP to IP daddr . udp dport . numgen inc mod 1 offset 65536 map @endpoints-udp
+        meta l4proto sctp dnat IP to IP daddr . sctp dport . numgen inc mod 1 offset 65536 map @endpoints-sctp
         goto refuse
+    }
+PICKING
+    chain firewall-ID {
+        IP saddr @RANGES return
+        IP saddr . IP daddr . meta l4proto . th dport @vip-sources return
+        drop
+    }
+    chain external-ip {
+        IP daddr . meta l4proto . th dport vmap @firewall
+        IP saddr PODS IP daddr . meta l4proto . th dport vmap @shortcuts
+        fib saddr type local IP daddr . meta l4proto . th dport vmap @shortcuts
+        IP daddr . meta l4proto . th dport vmap @externals
+    }
+    chain node-port {
+        IP saddr PODS meta l4proto . th dport vmap @nodeport-shortcuts
+        fib saddr type local meta l4proto . th dport vmap @nodeport-shortcuts
+        meta l4proto . th dport vmap @nodeports
     }
     chain services {
         IP daddr @cluster-ips goto cluster-ip
+        IP daddr @external-ips jump external-ip
+        IP daddr @service-cidrs drop
+        LISTENING goto node-port
     }
+AFFINITY
     chain prerouting {
         type nat hook prerouting priority dstnat; policy accept;
         jump services
@@ -66,65 +113,166 @@ _CHAINS = """
         IP saddr . IP daddr @hairpin ct status & dnat != 0 masquerade fully-random
     }
 """
+_LISTENING: Final[dict[Family, str]] = {
+    "IPv4": "ip daddr != 127.0.0.0/8 fib daddr type local",
+    "IPv6": "ip6 daddr @nodeport-ips",
+}
+_AFFINITY = """
+    chain affinity-chosenPART-ID {
+        update @affinity-ID { IP saddr timeout 60s : meta priority }
+        meta l4proto tcp dnat IP to meta priority map @affinity-endpointsPART-ID
+        delete @affinity-ID { IP saddr : meta priority }
+        meta priority set numgen inc mod 1 OFFSET map @affinity-slots-ID
+        update @affinity-ID { IP saddr timeout 60s : meta priority }
+        meta l4proto tcp dnat IP to meta priority map @affinity-endpointsPART-ID
+        drop
+    }
+    chain affinity-choosePART-ID {
+        meta priority set numgen random mod CAPACITY OFFSET map @affinity-slots-ID goto affinity-chosenPART-ID
+        meta priority set numgen random mod CAPACITY OFFSET map @affinity-slots-ID goto affinity-chosenPART-ID
+        IP daddr . meta l4proto . th dport @refused goto refuse
+        meta l4proto . th dport @nodeports-refused goto refuse
+        meta priority set numgen inc mod 1 OFFSET map @affinity-slots-ID goto affinity-chosenPART-ID
+        drop
+    }
+    chain affinity-knownPART-ID {
+        update @affinity-ID { IP saddr timeout 60s : meta priority }
+        meta l4proto tcp dnat IP to meta priority map @affinity-endpointsPART-ID
+        delete @affinity-ID { IP saddr : meta priority }
+        goto affinity-choosePART-ID
+    }
+    chain affinityPART-ID {
+        meta priority set IP saddr map @affinity-ID goto affinity-knownPART-ID
+        goto affinity-choosePART-ID
+    }
+"""
+_SHORTCUT = """
+    chain affinity-shortcut-ID {
+        IP saddr != PODS meta mark set meta mark or 0x4000
+        goto affinity-ID
+    }
+"""
 
 
-def _picking(protocol: str, capacity: int, *, drawn: int) -> str:
-    """A chain that picks, in which a random slot is drawn so often."""
-    word = protocol.lower()
+def _picking(
+    protocol: str, capacity: int, *, is_node_port: bool = False, is_local: bool = False
+) -> str:
+    """A chain that picks."""
+    word, offset = protocol.lower(), "offset 65536 " if is_local else ""
+    kind, address = ("nodeport-", "") if is_node_port else ("", "IP daddr . ")
 
     def draw(slot: str) -> str:
-        return f"meta l4proto {word} dnat IP to IP daddr . {word} dport . {slot} map @endpoints-{word}"
+        key = f"{address}{word} dport . {slot} {offset}"
+        return f"meta l4proto {word} dnat IP to {key}map @{kind}endpoints-{word}"
 
-    rules = [draw(f"numgen random mod {capacity}")] * drawn
+    rules = [draw(f"numgen random mod {capacity}")] * (12 if capacity > 2 else 2)
     if capacity > 2:
         rules.append(draw(f"numgen random mod {capacity // 2}"))
+    refused = "nodeports-refused" if is_node_port else "refused"
     rules += [
-        "IP daddr . meta l4proto . th dport @refused goto refuse",
+        f"{address}meta l4proto . th dport @{refused} goto refuse",
         draw("numgen inc mod 1"),
         "drop",
     ]
-    return f"chain pick-{word}-{capacity} {{ {'; '.join(rules)}; }}\n"
+    local = "local-" if is_local else ""
+    return f"chain pick-{kind}{local}{word}-{capacity} {{ {'; '.join(rules)}; }}\n"
+
+
+def _marking(protocol: str, capacity: int, act: str, kind: str) -> str:
+    """A chain that marks and then goes to one that picks."""
+    match = "IP saddr != PODS " if act == "shortcut" else ""
+    rest = f"{kind}{protocol.lower()}-{capacity}"
+    return (
+        f"chain {act}-{rest} {{ {match}meta mark set meta mark or 0x4000; goto pick-{rest}; }}\n"
+    )
 
 
 def words(family: Family) -> str:
     """Our table of that family, with chains for one, two and up to four endpoints."""
-    text = _SETS + _CHAINS
+    picking = ""
+    for protocol, capacity in itertools.product(PROTOCOLS, (1, 2, 4)):
+        picking += _picking(protocol, capacity)
+        picking += _picking(protocol, capacity, is_node_port=True)
+        picking += _marking(protocol, capacity, "external", "")
+        picking += _marking(protocol, capacity, "external", "nodeport-")
+        picking += _marking(protocol, capacity, "shortcut", "")
+        picking += _marking(protocol, capacity, "shortcut", "nodeport-")
     for protocol in PROTOCOLS:
-        text += _picking(protocol, 1, drawn=2)
-        text += _picking(protocol, 2, drawn=2)
-        text += _picking(protocol, 4, drawn=12)
+        picking += _picking(protocol, 1, is_local=True)
+        picking += _picking(protocol, 1, is_node_port=True, is_local=True)
+    affinity = _AFFINITY.replace("PART", "").replace("OFFSET ", "").replace("CAPACITY", "2")
+    affinity += (
+        _AFFINITY.replace("PART", "-local")
+        .replace("OFFSET", "offset 65536")
+        .replace("CAPACITY", "1")
+    )
+    text = _SETS + _CHAINS.replace("PICKING", picking).replace("AFFINITY", affinity + _SHORTCUT)
+    sticky = STICKY[family]
+    firewall = firewall_of(sticky)
+    assert firewall is not None
     filled = (
         re.sub(r"\bIP\b", HEADERS[family], text)
+        .replace("LISTENING", _LISTENING[family])
         .replace("ADDRESS", f"{family.lower()}_addr")
         .replace("PODS", CIDRS[family])
+        .replace("RANGES", firewall.set_name)
+        .replace("-ID", f"-{identity(sticky.key)}")
     )
     return f"table {HEADERS[family]} {TABLE} {{\n{filled}\n}}\n"
 
 
+def _outer(family: Family, number: int) -> tuple[Frontend, ...]:
+    vip = f"2001:db8::{number}" if family == "IPv6" else f"203.0.113.{number}"
+    return (Frontend("NodePort", None, 30000 + number), Frontend("LoadBalancer", vip, 80))
+
+
+def _port(
+    family: Family, number: int, count: int, protocol: Protocol = "TCP", **options: Any
+) -> DesiredPort:
+    """A service with so many endpoints, the first of them on this node."""
+    endpoints = [
+        make_endpoint(f"[fd00::{n}]:80" if family == "IPv6" else f"10.1.0.{n}:80", is_local=n == 1)
+        for n in range(1, count + 1)
+    ]
+    return make_desired(
+        f"default/{protocol.lower()}-{number}",
+        *endpoints,
+        protocol=protocol,
+        cluster_ip=f"fd00:10:96::{number}" if family == "IPv6" else f"10.96.0.{number}",
+        outer=_outer(family, number),
+        **options,
+    )
+
+
+STICKY: Final[dict[Family, DesiredPort]] = {
+    family: _port(
+        family,
+        99,
+        2,
+        affinity_timeout_s=60,
+        external_local=True,
+        source_ranges=("192.0.2.0/24",) if family == "IPv4" else ("2001:db8:2::/64",),
+    )
+    for family in FAMILIES
+}
+
+
 @pytest.fixture(scope="module")
 def ours() -> Iterator[Namespace]:
-    """A namespace with everything we install: all protocols, pools of 0, 1, 2, and 3 endpoints, local ones too."""
+    """A namespace with everything we install: all protocols and policies, pools of 0, 1, 2, and 3 endpoints."""
     ports = [
-        make_desired(
-            f"default/{family.lower()}-{protocol.lower()}-{count}",
-            *[
-                make_endpoint(
-                    f"[fd00::{n}]:80" if family == "IPv6" else f"10.1.0.{n}:80", is_local=n == 1
-                )
-                for n in range(1, count + 1)
-            ],
-            protocol=protocol,
-            cluster_ip=f"fd00:10:96::{count + 1}" if family == "IPv6" else f"10.96.0.{count + 1}",
-        )
+        _port(family, 10 + 2 * count + is_local, count, protocol, external_local=is_local)
         for family in FAMILIES
         for protocol in PROTOCOLS
         for count in (0, 1, 2, 3)
+        for is_local in (False, True)
     ]
-    desired = desired_state(*ports)
+    node = DesiredNode(node_port_addresses={"IPv6": ("2001:db8::99",)})
+    desired = whole(desired_state(*ports, *STICKY.values()), node)
 
     async def program(backend: NftablesBackend) -> None:
         observed = await backend.observe()
-        await backend.apply(backend.plan(whole(desired), observed, list(desired)), observed)
+        await backend.apply(backend.plan(desired, observed, list(desired.ports)), observed)
 
     with Namespace("ours") as namespace:
         with namespace.entered():

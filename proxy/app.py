@@ -9,22 +9,26 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import uvloop
 
 import backends
-from proxy import heap
+from proxy import heap, host_addresses, sysctls
 from proxy.backend import Backend
 from proxy.cache import Cache
 from proxy.config.settings import Settings
+from proxy.conntrack_sweeper import Sweeper
+from proxy.conntrack_table import ConntrackTable
 from proxy.desired import DesiredState
 from proxy.desired_node import NodeSettings
 from proxy.errors import ConfigError, ProxyError, Unsupported
+from proxy.journal import Round
 from proxy.meter import Meter
 from proxy.model import NodeInfo
+from proxy.parts import Parts
 from proxy.reconciler import Reconciler
 from proxy.schedule import Schedule
 from proxy.sources.events import Deliver, Event, Problems, Source
@@ -45,7 +49,7 @@ def run(settings: Settings) -> int:
 
 
 def init(settings: Settings) -> int:
-    """Check what needs rights, then return, so that the proxy itself can run with fewer."""
+    """Do what needs more rights than the proxy itself, then return, so that it can run with fewer."""
     with asyncio.Runner() as runner:
         runner.run(_init(settings))
     return 0
@@ -53,6 +57,7 @@ def init(settings: Settings) -> int:
 
 async def _init(settings: Settings) -> None:
     (await choose_backend(settings)).close()
+    sysctls.require(settings.conntrack)
 
 
 def cleanup(settings: Settings) -> list[str]:
@@ -81,11 +86,9 @@ def not_yet(settings: Settings) -> list[str]:
         found.append(
             f"detectLocalMode {settings.detect_local_mode}: no traffic counts as coming from local pods"
         )
-    if settings.conntrack.max_per_core or settings.conntrack.min:
-        found.append("conntrack limits and timeouts are left as they are")
     if settings.fallback:
         found.append(f"fallback: {settings.fallback} does not exist")
-    found.append("only cluster IPs are served; stale UDP entries of connection tracking stay")
+    found.append("only cluster IPs are served")
     return found
 
 
@@ -107,6 +110,7 @@ async def _run(settings: Settings) -> None:
         log.warning("not in this version: %s", missing)
     source = source_of(settings)
     backend = await choose_backend(settings)
+    sysctls.attempt(settings.conntrack)
     try:
         await serve(settings, backend, source)
     except* ProxyError as group:
@@ -155,12 +159,24 @@ def source_of(settings: Settings) -> Source:
 async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) -> None:
     """Run everything until SIGTERM or SIGINT."""
     reconciler = build(settings, backend)
-    verifier, meter = Verifier(reconciler), Meter()
-    reconciler.on_round = meter.heard
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    with contextlib.closing(ConntrackTable()) as flows:
+        sweeper = Sweeper(reconciler, flows)
+        parts = Parts(settings, source, reconciler, Verifier(reconciler), sweeper, Meter())
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(life, name=name) for name, life in _lives(parts)]
+            await stop.wait()
+            log.info("stopping; the rules stay")
+            for task in running:
+                task.cancel()
+
+
+def _lives(parts: Parts) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+    """Yield what runs side by side for as long as the daemon lives, wired to each other."""
+    reconciler, sweeper = parts.reconciler, parts.sweeper
 
     def deliver(events: Sequence[Event], received_s: float) -> None:
         for event in events:
@@ -169,28 +185,33 @@ async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) 
         reconciler.cache.apply(events, received_s, time.monotonic())
         reconciler.wake()
 
-    async def serve_http() -> None:
-        # The HTTP library takes a while to load; services come first.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SERVE_AT_LATEST_S):
-                await reconciler.is_synced.wait()
-        from proxy.server import servers  # noqa: PLC0415
+    def hear_round(ended: Round) -> None:
+        parts.meter.heard(ended)
+        sweeper.on_round(ended)
 
-        await servers.run(settings, reconciler, verifier, source, meter)
+    def hear_addresses(addresses: frozenset[str]) -> None:
+        reconciler.hear_host_addresses(addresses)
+        sweeper.on_addresses(addresses)
 
-    async with asyncio.TaskGroup() as tasks:
-        running = [
-            tasks.create_task(_feed(source, deliver, reconciler.cache), name="source"),
-            tasks.create_task(reconciler.run(), name="reconciler"),
-            tasks.create_task(verifier.run(), name="verifier"),
-            tasks.create_task(heap.rest_until(reconciler.is_synced), name="heap"),
-            tasks.create_task(meter.watch_loop(), name="loop lag"),
-            tasks.create_task(serve_http(), name="http"),
-        ]
-        await stop.wait()
-        log.info("stopping; the rules stay")
-        for task in running:
-            task.cancel()
+    reconciler.on_round = hear_round
+    yield "source", _feed(parts.source, deliver, reconciler.cache)
+    yield "host addresses", host_addresses.watch(hear_addresses)
+    yield "reconciler", reconciler.run()
+    yield "verifier", parts.verifier.run()
+    yield "conntrack", sweeper.run()
+    yield "heap", heap.rest_until(reconciler.is_synced)
+    yield "loop lag", parts.meter.watch_loop()
+    yield "http", _serve_http(parts)
+
+
+async def _serve_http(parts: Parts) -> None:
+    # The HTTP library takes a while to load; services come first.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SERVE_AT_LATEST_S):
+            await parts.reconciler.is_synced.wait()
+    from proxy.server import servers  # noqa: PLC0415
+
+    await servers.run(parts)
 
 
 def log_problems(event: Problems, cache: Cache) -> None:

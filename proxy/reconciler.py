@@ -259,6 +259,7 @@ class Reconciler:
                 self._again_s = math.inf
                 await self._program_chunk([])
         else:
+            self._again_s = math.inf
             for key in self.desired.ports:
                 self.backlog.add_again("adoption", key, now_s)
             urgency = functools.partial(_urgency, self.desired.ports)

@@ -279,7 +279,7 @@ def forget_client(family: Family, set_name: str) -> list[Expression]:
 def _client(
     family: Family, set_name: str, operation: DynsetOperation, timeout_ms: int
 ) -> list[Expression]:
-    number = next_register(REG_1, _FIELDS[family].address_length)
+    number = REG_1 + 1  # as `nft` has it: key and data are no concatenation
     return [
         _source(family),
         MetaLoad(key=MetaKey.PRIORITY, register=number),

@@ -8,23 +8,16 @@ from aiohttp import web
 
 from proxy import metrics
 from proxy.config.addresses import HostPort
-from proxy.config.settings import Settings
-from proxy.health import PERIODS_TO_LATE
-from proxy.meter import Meter
-from proxy.reconciler import Reconciler
+from proxy.parts import Parts
 from proxy.server import debug, guard, health, serving
 from proxy.server import metrics as metrics_pages
-from proxy.sources.events import Source
-from proxy.verifier import Verifier
 
 log = logging.getLogger(__name__)
 
 
-async def run(
-    settings: Settings, reconciler: Reconciler, verifier: Verifier, source: Source, meter: Meter
-) -> None:
+async def run(parts: Parts) -> None:
     """Serve until cancelled what the settings ask for. Raises ConfigError where an address is taken and may not be."""
-    timeout_s = PERIODS_TO_LATE * settings.sync_period_s
+    settings = parts.settings
     async with asyncio.TaskGroup() as tasks:
 
         def start(app: web.Application, address: HostPort) -> None:
@@ -33,38 +26,37 @@ async def run(
 
         if settings.healthz_bind is not None:
             app = web.Application()
-            health.add_routes(app, reconciler, source.report, timeout_s, meter.answered)
+            report = parts.source.report
+            health.add_routes(app, parts.reconciler, report, parts.timeout_s, parts.meter.answered)
             start(app, settings.healthz_bind)
         if settings.metrics_bind is not None:
             host, _ = settings.metrics_bind
-            app = _metrics(settings, host, reconciler, verifier, source, meter, timeout_s)
-            start(app, settings.metrics_bind)
+            start(_metrics(parts, host), settings.metrics_bind)
 
 
-def _metrics(
-    settings: Settings,
-    host: str,
-    reconciler: Reconciler,
-    verifier: Verifier,
-    source: Source,
-    meter: Meter,
-    timeout_s: float,
-) -> web.Application:
+def _metrics(parts: Parts, host: str) -> web.Application:
     """Make the application with the metrics and, where nobody else can ask or the operator allows it, the debug pages."""
+    settings, reconciler = parts.settings, parts.reconciler
     mode = reconciler.backend.name
     app = guard.application(is_local_only=is_loopback(host))
     everything = metrics.everything(
-        reconciler, verifier, source, meter, mode=mode, timeout_s=timeout_s
+        reconciler,
+        parts.verifier,
+        parts.source,
+        parts.meter,
+        mode=mode,
+        timeout_s=parts.timeout_s,
+        sweeper=parts.sweeper,
     )
     metrics_pages.add_routes(
         app,
         everything,
-        metrics.indicators(reconciler, timeout_s),
+        metrics.indicators(reconciler, parts.timeout_s),
         mode,
         lambda: metrics_pages.configz(settings.configuration),
     )
     if is_loopback(host) or settings.debug_allow_non_loopback:
-        debug.add_routes(app, reconciler, mode, settings, source.report)
+        debug.add_routes(app, reconciler, mode, settings, parts.source.report)
     else:
         log.info(
             "no debug pages on %s: it is no loopback address and debug.allowNonLoopback is not set",

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from proxy.config.settings import ApiServerSettings, Settings
 from proxy.errors import ApiError
+from proxy.events_recorder import Recorder
 from proxy.sources import credentials
 from proxy.sources.access import Access, public
 from proxy.sources.answers import decode_status
 from proxy.sources.backoff import Backoff, parse_retry_after
+from proxy.sources.event_writer import EventWriter
 from proxy.sources.events import Deliver, Event, Trouble, WatchReport
 from proxy.sources.lines import LineCutter
 from proxy.sources.reflector import Limits, Reflector, Wait
@@ -45,8 +47,15 @@ _SELDOM: Final = 4.0
 class ApiServerSource:
     """Delivers the Services and EndpointSlices of a cluster, and the own Node."""
 
-    def __init__(self, settings: Settings, load: Callable[[], Access] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        load: Callable[[], Access] | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        """What the `recorder` has is sent while the source runs."""
         self._settings = settings
+        self._recorder = recorder
         self._load = load or (lambda: credentials.load(settings))
         now_s = time.monotonic()
         self._reflectors = [
@@ -88,6 +97,8 @@ class ApiServerSource:
             ]
             for watcher in watchers:
                 tasks.create_task(watcher.run())
+            if self._recorder is not None:
+                tasks.create_task(EventWriter(self._recorder, who, transport).run())
 
 
 def _limits(settings: ApiServerSettings, *, asks_often: bool) -> Limits:

@@ -1,4 +1,4 @@
-"""HTTP to the API server: one GET at a time, its answer as pieces of bytes. Shell; the only door to the HTTP library.
+"""HTTP to the API server: one request at a time, its answer as pieces of bytes. Shell; the only door to the HTTP library.
 
 Whatever goes wrong below comes out as `TransportError`, with the word that metrics count it by. Nothing is retried and
 nothing is timed here but the connection: how long to wait for bytes is for the caller to know.
@@ -84,11 +84,29 @@ class Transport:
 
         A watch is not compressed: its events are small and each has to come at once.
         """
-        headers = {**access.headers, "Accept-Encoding": "identity" if is_watch else "gzip"}
+        encoding = {"Accept-Encoding": "identity" if is_watch else "gzip"}
+        return await self._request(access, "GET", target, encoding)
+
+    async def send(self, access: Access, method: str, target: str, body: bytes) -> Answer:
+        """Send a JSON document with POST, or as a merge patch with PATCH. Raises TransportError."""
+        patch = "application/merge-patch+json"
+        content_type = {"Content-Type": patch if method == "PATCH" else "application/json"}
+        return await self._request(access, method, target, content_type, body)
+
+    async def _request(
+        self,
+        access: Access,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+    ) -> Answer:
         with _translated():
-            response = await self._session.get(
+            response = await self._session.request(
+                method,
                 URL(access.server + target, encoded=True),
-                headers=headers,
+                data=body,
+                headers={**access.headers, **headers},
                 ssl=access.tls if access.tls is not None else True,
                 server_hostname=access.tls_server_name or None,
                 proxy=access.proxy or None,

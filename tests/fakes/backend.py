@@ -1,12 +1,13 @@
 """A backend whose kernel is a dictionary that can refuse, be out of reach, be changed by others, and take its time."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from backends.null.backend import NullBackend, NullObserved, NullPlan
 from proxy.backend import Applied, Drift
-from proxy.desired import DesiredPort
+from proxy.desired import Desired, DesiredPort
+from proxy.desired_node import DesiredNode
 from proxy.errors import KernelError
 from proxy.model import PortKey
 
@@ -37,6 +38,10 @@ class FakeBackend(NullBackend):
         self.applied: list[list[PortKey]] = []
         """The keys of every batch handed to the kernel, empty ones left out."""
         self.verified_at: list[float] = []
+        self.told: list[DesiredNode] = []
+        """The node of every plan for no ServicePort."""
+        self.again_s: float | None = None
+        """Asked for by the next batch."""
         self._generation = 0
         self._seen_generation = 0
         self._calls = 0
@@ -53,6 +58,13 @@ class FakeBackend(NullBackend):
         observed.ports = dict(self.kernel)
         return observed
 
+    def plan(
+        self, desired: Desired, observed: NullObserved, changed: Collection[PortKey]
+    ) -> NullPlan:
+        if not changed:
+            self.told.append(desired.node)
+        return super().plan(desired, observed, changed)
+
     async def apply(self, plan: NullPlan, observed: NullObserved) -> Applied:
         if not plan:
             return Applied()
@@ -66,7 +78,13 @@ class FakeBackend(NullBackend):
             _set(self.kernel, key, plan.changes[key])
             _set(observed.ports, key, plan.changes[key])
         observed.is_rebuild_due = self.is_rebuild_due = False
-        return Applied(operations=len(plan.changes) - len(failed), transactions=1, failed=failed)
+        again_s, self.again_s = self.again_s, None
+        return Applied(
+            operations=len(plan.changes) - len(failed),
+            transactions=1,
+            failed=failed,
+            again_s=again_s,
+        )
 
     async def verify(self, observed: NullObserved) -> list[Drift]:
         self.verified_at.append(self._touch())

@@ -10,10 +10,13 @@ import pytest
 from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
+from proxy.conntrack_sweeper import Sweeper
 from proxy.meter import Meter
+from proxy.parts import Parts
 from proxy.server import servers
 from proxy.sources.events import Deliver, WatchReport
 from proxy.verifier import Verifier
+from tests.fakes.conntrack import FakeFlows
 from tests.unit.proxy.server.serving_debug import make_reconciler, shop
 
 ALLOWING = b"apiVersion: sliceproxy/v1alpha1\nkind: SliceProxyConfiguration\ndebug: {allowNonLoopback: true}\n"
@@ -52,9 +55,9 @@ def ask(
         reconciler = make_reconciler(shop())
         reconciling = asyncio.create_task(reconciler.run())
         await reconciler.is_synced.wait()
-        serving = asyncio.create_task(
-            servers.run(settings, reconciler, Verifier(reconciler), Nothing(), Meter())
-        )
+        sweeper = Sweeper(reconciler, FakeFlows())
+        parts = Parts(settings, Nothing(), reconciler, Verifier(reconciler), sweeper, Meter())
+        serving = asyncio.create_task(servers.run(parts))
         try:
             async with aiohttp.ClientSession(headers=headers) as session:
                 return [await get(session, url) for url in urls]
