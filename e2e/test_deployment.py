@@ -43,6 +43,7 @@ SELECTORS = {
     "services": ("!service.kubernetes.io/service-proxy-name", "spec.clusterIP!=None"),
     "endpointslices": ("!service.kubernetes.io/headless", ""),
     "nodes": ("", f"metadata.name={NODE_NAME}"),
+    "servicecidrs": ("", ""),
 }
 
 
@@ -311,10 +312,14 @@ def test_what_it_asks_the_api_server_for_is_what_its_role_allows(pod: Pod) -> No
 
         asked |= {Permission(one["group"], one["resource"], one["verb"]) for one in requests}
         assert {one["user"] for one in requests} == {SERVICE_ACCOUNT}
-        assert [one for one in requests if one["name"] or one["namespace"]] == []
-        for one in requests:
+        assert {one["code"] for one in requests if one["resource"] == "events"} == {201}
+        watched = [one for one in requests if one["resource"] != "events"]
+        assert [one for one in watched if one["name"] or one["namespace"]] == []
+        for one in watched:
             assert _selectors(one) == SELECTORS[one["resource"]]
 
+    # what has happened once is created; that it happens again has tests of its own
+    asked.add(Permission("events.k8s.io", "events", "patch"))
     # both ways: whatever the role allows besides would be too much
     assert asked == deployment.permissions()
 

@@ -297,6 +297,21 @@ def test_features_switched_all_the_time_refuse_no_connection(site: Site) -> None
     assert lost(seen) == []
 
 
+def test_a_pod_reaches_itself_through_its_service_while_it_comes_and_goes(site: Site) -> None:
+    # a packet that was given to the pod itself has to be masqueraded, also when the pod leaves the list meanwhile
+    site.list_pods("ad")
+    pod = site.ground.hosts["d"]
+    with contextlib.ExitStack() as stack:
+        loads = [stack.enter_context(pod.load(ip, 80, workers=2, timeout_s=2.0)) for ip in VIP]
+        for _ in range(2 * UPDATES):
+            site.list_pods("a")
+            site.list_pods("ad")
+        seen = outcomes(loads)
+
+    report(f"a pod that asks itself comes and goes {2 * UPDATES} times", seen)
+    assert lost(seen) == []
+
+
 def _featured(site: Site, rng: random.Random, vip: Addresses, node_port: int) -> list[Wire]:
     """The service with features by chance, of which none keeps any of our clients out: one pod is always local."""
     names = rng.sample("abcd", rng.randint(1, 4)) + rng.sample(["r1", "r2"], rng.randint(0, 2))

@@ -21,11 +21,12 @@ from proxy.model import (
     NodeInfo,
     Rejected,
     Service,
+    ServiceCidrs,
     ServiceName,
     SlicePort,
     Value,
 )
-from proxy.sources.events import KINDS, Delete, Event, ObjectKind, Problems, Synced, Upsert
+from proxy.sources.events import KINDS, Delete, Event, Object, ObjectKind, Problems, Synced, Upsert
 
 
 class Merged(Value, frozen=True, kw_only=True):
@@ -42,6 +43,8 @@ class Cache:
     """The latest state of all objects a proxy needs, and the set of services that changed.
 
     `slice_events` and `service_events` count what was heard, whether or not it changed anything. Triggers from before
+    `service_cidrs` are the ranges of cluster IPs, as far as a source knows any.
+
     `started_s` (unix seconds) are forgotten: they tell how long a slice has existed, not how long it took.
     """
 
@@ -50,6 +53,8 @@ class Cache:
         self.service_events = 0
         self.node = node
         self.services: dict[ServiceName, Service] = {}
+        self.service_cidrs: tuple[str, ...] = ()
+        self._service_cidrs: dict[str, ServiceCidrs] = {}
         self.problems: dict[str, tuple[Rejected, ...]] = {}
         self._slices: dict[tuple[str, str], EndpointSlice] = {}
         self._slices_of: dict[ServiceName, dict[str, EndpointSlice]] = {}
@@ -123,7 +128,7 @@ class Cache:
                     else:
                         self.problems.pop(subject, None)
 
-    def _put(self, new: Service | EndpointSlice | NodeInfo, times: Times) -> None:
+    def _put(self, new: Object, times: Times) -> None:
         match new:
             case EndpointSlice():
                 self.slice_events += 1
@@ -133,12 +138,18 @@ class Cache:
                 self._put_service(new, times)
             case NodeInfo():
                 self._put_node(new, times)
+            case ServiceCidrs():
+                self._service_cidrs[new.name] = new
+                self._list_service_cidrs()
 
     def _remove(self, event: Delete, times: Times) -> None:
         """Forget an object. A deleted Node keeps its last known state, as in kube-proxy."""
         if event.kind == "EndpointSlice":
             self.slice_events += 1
             self._remove_slice(event.namespace, event.name, times)
+        elif event.kind == "ServiceCIDR":
+            self._service_cidrs.pop(event.name, None)
+            self._list_service_cidrs()
         elif event.kind == "Service":
             self.service_events += 1
             name = ServiceName(event.namespace, event.name)
@@ -146,6 +157,12 @@ class Cache:
             if gone is not None and gone.ports:
                 cause = _cause("Service", event.namespace, event.name)
                 self._changes.mark(name, cause, times, _families(gone))
+
+    def _list_service_cidrs(self) -> None:
+        """List all ranges anew, sorted; whoever depends on them compares (a cluster has one or two)."""
+        self.service_cidrs = tuple(
+            sorted({cidr for each in self._service_cidrs.values() for cidr in each.cidrs})
+        )
 
     def _put_service(self, service: Service, times: Times) -> None:
         old = self.services.get(service.name)

@@ -9,12 +9,13 @@ has one, so that alerts by reason go on working.
 """
 
 import hashlib
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Literal, NamedTuple, get_args
+
+import msgspec
 
 from proxy.model import Value
 
@@ -33,8 +34,6 @@ _REMEMBERED: Final = 1024
 _LONGEST_NOTE: Final = 1024  # bytes, by the API's validation
 _LONGEST_NAME: Final = 220
 _NODE_EVENTS: Final = "default"  # where Events of objects without a namespace live
-
-log = logging.getLogger(__name__)
 
 
 class Regarding(Value, frozen=True, kw_only=True):
@@ -64,7 +63,7 @@ class Occurrence(Value, frozen=True, kw_only=True):
     """Every node sees the same and one Event is enough: whoever comes second finds it there."""
 
 
-class Record(Value, kw_only=True):
+class Record(msgspec.Struct, kw_only=True):
     """An Event as it is known here. Times are unix nanoseconds, but `sent_s` (monotonic)."""
 
     occurrence: Occurrence

@@ -213,6 +213,14 @@ class EndpointSlice(Value, frozen=True, kw_only=True):
     triggered_s: float | None = None
 
 
+class ServiceCidrs(Value, frozen=True, kw_only=True):
+    """Ranges from which the API server takes cluster IPs, as one object of the cluster names them; canonical text."""
+
+    name: str
+    cidrs: tuple[str, ...] = ()
+    resource_version: str = ""
+
+
 class NodeInfo(Value, frozen=True, kw_only=True):
     """What is known of the own Node. Everything but the name is empty until the Node has been read.
 

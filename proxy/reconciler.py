@@ -139,8 +139,7 @@ class Reconciler:
         self.wake()
 
     def _node_inputs(self) -> tuple[NodeInfo, frozenset[str], tuple[str, ...]]:
-        service_cidrs: tuple[str, ...] = getattr(self.cache, "service_cidrs", ())
-        return self.cache.node, self._host_addresses, service_cidrs
+        return self.cache.node, self._host_addresses, self.cache.service_cidrs
 
     def _has_work(self) -> bool:
         return (

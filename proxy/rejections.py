@@ -11,7 +11,9 @@ from typing import Final
 from proxy.model import Rejected
 
 _OTHER: Final = "other"
-_KINDS: Final = frozenset({"Service", "EndpointSlice", "Node", "File", "Stream", "Watch"})
+_KINDS: Final = frozenset(
+    {"Service", "EndpointSlice", "Node", "ServiceCIDR", "File", "Stream", "Watch"}
+)
 _INDEX: Final = re.compile(r"\[\d+\]")
 _BY_FIELD: Final = {
     "metadata.name": "identity",

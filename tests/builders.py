@@ -133,6 +133,18 @@ def make_node(
     }
 
 
+def make_service_cidr(
+    name: str = "kubernetes", *, cidrs: Sequence[str] = ("10.96.0.0/12",)
+) -> Wire:
+    """Build a ServiceCIDR."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": _metadata(name, None, None, {}, None),
+        "spec": {"cidrs": list(cidrs)},
+    }
+
+
 def make_list(items: Iterable[Wire], kind: str = "List", api_version: str = "v1") -> Wire:
     """Build a list as `kubectl get -o yaml` prints it; a typed one if `kind` says so."""
     return {"apiVersion": api_version, "kind": kind, "metadata": {}, "items": list(items)}

@@ -86,7 +86,22 @@ def read_table(nft: Nft, family: Family, *, is_strict: bool = True) -> TableFact
 def list_elements(
     nft: Nft, family: Family, name: str, *, is_strict: bool = False
 ) -> Iterator[list[tuple[bytes, Data]]]:
-    """Yield what we compare of a set's elements, in blocks: what packets put into it is left out. Raises DumpInterrupted."""
+    """Yield what we compare of a set's elements, in blocks: what packets put into it is left out.
+
+    A set that is gone has none; if strict, that is a reason to begin anew. Raises DumpInterrupted.
+    """
+    try:
+        yield from _list_elements(nft, family, name, is_strict=is_strict)
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        if is_strict:
+            raise DumpInterrupted("a set is gone meanwhile") from error
+
+
+def _list_elements(
+    nft: Nft, family: Family, name: str, *, is_strict: bool
+) -> Iterator[list[tuple[bytes, Data]]]:
     number = messages.NUMBERS[family]
     if holds_clients(name):
         return
@@ -126,11 +141,10 @@ def read_elements(
     nft: Nft, family: Family, set_name: str, keys: Collection[bytes]
 ) -> dict[bytes, Data]:
     """Read single elements; those that do not exist are left out."""
-    if holds_intervals(
-        set_name
-    ):  # the kernel finds the range that holds a key, not the bound; there are few
-        bounds = nft.list_all_elements(messages.NUMBERS[family], TABLE, set_name, is_strict=False)
-        return dict.fromkeys(set(map(messages.parse_bound, bounds)).intersection(keys))
+    if holds_intervals(set_name):
+        # the kernel would find the range that holds a key, not the bound; there are few
+        bounds = {key for block in list_elements(nft, family, set_name) for key, _ in block}
+        return dict.fromkeys(bounds.intersection(keys))
     found = nft.find_elements(messages.NUMBERS[family], TABLE, set_name, list(keys))
     return {key: messages.parse_data(data) for key, data in found.items()}
 

@@ -71,7 +71,7 @@ def find_suspects(nft: Nft, observed: Observed) -> Suspects:
         if differs_in_structure(structure, belief):
             suspects.structures.append(family)
             continue
-        for set_name in belief.sets:
+        for set_name in list(belief.sets):  # of single ServicePorts they come and go
             believed = belief.elements.get(set_name, {})
             seen: set[bytes] = set()
             different: list[bytes] = []

@@ -39,17 +39,6 @@ class Row(NamedTuple):
 TABLE: Final[Mapping[str, Sequence[Row]]] = {
     "nftables": (
         Row(
-            "service_cidrs/*",
-            "what goes to an address no service has is not dropped, ServiceCIDRs are not looked at",
-            is_pending=True,
-            but=("the range goes",),
-        ),
-        Row(
-            "node_port/ranges of one family leave the other family open",
-            "addresses of the host that the Node object does not name are not known",
-            is_pending=True,
-        ),
-        Row(
             "external_ip/with the feature gate off there are none",
             "the feature gate AllowServiceExternalIPs is read, but makes no difference",
             is_pending=True,

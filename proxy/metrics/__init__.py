@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from proxy.conntrack_sweeper import Sweeper
+from proxy.events_recorder import Recorder
 from proxy.health import degraded, is_eligible, is_late
 from proxy.meter import Meter
 from proxy.metrics import kubeproxy, ours
@@ -36,6 +37,7 @@ def everything(
     mode: str,
     timeout_s: float,
     sweeper: Sweeper | None = None,
+    recorder: Recorder | None = None,
 ) -> CollectorRegistry:
     """Return all metrics. `timeout_s` is after how long a change that waits makes the proxy unhealthy."""
 
@@ -57,6 +59,8 @@ def everything(
         yield from ours.kernel(reconciler, verifier)
         yield from ours.state(condition, degraded(condition, reports, now_s, timeout_s))
         yield from ours.watches(reports, now_s)
+        if recorder is not None:
+            yield from ours.events(recorder)
 
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)

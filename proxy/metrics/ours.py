@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from proxy import __version__, rejections
 from proxy.cache import Cache
+from proxy.events_recorder import RESULTS, Recorder
 from proxy.health import CHECKS, Condition, Degraded
 from proxy.journal import Journal
 from proxy.meter import Meter
@@ -128,6 +129,16 @@ def state(condition: Condition, found: Sequence[Degraded]) -> Iterator[Metric]:
         "Whether a check finds something that is not as it should be.",
         "code",
         {check: check in codes for check in CHECKS},
+    )
+
+
+def events(recorder: Recorder) -> Iterator[Metric]:
+    """What became of the Events for the API server."""
+    yield counters(
+        "sliceproxy_events_total",
+        "Events for the API server, by what became of them; each update of a series is one more.",
+        "result",
+        {result: recorder.results[result] for result in RESULTS},
     )
 
 

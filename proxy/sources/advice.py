@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 SLICE_VERSION: Final = "discovery.k8s.io/v1"
+SERVICE_CIDR_VERSION: Final = "networking.k8s.io/v1"
 
 SLICE_SPEC: Final = (
     "EndpointSlice has no spec: move addressType, endpoints and ports to the top level"
@@ -29,7 +30,12 @@ _CONFIGURATION: Final = "the proxy's configuration is not a manifest: pass the f
 _NESTED_LIST: Final = "a list inside a list is not read: move its items one level up"
 _NO_KIND: Final = "missing: write Service, EndpointSlice or Node"
 
-_OURS: Final = {"service": "Service", "endpointslice": "EndpointSlice", "node": "Node"}
+_OURS: Final = {
+    "service": "Service",
+    "endpointslice": "EndpointSlice",
+    "node": "Node",
+    "servicecidr": "ServiceCIDR",
+}
 
 
 class Advice(NamedTuple):

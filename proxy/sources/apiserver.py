@@ -1,4 +1,4 @@
-"""The API server as a source: three reflectors, one connection each, and the loop that does what they ask.
+"""The API server as a source: four reflectors, one connection each, and the loop that does what they ask.
 
 Shell. What to request, what an answer means and when to try again is decided by `reflector`; who we are is found out by
 `credentials`, HTTP is spoken by `transport`. Here are the clock, the randomness, the log, and the rule that the event
@@ -45,7 +45,7 @@ _SELDOM: Final = 4.0
 
 
 class ApiServerSource:
-    """Delivers the Services and EndpointSlices of a cluster, and the own Node."""
+    """Delivers the Services and EndpointSlices of a cluster, the own Node, and its ranges of cluster IPs."""
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ from proxy.model import (
     Protocol,
     Rejected,
     Service,
+    ServiceCidrs,
     ServiceName,
     ServicePort,
     ServicePortName,
@@ -233,6 +234,33 @@ def convert_node(obj: wire.Node, node_name: str) -> tuple[NodeInfo | None, tuple
         resource_version=metadata.resource_version or "",
     )
     return node, found.rejected()
+
+
+def convert_service_cidr(
+    obj: wire.ServiceCIDR,
+) -> tuple[ServiceCidrs | None, tuple[Rejected, ...]]:
+    """Return the ranges of a ServiceCIDR, or None if it has no name.
+
+    One that is being deleted counts for as long as it is there, as in kube-proxy: its addresses may still be in use.
+    """
+    found = Findings("ServiceCIDR", obj.metadata, "")
+    if not found.name:
+        found.add("metadata.name", "missing")
+        return None, found.rejected()
+    cidrs = []
+    for index, text in enumerate((obj.spec and obj.spec.cidrs) or ()):
+        cidr = addresses.parse_cidr(text or "")
+        if cidr is None:
+            found.add(f"spec.cidrs[{index}]", f"{quoted(text or '')} is no CIDR")
+        else:
+            cidrs.append(cidr.text)
+    metadata = obj.metadata or wire.Metadata()
+    ranges = ServiceCidrs(
+        name=found.name,
+        cidrs=tuple(dict.fromkeys(cidrs)),
+        resource_version=metadata.resource_version or "",
+    )
+    return ranges, found.rejected()
 
 
 def _slice_family(obj: wire.EndpointSlice, found: Findings) -> Family | None:

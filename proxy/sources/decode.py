@@ -13,17 +13,19 @@ import msgspec
 
 from proxy.model import Rejected
 from proxy.sources import advice, salvage
-from proxy.sources.wire import EndpointSlice, Metadata, Node, Object, Service
+from proxy.sources.wire import EndpointSlice, Metadata, Node, Object, Service, ServiceCIDR
 
 _WIRE: Final[dict[str, type[Object]]] = {
     "Service": Service,
     "EndpointSlice": EndpointSlice,
     "Node": Node,
+    "ServiceCIDR": ServiceCIDR,
 }
 _VERSION: Final[dict[type[Object], str]] = {
     Service: "v1",
     EndpointSlice: advice.SLICE_VERSION,
     Node: "v1",
+    ServiceCIDR: advice.SERVICE_CIDR_VERSION,
 }
 _LIST: Final = "List"
 
@@ -87,6 +89,7 @@ _DECODE: Final = {
     "Service": msgspec.json.Decoder(Service).decode,
     "EndpointSlice": msgspec.json.Decoder(EndpointSlice).decode,
     "Node": msgspec.json.Decoder(Node).decode,
+    "ServiceCIDR": msgspec.json.Decoder(ServiceCIDR).decode,
 }
 
 

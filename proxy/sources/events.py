@@ -8,16 +8,23 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
-from proxy.model import EndpointSlice, NodeInfo, Rejected, Service, Value
+from proxy.model import EndpointSlice, NodeInfo, Rejected, Service, ServiceCidrs, Value
 
-ObjectKind = Literal["Service", "EndpointSlice", "Node"]
+ObjectKind = Literal["Service", "EndpointSlice", "Node", "ServiceCIDR"]
 KINDS: Final[tuple[ObjectKind, ...]] = ("Service", "EndpointSlice", "Node")
+"""What has to be listed before anything is done."""
+OPTIONAL_KINDS: Final[tuple[ObjectKind, ...]] = ("ServiceCIDR",)
+"""What is used if there is any: API servers before Kubernetes 1.33 need not have it."""
+CLUSTER_KINDS: Final[frozenset[ObjectKind]] = frozenset({"Node", "ServiceCIDR"})
+"""Kinds whose objects are in no namespace."""
+
+Object = Service | EndpointSlice | NodeInfo | ServiceCidrs
 
 
 class Upsert(NamedTuple):
     """The object is now this, whether or not it was known before."""
 
-    object: Service | EndpointSlice | NodeInfo
+    object: Object
 
 
 class Delete(NamedTuple):

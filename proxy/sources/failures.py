@@ -60,6 +60,11 @@ class Failures:
         """Do not wait any longer."""
         self.retry_s = 0.0
 
+    def rest_until(self, until_s: float) -> None:
+        """Make no request before a time, though nothing is wrong."""
+        self.end_row()
+        self.retry_s = until_s
+
     def pause_until_s(self, jitter: float, list_took_s: float) -> float:
         """Return when the next request may be made. Lists, if that is what it will be, take so long."""
         if self._needs_pause:

@@ -6,12 +6,22 @@ readings into events and remembers which objects have problems, so that these ar
 
 from typing import Final, NamedTuple
 
-from proxy.model import EndpointSlice, NodeInfo, Rejected, Service
+from proxy.model import Rejected
 from proxy.sources import convert, wire
 from proxy.sources.decode import Decoded
-from proxy.sources.events import KINDS, Delete, Event, ObjectKind, Problems, Upsert
+from proxy.sources.events import (
+    CLUSTER_KINDS,
+    KINDS,
+    OPTIONAL_KINDS,
+    Delete,
+    Event,
+    Object,
+    ObjectKind,
+    Problems,
+    Upsert,
+)
 
-_KIND: Final[dict[str, ObjectKind]] = {kind: kind for kind in KINDS}
+_KIND: Final[dict[str, ObjectKind]] = {kind: kind for kind in (*KINDS, *OPTIONAL_KINDS)}
 
 
 class ObjectKey(NamedTuple):
@@ -30,14 +40,14 @@ class Reading(NamedTuple):
     """What one object of the input came to. `value` is None if it is not ours or nothing of it can be used."""
 
     key: ObjectKey
-    value: Service | EndpointSlice | NodeInfo | None
+    value: Object | None
     rejected: tuple[Rejected, ...]
 
 
 def read(decoded: Decoded, node_name: str, default_namespace: str = "") -> Reading:
     """Convert one object. A namespaced object that names no namespace is taken to be in `default_namespace`."""
     obj = decoded.object
-    value: Service | EndpointSlice | NodeInfo | None
+    value: Object | None
     match obj:
         case wire.Service():
             value, rejected = convert.convert_service(obj, default_namespace)
@@ -45,12 +55,18 @@ def read(decoded: Decoded, node_name: str, default_namespace: str = "") -> Readi
             value, rejected = convert.convert_slice(obj, node_name, default_namespace)
         case wire.Node():
             value, rejected = convert.convert_node(obj, node_name)
+        case wire.ServiceCIDR():
+            value, rejected = convert.convert_service_cidr(obj)
         case None:
             value, rejected = None, ()
     if decoded.kind == "Node":
         is_own = bool(node_name) and decoded.name == node_name
         key = ObjectKey("Node", "", decoded.name)
         return Reading(key, value, decoded.rejected + rejected if is_own else ())
+    if decoded.kind in CLUSTER_KINDS:
+        return Reading(
+            ObjectKey(decoded.kind, "", decoded.name), value, decoded.rejected + rejected
+        )
     namespace = decoded.namespace or (default_namespace if decoded.kind in _KIND else "")
     key = ObjectKey(decoded.kind, namespace, decoded.name)
     return Reading(key, value, decoded.rejected + rejected)
@@ -83,7 +99,9 @@ class Intake:
     def _gone(self, key: ObjectKey) -> list[Event]:
         kind = _KIND.get(key.kind)
         # A node on which a proxy still runs has not moved: like kube-proxy, keep what was last known of it.
-        if kind is None or kind == "Node" or not key.name or not key.namespace:
+        if kind is None or kind == "Node" or not key.name:
+            return []
+        if not key.namespace and kind not in CLUSTER_KINDS:
             return []
         return [Delete(kind, key.namespace, key.name)]
 

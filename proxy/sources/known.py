@@ -7,7 +7,7 @@ gone; when a part of it could not be read, nobody knows which object that was, s
 from proxy.model import Rejected
 from proxy.sources import intake
 from proxy.sources.decode import Decoded
-from proxy.sources.events import Event, Problems
+from proxy.sources.events import CLUSTER_KINDS, Event, Problems
 from proxy.sources.intake import ObjectKey
 from proxy.sources.resources import Resource
 
@@ -75,4 +75,4 @@ class Known:
 
     def _is_ours(self, key: ObjectKey) -> bool:
         kind = self._resource.kind
-        return key.kind == kind and bool(key.name and (key.namespace or kind == "Node"))
+        return key.kind == kind and bool(key.name and (key.namespace or kind in CLUSTER_KINDS))

@@ -44,6 +44,8 @@ _STREAM_FAILURES: Final = 3
 """After so many failures in a row every other attempt is a list."""
 _RELIST_FIRST_S: Final = 1.0
 _RELIST_MAX_S: Final = 60.0
+_ABSENT_S: Final = 600.0
+"""After that long a server that does not have an optional kind is asked again: it may have been upgraded."""
 _AWAY: Final = UNREACHABLE | {"server"}
 
 
@@ -232,6 +234,10 @@ class Reflector:
                 self.fail("unauthorized", f"the credentials are refused ({words})", now_s)
             case 403:
                 self.fail("forbidden", f"{words}; needed is the rule {self._resource.rule}", now_s)
+            case 404 if self._resource.is_optional:
+                self._close()
+                self._is_away = self._is_down = False
+                self._failures.rest_until(now_s + _ABSENT_S)
             case 404:
                 self.fail("server", f"the server has no {self._resource.path} ({words})", now_s)
             case 410:

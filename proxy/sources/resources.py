@@ -33,6 +33,8 @@ class Resource(Value, frozen=True, kw_only=True):
     plural: str
     label_selector: str = ""
     field_selector: str = ""
+    is_optional: bool = False
+    """A server that does not have it is none the worse for it."""
 
     @property
     def path(self) -> str:
@@ -109,5 +111,12 @@ def resources(node_name: str) -> tuple[Resource, ...]:
             version="v1",
             plural="nodes",
             field_selector=f"metadata.name={node_name}",
+        ),
+        Resource(
+            kind="ServiceCIDR",
+            group="networking.k8s.io",
+            version="v1",
+            plural="servicecidrs",
+            is_optional=True,
         ),
     )

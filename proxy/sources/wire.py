@@ -230,4 +230,16 @@ class Node(Wire, tag_field="kind", tag="Node"):
     vital: ClassVar[frozenset[str]] = frozenset({"metadata"})
 
 
-Object = Service | EndpointSlice | Node
+class ServiceCIDRSpec(Wire):
+    cidrs: list[str | None] | None = None
+
+
+class ServiceCIDR(Wire, tag_field="kind", tag="ServiceCIDR"):
+    api_version: str | None = None
+    metadata: Metadata | None = None
+    spec: ServiceCIDRSpec | None = None
+
+    vital: ClassVar[frozenset[str]] = frozenset({"metadata"})
+
+
+Object = Service | EndpointSlice | Node | ServiceCIDR

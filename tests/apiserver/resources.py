@@ -80,6 +80,14 @@ SLICES = Resource(
     is_namespaced=True,
     empty={"addressType": "", "endpoints": None, "ports": None},
 )
+SERVICE_CIDRS = Resource(
+    group="networking.k8s.io",
+    version="v1",
+    name="servicecidrs",
+    kind="ServiceCIDR",
+    is_namespaced=False,
+    empty={"spec": {}, "status": {}},
+)
 CORE_EVENTS = Resource(
     group="", version="v1", name="events", kind="Event", is_namespaced=True, short_names=("ev",)
 )
@@ -92,7 +100,7 @@ EVENTS = Resource(
     short_names=("ev",),
 )
 
-RESOURCES = (SERVICES, NODES, SLICES, CORE_EVENTS, EVENTS)
+RESOURCES = (SERVICES, NODES, SLICES, SERVICE_CIDRS, CORE_EVENTS, EVENTS)
 
 
 def of_object(obj: Object) -> Resource | None:

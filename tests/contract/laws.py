@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.backend import Held
+from proxy.desired import Frontend
 from proxy.errors import KernelError
 from proxy.model import PortKey
 from tests.contract.daemon import Daemon, make_services
@@ -367,6 +368,40 @@ class KernelLaws(Laws):
             assert list(applied.failed) == [victim]
             there = await host.read_back(backend, observed)
             assert host.state(there) == host.state(observed)
+
+        run_on(ground, run)
+
+    def test_l4_who_is_refused_with_all_it_has_to_itself_is_served_once_it_can_be(
+        self, ground: Ground
+    ) -> None:
+        async def run(host: KernelHost) -> None:
+            desired = many_services(3)
+            victim = make_desired(
+                "default/victim",
+                "10.1.0.1:80",
+                cluster_ip="10.99.0.1",
+                outer=(
+                    Frontend("LoadBalancer", "203.0.113.1", 80),
+                    Frontend("NodePort", None, 30080),
+                ),
+                external_local=True,
+                source_ranges=("192.0.2.0/24", "10.0.0.0/8"),
+                affinity_timeout_s=60,
+            )
+            backend = host.start()
+            observed = await adopt(backend, desired)
+            host.occupy(victim)
+            desired[victim.key] = victim
+
+            plan = backend.plan(whole(desired), observed, [victim.key])
+            applied = await backend.apply(plan, observed)
+
+            assert list(applied.failed) == [victim.key]
+            there = await host.read_back(backend, observed)
+            assert host.state(there) == host.state(observed)
+            await program(backend, observed, desired, [victim.key])
+            await check(host, backend, observed, desired)
+            assert await backend.verify(observed) == []
 
         run_on(ground, run)
 

@@ -182,7 +182,7 @@ class NftablesHost:
         return [number for number in NUMBERS if self.admin.find_table(number, TABLE)]
 
     def occupy(self, port: DesiredPort) -> None:
-        (frontend,) = port.frontends
+        frontend = port.frontends[0]
         protocol = {"TCP": 6, "UDP": 17, "SCTP": 132}[port.key.name.protocol]
         address = bytes(map(int, str(frontend.address).split(".")))
         key = address + bytes([protocol, 0, 0, 0]) + frontend.port.to_bytes(2, "big") + bytes(2)

@@ -21,7 +21,15 @@ from backends.kernel.nft_numbers import (
     VerdictCode,
 )
 from backends.kernel.nft_userdata import VERDICT_TYPE
-from backends.nftables.model import CLUSTER_IPS, HAIRPIN, REFUSED, SERVICES, TABLE
+from backends.nftables.model import (
+    CLUSTER_IPS,
+    FIREWALL,
+    HAIRPIN,
+    REFUSED,
+    SERVICE_CIDRS,
+    SERVICES,
+    TABLE,
+)
 from backends.nftables.rules import destination_in
 from proxy.model import Family
 from proxy.netlink.codec import Request
@@ -122,7 +130,7 @@ def make_dormant(_nft: Nft, _rng: random.Random, number: int) -> list[Request]:
 
 def misuse_names(_nft: Nft, rng: random.Random, number: int) -> list[Request]:
     """Another layout under our names: sets of another shape, chains at other hooks."""
-    name = rng.choice([SERVICES, CLUSTER_IPS, HAIRPIN, REFUSED])
+    name = rng.choice([SERVICES, CLUSTER_IPS, HAIRPIN, REFUSED, SERVICE_CIDRS, FIREWALL])
     hooked = rng.choice(["prerouting", "pick-tcp-2", "cluster-ip"])
     where = rng.choice(
         [

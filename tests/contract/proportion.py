@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
+from proxy.desired import Frontend
 from proxy.model import PortKey
 from tests.contract.driving import adopt, program
 from tests.contract.host import Cost, Host, KernelHost
@@ -15,7 +16,7 @@ from tests.desired_strategies import (
     many_services,
     whole,
 )
-from tests.model_builders import make_key
+from tests.model_builders import make_endpoint, make_key
 from tests.work_counter import Visits, Work, count_work, watch
 
 SERVICE: Final = make_key("default/s7")
@@ -43,10 +44,38 @@ def _changes(desired: Ports) -> dict[str, Ports]:
     }
 
 
-def _steps(desired: Ports) -> Iterable[tuple[str, Ports, PortKey]]:
+def _further_changes(desired: Ports) -> dict[str, Ports]:
+    """Changes of a service with every kind of frontend, policies, ranges and affinity."""
+    address = str(desired[SERVICE].frontends[0].address)
+    outer = (
+        Frontend("NodePort", None, 30080),
+        Frontend("ExternalIP", "198.51.100.1", 80),
+        Frontend("LoadBalancer", "203.0.113.1", 80),
+    )
+
+    def with_pool(first: int, **options: Any) -> Ports:
+        here = make_endpoint("10.1.9.9:80", is_local=True)
+        pool = addresses(first, 3)
+        port = make_desired("default/s7", *pool, here, cluster_ip=address, outer=outer, **options)
+        return {SERVICE: port}
+
+    local, ranges = {"external_local": True, "internal_local": True}, ("192.0.2.0/24",)
+    return {
+        "every frontend": with_pool(1),
+        "every frontend, replace one": with_pool(2),
+        "policies local": with_pool(2, **local),
+        "policies local, replace one": with_pool(3, **local),
+        "affinity": with_pool(3, **local, affinity_timeout_s=60),
+        "affinity, replace one": with_pool(4, **local, affinity_timeout_s=60),
+        "ranges": with_pool(4, source_ranges=ranges),
+        "ranges, replace one": with_pool(5, source_ranges=ranges),
+    }
+
+
+def _steps(changes: dict[str, Ports], desired: Ports) -> Iterable[tuple[str, Ports, PortKey]]:
     """Each change by name, with what is desired after it and the key it changes."""
     gone = make_key("default/new")
-    for name, change in _changes(desired).items():
+    for name, change in changes.items():
         after = {k: v for k, v in desired.items() if k != gone} | change
         yield name, after, gone if name in ("new", "gone") else SERVICE
 
@@ -57,7 +86,8 @@ def work_of_changes(services: int) -> Callable[[Host], Coroutine[Any, Any, dict[
         observed = await adopt(backend, desired)
         visits, works = Visits(), dict[str, Work]()
         host.watch(observed, visits)
-        for name, after, key in _steps(desired):
+        changes = _changes(desired) | _further_changes(desired)
+        for name, after, key in _steps(changes, desired):
             content = Content(after)
             watch(content, visits)
             backend.plan(
@@ -77,7 +107,7 @@ def costs_of_changes(
         backend, desired = host.start(), many_services(services)
         observed = await adopt(backend, desired)
         costs: dict[str, Cost] = {}
-        for name, after, key in _steps(desired):
+        for name, after, key in _steps(_changes(desired), desired):
             host.spent(backend)
             await program(backend, observed, after, [key])
             costs[name] = host.spent(backend)

@@ -173,6 +173,7 @@ def test_the_role_allows_what_is_asked_for_and_no_more() -> None:
         for resource in resources(NODE)
         for verb in ("list", "watch")
     }
+    asked |= {Permission("events.k8s.io", "events", verb) for verb in ("create", "patch")}
 
     assert deployment.permissions() == asked
 

@@ -10,6 +10,7 @@ from proxy.model import (
     NodeInfo,
     Rejected,
     Service,
+    ServiceCidrs,
     ServiceName,
     SlicePort,
 )
@@ -414,3 +415,17 @@ def test_only_the_final_objects_matter(batches: History) -> None:
     for name in SERVICE_NAMES:
         assert world.cache.endpoints(name) == expected.cache.endpoints(name)
     assert world.desired.ports == expected.desired.ports
+
+
+def test_ranges_of_cluster_ips_come_from_all_objects_and_go_with_them() -> None:
+    cache = Cache(NodeInfo(name="n1"))
+
+    first = ServiceCidrs(name="a", cidrs=("10.96.0.0/12", "fd00:10::/108"))
+    second = ServiceCidrs(name="b", cidrs=("10.200.0.0/16", "10.96.0.0/12"))
+    cache.apply([Upsert(first), Upsert(second)], 0.0)
+    before = cache.service_cidrs
+    cache.apply([Delete("ServiceCIDR", "", "a")], 0.0)
+
+    assert before == ("10.200.0.0/16", "10.96.0.0/12", "fd00:10::/108")
+    assert cache.service_cidrs == ("10.200.0.0/16", "10.96.0.0/12")
+    assert not cache.has_changes

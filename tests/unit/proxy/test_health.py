@@ -15,6 +15,7 @@ from proxy.health import (
     Progress,
     degraded,
     healthz,
+    is_keeping_up,
     livez,
     readyz,
 )
@@ -289,3 +290,10 @@ def test_before_the_first_sync_a_proxy_is_not_ready() -> None:
 
     assert not is_ready
     assert text.endswith("readyz check failed\n")
+
+
+@pytest.mark.parametrize(("family", "is_good"), [(IDLE, True), (LATE, False)])
+def test_a_proxy_keeps_up_while_no_family_is_late(family: FamilyProgress, is_good: bool) -> None:
+    now = condition({"IPv4": IDLE, "IPv6": family})
+
+    assert is_keeping_up(now, NOW.monotonic_s, TIMEOUT_S) is is_good

@@ -207,6 +207,23 @@ def test_settings_shape_the_rules(nf_tables: NftKernel) -> None:
     assert IPV4 in shaped.families
 
 
+@pytest.mark.parametrize(
+    ("mode", "flag", "interface"),
+    [
+        ("BridgeInterface", "--pod-bridge-interface=cni0", "cni0"),
+        ("InterfaceNamePrefix", "--pod-interface-name-prefix=cali", "cali"),
+    ],
+)
+def test_the_interface_of_pods_is_that_of_the_mode(
+    nf_tables: NftKernel, mode: str, flag: str, interface: str
+) -> None:
+    settings = settings_for(f"--detect-local-mode={mode}", flag)
+
+    shaped = NftablesBackend.from_settings(settings).layout.settings
+
+    assert (shaped.local_mode, shaped.interface, shaped.cluster_cidrs) == (mode, interface, ())
+
+
 def test_closing_leaves_the_tables(backend: NftablesBackend, nft: Nft) -> None:
     run(adopt(backend, desired_state(WEB)))
 

@@ -176,3 +176,26 @@ def test_sets_are_made_as_they_are_recognised(name: str) -> None:
             found.data_length,
             found.size,
         )
+
+
+@pytest.mark.parametrize("end", [b"\0", b"\1"])
+def test_where_a_range_begins_or_ends_is_packed_and_read_back(end: bytes) -> None:
+    key = b"\n\0\0\0" + end
+    packed = messages.pack_bound(key)
+    (request,) = nft_elements.new_elements(2, TABLE, "service-cidrs", [packed])
+
+    (element,) = nft_elements.parse_all_elements(request.payload)
+
+    assert (element.key, element.is_interval_end) == (b"\n\0\0\0", end == b"\1")
+    assert messages.parse_bound(element) == key
+
+
+def test_a_chain_or_set_of_one_service_port_is_blamed_on_it() -> None:
+    chain = ChainSpec("firewall-x", None, (), WEB)
+    packed = messages.pack(Transaction(chains=(("IPv4", chain),)))
+
+    blamed = packed.element_at(0, 20)
+
+    assert blamed is not None
+    assert blamed.owner == WEB
+    assert packed.element_at(1, None) is not None

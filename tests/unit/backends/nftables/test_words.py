@@ -11,6 +11,12 @@ from backends.nftables.words import element_words
 from proxy.model import FAMILIES, Family
 
 V4, V6 = bytes([10, 96, 0, 80]), bytes.fromhex("fd00" + "00" * 13 + "50")
+ID = "0123456789abcdef"
+RANGES, SLOTS, NUMBERS = (
+    f"ranges-{ID}-00112233",
+    f"affinity-slots-{ID}",
+    f"affinity-endpoints-{ID}",
+)
 WEB = bytes([6, 0, 0, 0, 0, 80, 0, 0])
 
 
@@ -37,6 +43,44 @@ WEB = bytes([6, 0, 0, 0, 0, 80, 0, 0])
             "endpoints-tcp 10.96.0.80 . 80 . 3 : 10.1.0.2 . 8080",
         ),
         ("IPv4", "services", b"", "drop", "services * : drop"),
+        (
+            "IPv4",
+            "nodeports",
+            WEB,
+            "goto external-nodeport-tcp-8",
+            "nodeports tcp . 80 : goto external-nodeport-tcp-8",
+        ),
+        ("IPv6", "nodeports-refused", WEB, None, "nodeports-refused tcp . 80"),
+        (
+            "IPv4",
+            "nodeport-endpoints-udp",
+            b"\0\x50\0\0" + struct.pack("=I", 65536),
+            bytes([10, 1, 0, 2, 0x1F, 0x90, 0, 0]),
+            "nodeport-endpoints-udp 80 . 65536 : 10.1.0.2 . 8080",
+        ),
+        (
+            "IPv4",
+            "vip-sources",
+            V4 + V4 + WEB,
+            None,
+            "vip-sources 10.96.0.80 . 10.96.0.80 . tcp . 80",
+        ),
+        ("IPv4", "service-cidrs", V4 + b"\0", None, "service-cidrs from 10.96.0.80"),
+        ("IPv6", RANGES, V6 + b"\1", None, f"{RANGES} before fd00::50"),
+        (
+            "IPv4",
+            SLOTS,
+            struct.pack("=I", 2),
+            struct.pack("=I", 48),
+            f"{SLOTS} 2 : 48",
+        ),
+        (
+            "IPv4",
+            NUMBERS,
+            struct.pack("=I", 48),
+            bytes([10, 1, 0, 2, 0x1F, 0x90, 0, 0]),
+            f"{NUMBERS} 48 : 10.1.0.2 . 8080",
+        ),
         ("IPv4", "services", b"\1\2", None, "services 0102"),
         ("IPv4", "somebody-elses", V4, b"\7", "somebody-elses 0a600050 : 07"),
     ],
@@ -49,7 +93,12 @@ def test_an_element_in_words(
 
 @given(
     st.sampled_from(FAMILIES),
-    st.sampled_from(["services", "refused", "cluster-ips", "hairpin", "endpoints-udp", "other"]),
+    st.sampled_from(
+        [
+            *("services", "refused", "cluster-ips", "hairpin", "endpoints-udp", "other"),
+            *("nodeports", "service-cidrs", "vip-sources", RANGES, SLOTS, NUMBERS),
+        ]
+    ),
     st.binary(max_size=48),
     st.one_of(st.none(), st.binary(max_size=24), st.just("drop")),
 )

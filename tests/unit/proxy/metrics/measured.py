@@ -11,6 +11,7 @@ from proxy import metrics
 from proxy.cache import Cache
 from proxy.conntrack_sweeper import Sweeper
 from proxy.desired import DesiredState
+from proxy.events_recorder import Recorder
 from proxy.meter import Meter
 from proxy.model import NodeInfo
 from proxy.reconciler import Reconciler
@@ -36,6 +37,7 @@ class Measured:
         self.verifier, self.meter = Verifier(self.reconciler), Meter()
         self.sweeper = Sweeper(self.reconciler, FakeFlows())
         self.reconciler.on_round = self.meter.heard
+        self.recorder = Recorder("n1")
         self.reports: Sequence[WatchReport] = ()
         cache.apply([*events, Upsert(make_node()), *map(Synced, KINDS)], self.now_s)
 
@@ -63,6 +65,7 @@ class Measured:
             mode=mode,
             timeout_s=TIMEOUT_S,
             sweeper=self.sweeper,
+            recorder=self.recorder,
         )
 
     def series(self, name: str = "", mode: str = "nftables") -> Series:

@@ -4,6 +4,7 @@ import pytest
 
 from proxy import __version__
 from proxy.backend import Drift
+from proxy.events_recorder import node_reference
 from proxy.health import CHECKS
 from proxy.journal import STAGES
 from proxy.model import Rejected
@@ -225,3 +226,17 @@ def test_a_server_that_was_never_heard_has_no_silence() -> None:
     measured.reports = (watched(measured, heard=False),)
 
     assert measured.series("sliceproxy_watch_silence") == {}
+
+
+def test_events_are_counted_by_what_became_of_them() -> None:
+    measured = Measured()
+    measured.recorder.warn(node_reference("n1"), "Contended", "x")
+    message = measured.recorder.take()
+    assert message is not None
+    measured.recorder.sent(message)
+
+    assert measured.series("sliceproxy_events") == {
+        'sliceproxy_events_total{result="sent"}': 1.0,
+        'sliceproxy_events_total{result="failed"}': 0.0,
+        'sliceproxy_events_total{result="dropped"}': 0.0,
+    }

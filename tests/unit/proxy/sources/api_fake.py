@@ -102,9 +102,11 @@ class Server:
         changed.set()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        plural = request.path.rpartition("/")[2]
+        if plural not in KINDS:  # as servers that are too old for it
+            return web.Response(status=404, text='{"code":404,"reason":"NotFound"}')
         self.requests.append(request)
         self._notify()
-        plural = request.path.rpartition("/")[2]
         await self.answers.wait()
         refusal = self.refusals.get(plural)
         if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":

@@ -101,8 +101,8 @@ def test_everything_is_streamed_and_changes_follow(run: Run) -> None:
             await recorder.until(lambda: "web-1" not in recorder.names)
 
             reports = source.report()
-            assert [report.kind for report in reports] == ["Service", "EndpointSlice", "Node"]
-            assert {report.phase for report in reports} == {"watching"}
+            assert [report.kind for report in reports] == [*KINDS.values(), "ServiceCIDR"]
+            assert [report.phase for report in reports] == [*["watching"] * 3, "waiting"]
             assert {report.error for report in reports} == {""}
             assert reports[1].resource_version == "102"
             assert 0 < reports[1].heard_s <= time.monotonic()

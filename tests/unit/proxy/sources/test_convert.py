@@ -12,13 +12,21 @@ from proxy.model import (
     PortKey,
     Rejected,
     Service,
+    ServiceCidrs,
     ServiceName,
     ServicePort,
     ServicePortName,
     SlicePort,
 )
 from proxy.sources import convert, wire
-from tests.builders import ABSENT, make_endpoint, make_node, make_service, make_slice
+from tests.builders import (
+    ABSENT,
+    make_endpoint,
+    make_node,
+    make_service,
+    make_service_cidr,
+    make_slice,
+)
 
 
 def _service(document: dict[str, Any]) -> tuple[Service, list[str]]:
@@ -607,3 +615,31 @@ def test_a_slice_without_annotations_says_nothing_of_its_change() -> None:
 
     assert read is not None
     assert read.triggered_s is None
+
+
+def _service_cidr(*cidrs: str) -> tuple[ServiceCidrs | None, list[str]]:
+    ranges, rejected = convert.convert_service_cidr(
+        msgspec.convert(make_service_cidr(cidrs=cidrs), wire.ServiceCIDR)
+    )
+    return ranges, [each.field for each in rejected]
+
+
+def test_ranges_of_cluster_ips_are_canonical() -> None:
+    ranges, fields = _service_cidr("10.96.7.7/12", "fd00:10::/108", "10.096.0.0/12")
+
+    assert ranges == ServiceCidrs(name="kubernetes", cidrs=("10.96.0.0/12", "fd00:10::/108"))
+    assert fields == []
+
+
+def test_a_range_that_is_none_costs_only_itself() -> None:
+    ranges, fields = _service_cidr("nonsense", "10.96.0.0/12")
+
+    assert ranges == ServiceCidrs(name="kubernetes", cidrs=("10.96.0.0/12",))
+    assert fields == ["spec.cidrs[0]"]
+
+
+def test_ranges_without_a_name_are_nothing() -> None:
+    ranges, rejected = convert.convert_service_cidr(wire.ServiceCIDR())
+
+    assert ranges is None
+    assert [each.field for each in rejected] == ["metadata.name"]

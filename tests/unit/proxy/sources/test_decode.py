@@ -20,6 +20,7 @@ from tests.builders import (
     make_list,
     make_node,
     make_service,
+    make_service_cidr,
     make_slice,
     watch_line,
 )
@@ -43,6 +44,7 @@ def read_one(document: object) -> Decoded:
         (make_service(), "Service", "default", "web", wire.Service),
         (make_slice(), "EndpointSlice", "default", "web-abc12", wire.EndpointSlice),
         (make_node(), "Node", "", "node-1", wire.Node),
+        (make_service_cidr(), "ServiceCIDR", "", "kubernetes", wire.ServiceCIDR),
     ],
 )
 def test_an_object_is_read_and_named(

@@ -12,11 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy import addresses
-from proxy.model import EndpointSlice, NodeInfo, Rejected, Service
+from proxy.model import EndpointSlice, NodeInfo, Rejected, Service, ServiceCidrs
 from proxy.sources import decode
-from proxy.sources.events import Delete, Event, Problems, Upsert
+from proxy.sources.events import Delete, Event, Object, Problems, Upsert
 from proxy.sources.intake import Intake, ObjectKey, Reading, read
-from tests.builders import ABSENT, make_endpoint, make_node, make_service, make_slice, watch_line
+from tests.builders import (
+    ABSENT,
+    make_endpoint,
+    make_node,
+    make_service,
+    make_service_cidr,
+    make_slice,
+    watch_line,
+)
 
 
 def _read(document: object, default_namespace: str = "") -> Reading:
@@ -24,7 +32,7 @@ def _read(document: object, default_namespace: str = "") -> Reading:
     return read(decoded, "node-1", default_namespace)
 
 
-def _value(reading: Reading) -> Service | EndpointSlice | NodeInfo:
+def _value(reading: Reading) -> Object:
     assert reading.value is not None
     return reading.value
 
@@ -39,6 +47,7 @@ def _kinds(events: list[Event]) -> list[type]:
         (make_service(), ObjectKey("Service", "default", "web"), Service),
         (make_slice(), ObjectKey("EndpointSlice", "default", "web-abc12"), EndpointSlice),
         (make_node(), ObjectKey("Node", "", "node-1"), NodeInfo),
+        (make_service_cidr(), ObjectKey("ServiceCIDR", "", "kubernetes"), ServiceCidrs),
     ],
 )
 def test_each_kind_is_converted(document: dict[str, Any], key: ObjectKey, cls: type) -> None:
@@ -278,6 +287,11 @@ def _check(reading: Reading) -> None:
                     assert endpoint.packed == parsed.packed + endpoint.port.to_bytes(2) + b"\0\0"
         case NodeInfo(name=name):
             assert name == "node-1"
+        case ServiceCidrs(cidrs=cidrs):
+            for text in cidrs:
+                cidr = addresses.parse_cidr(text)
+                assert cidr is not None
+                assert cidr.text == text
         case None:
             pass
 
@@ -323,3 +337,11 @@ def test_arbitrary_json_gives_values_or_one_reason(value: dict[str, Any]) -> Non
 def _check_line(line: bytes) -> None:
     with contextlib.suppress(decode.MalformedError):
         _check(read(decode.decode_event(line).decoded, "node-1", "default"))
+
+
+def test_ranges_of_cluster_ips_that_go_are_deleted() -> None:
+    taken = Intake()
+    reading = _read(make_service_cidr())
+
+    assert _kinds(taken.apply(reading)) == [Upsert]
+    assert taken.forget(reading.key) == [Delete("ServiceCIDR", "", "kubernetes")]

@@ -6,7 +6,7 @@ from proxy.sources.known import Known
 from proxy.sources.resources import resources
 from tests.builders import make_node, make_service, make_slice, watch_line
 
-_, SLICES, NODE = resources("node-1")
+_, SLICES, NODE, _ = resources("node-1")
 
 
 def _decoded(obj: object) -> Decoded:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from proxy.sources.position import Position, is_before
 from proxy.sources.resources import resources
 
-_, SLICES, _ = resources("node-1")
+_, SLICES, _, _ = resources("node-1")
 
 
 def _asked(position: Position) -> dict[str, str]:

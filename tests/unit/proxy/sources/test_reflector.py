@@ -1040,3 +1040,37 @@ def test_a_report_tells_how_it_stands() -> None:
     assert (report.resource_version, report.objects) == ("120", 2)
     assert (report.lists, report.watches, report.failures) == (1, 2, 1)
     assert (report.retry_s, report.error, report.errors) == (0.0, "it failed", {"closed": 1})
+
+
+def test_a_server_without_an_optional_kind_is_left_alone_for_long() -> None:
+    bench = Bench(kind="ServiceCIDR")
+    bench.ask()
+
+    bench.refuse(404, "NotFound")
+
+    assert not bench.is_open()
+    assert bench.last_trouble() is None
+    assert bench.reflector.report().errors == {}
+    assert bench.pause() == 600.0
+    assert not bench.reflector.hurry(bench.now_s)
+    bench.now_s += 600.0
+    assert bench.ask()
+
+
+def test_an_optional_kind_that_is_not_there_counts_as_trouble_where_it_is_not_allowed() -> None:
+    bench = Bench(kind="ServiceCIDR")
+    bench.ask()
+
+    bench.refuse(403, "Forbidden")
+
+    assert bench.last_trouble() == "forbidden"
+
+
+def test_a_server_without_services_is_asked_again_soon() -> None:
+    bench = Bench(kind="Service")
+    bench.ask()
+
+    bench.refuse(404, "NotFound")
+
+    assert bench.last_trouble() == "server"
+    assert bench.pause() <= 1.2

@@ -4,10 +4,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from proxy.sources.events import KINDS
+from proxy.sources.events import KINDS, OPTIONAL_KINDS
 from proxy.sources.resources import Request, resources
 
-SERVICES, SLICES, NODE = resources("node 1&x=y")
+SERVICES, SLICES, NODE, CIDRS = resources("node 1&x=y")
 
 
 def _asked(request: Request) -> tuple[str, dict[str, str]]:
@@ -19,7 +19,7 @@ def _asked(request: Request) -> tuple[str, dict[str, str]]:
 
 
 def test_every_kind_is_asked_for_once() -> None:
-    assert tuple(resource.kind for resource in resources("node-1")) == KINDS
+    assert tuple(resource.kind for resource in resources("node-1")) == (*KINDS, *OPTIONAL_KINDS)
 
 
 @pytest.mark.parametrize(
@@ -39,12 +39,13 @@ def test_every_kind_is_asked_for_once() -> None:
             {"labelSelector": "!service.kubernetes.io/headless"},
         ),
         (NODE, "/api/v1/nodes", {"fieldSelector": "metadata.name=node 1&x=y"}),
+        (CIDRS, "/apis/networking.k8s.io/v1/servicecidrs", {}),
     ],
 )
 def test_selectors_stand_in_every_request(
     resource: object, path: str, selectors: dict[str, str]
 ) -> None:
-    kind = next(known for known in (SERVICES, SLICES, NODE) if known is resource)
+    kind = next(known for known in (SERVICES, SLICES, NODE, CIDRS) if known is resource)
 
     for request in (
         kind.list_request("0", 500, ""),
@@ -94,6 +95,12 @@ def test_a_watch_goes_on_from_a_version() -> None:
         "allowWatchBookmarks": "true",
         "timeoutSeconds": "300",
     }
+
+
+def test_only_the_ranges_of_cluster_ips_may_be_missing() -> None:
+    optional = [one.kind for one in resources("n") if one.is_optional]
+
+    assert optional == ["ServiceCIDR"]
 
 
 def test_the_rule_names_what_a_role_has_to_allow() -> None:
