@@ -81,15 +81,9 @@ async def _cleanup(settings: Settings) -> list[str]:
 
 def not_yet(settings: Settings) -> list[str]:
     """Name what the settings ask for and this version does not do, so that nobody relies on it."""
-    found = []
-    if settings.detect_local_mode != "ClusterCIDR":
-        found.append(
-            f"detectLocalMode {settings.detect_local_mode}: no traffic counts as coming from local pods"
-        )
     if settings.fallback:
-        found.append(f"fallback: {settings.fallback} does not exist")
-    found.append("only cluster IPs are served")
-    return found
+        return [f"fallback: {settings.fallback} does not exist"]
+    return []
 
 
 def protect_from_oom(settings: Settings, file: Path = OOM_SCORE) -> None:
@@ -245,5 +239,6 @@ def build(settings: Settings, backend: Backend[Any, Any]) -> Reconciler:
         node_port_addresses=settings.node_port_addresses,
         bind_address=settings.bind_address,
         uses_pod_cidrs=settings.detect_local_mode == "NodeCIDR",
+        serves_external_ips=settings.is_enabled("AllowServiceExternalIPs"),
     )
     return Reconciler(cache, DesiredState(node), backend, schedule)

@@ -147,7 +147,9 @@ class DesiredState:
     ) -> set[PortKey]:
         """Describe one service anew and return the keys, also of other services, that changed by it."""
         self.health_checks.update(name, service, merged)
-        asked = {p.key: _Asked(service.created, p) for p in service.ports} if service else {}
+        asked: dict[PortKey, _Asked] = {}
+        if service is not None:
+            asked = {p.key: _Asked(service.created, self._offered(p)) for p in service.ports}
         heirs = self._reclaim(name, asked)
         changed: set[PortKey] = set()
         for key in self._keys_of.pop(name, ()):
@@ -193,6 +195,12 @@ class DesiredState:
         """Return who owns a frontend that a ServicePort asks for, None if nobody claims it any more."""
         claims = self._claims.get((key.family, key.name.protocol, frontend.address, frontend.port))
         return claims[0].key if claims else None
+
+    def _offered(self, port: ServicePort) -> ServicePort:
+        """Return a port as the settings allow it to be served."""
+        if port.external_ips and not self._settings.serves_external_ips:
+            return structs.replace(port, external_ips=())
+        return port
 
     def _put(self, new: DesiredPort, changed: set[PortKey]) -> None:
         old = self.ports.get(new.key)

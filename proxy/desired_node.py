@@ -17,12 +17,14 @@ class NodeSettings(Value, frozen=True, kw_only=True):
     """What of the settings the node's part of the data plane depends on.
 
     `node_port_addresses` are ranges, or (`primary`,) for the Node's own address of each family. `bind_address`, where
-    it is a specified one, stands for the Node's address of its family.
+    it is a specified one, stands for the Node's address of its family. `serves_external_ips` is the feature gate
+    AllowServiceExternalIPs: without it nobody who may write a Service can claim an address of somebody else.
     """
 
     node_port_addresses: tuple[str, ...] = ()
     bind_address: str = ""
     uses_pod_cidrs: bool = False
+    serves_external_ips: bool = True
 
 
 class DesiredNode(Value, frozen=True, kw_only=True):

@@ -273,9 +273,7 @@ def ansi(text: str, style: Style) -> str:
 
 def _render(one: Explained, paint: Paint) -> str:
     port, chosen, node = one.port, one.selection, one.node
-    where = f"node {node.name}" + (
-        f", zone {shown(node.zone)}" if node.zone else ", zone unknown"
-    )
+    where = f"node {node.name}" + (f", zone {shown(node.zone)}" if node.zone else ", zone unknown")
     lines = [
         f"{paint(shown(str(port.key.name)), 'bold')}  {port.key.name.protocol} {port.key.family}  on {where}"
     ]

@@ -153,7 +153,8 @@ def make_list(items: Iterable[Wire], kind: str = "List", api_version: str = "v1"
 def make_bookmark(kind: str, *, ends_initial_list: bool = True) -> Wire:
     """Build the object of a BOOKMARK event: nothing but its kind and how far the watch has come."""
     annotations = {"k8s.io/initial-events-end": "true"} if ends_initial_list else {}
-    version = "discovery.k8s.io/v1" if kind == "EndpointSlice" else "v1"
+    groups = {"EndpointSlice": "discovery.k8s.io/v1", "ServiceCIDR": "networking.k8s.io/v1"}
+    version = groups.get(kind, "v1")
     metadata = {"resourceVersion": "1000", "creationTimestamp": None, "annotations": annotations}
     return {"apiVersion": version, "kind": kind, "metadata": metadata}
 

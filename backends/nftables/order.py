@@ -5,6 +5,7 @@ state. So
 
 - within a pool nothing needs an order, because what is missing is drawn again (see `picking`);
 - what a verdict leads to comes in the same transaction or an earlier one, and goes in a later one;
+- what marks a packet for masquerading after its endpoint was chosen goes in a later one, too;
 - what diverts or stops a packet before the verdict comes one transaction before it, and goes one after.
 
 Most plans need no more than one transaction.
@@ -15,7 +16,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from backends.nftables.belief import TableFacts
-from backends.nftables.model import DIVERTING, EXTERNAL_IPS, PLACES, Batch, Data, Element
+from backends.nftables.model import (
+    DIVERTING,
+    EXTERNAL_IPS,
+    HAIRPIN,
+    PLACES,
+    Batch,
+    Data,
+    Element,
+)
 from proxy.model import Family, PortKey
 
 
@@ -75,6 +84,10 @@ def in_order(
             added = {element.key for element in new}
             waiting = {element.key for element in gone} - added
             is_diverting = is_diverting or bool(new)
+        elif (
+            set_name == HAIRPIN
+        ):  # a pod that is on its way to itself is masqueraded after its slot was read
+            waiting = {element.key for element in gone} - {element.key for element in new}
         if waiting:
             last.note(family, set_name, [e for e in gone if e.key in waiting], [])
             gone = [element for element in gone if element.key not in waiting]

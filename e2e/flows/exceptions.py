@@ -37,13 +37,7 @@ class Row(NamedTuple):
 
 
 TABLE: Final[Mapping[str, Sequence[Row]]] = {
-    "nftables": (
-        Row(
-            "external_ip/with the feature gate off there are none",
-            "the feature gate AllowServiceExternalIPs is read, but makes no difference",
-            is_pending=True,
-        ),
-    ),
+    "nftables": (),
 }
 
 

@@ -5,8 +5,8 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from proxy.model import EndpointSlice, NodeInfo, Rejected, Service
-from proxy.sources.events import KINDS, Delete, Event, Problems, Source, Synced, Upsert
+from proxy.model import EndpointSlice, NodeInfo, Rejected, Service, ServiceCidrs
+from proxy.sources.events import KINDS, Delete, Event, Object, Problems, Source, Synced, Upsert
 
 _DEADLINE_S = 20.0
 
@@ -19,7 +19,7 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[list[Event]] = []
         self.received: list[float] = []
-        self.objects: dict[ObjectId, Service | EndpointSlice | NodeInfo] = {}
+        self.objects: dict[ObjectId, Object] = {}
         self.problems: dict[str, tuple[Rejected, ...]] = {}
         self.synced: set[str] = set()
         self._has_news = asyncio.Event()
@@ -35,7 +35,7 @@ class Recorder:
 
     @property
     def is_synced(self) -> bool:
-        return self.synced == set(KINDS)
+        return self.synced >= set(KINDS)
 
     def deliver(self, batch: Sequence[Event], received: float) -> None:
         assert batch, "an empty batch is no news"
@@ -67,7 +67,7 @@ class Recorder:
                 self.synced.add(kind)
 
 
-def _identity(obj: Service | EndpointSlice | NodeInfo) -> ObjectId:
+def _identity(obj: Object) -> ObjectId:
     match obj:
         case Service(name=name):
             return "Service", name.namespace, name.name
@@ -75,6 +75,8 @@ def _identity(obj: Service | EndpointSlice | NodeInfo) -> ObjectId:
             return "EndpointSlice", obj.namespace, obj.name
         case NodeInfo():
             return "Node", "", obj.name
+        case ServiceCidrs():
+            return "ServiceCIDR", "", obj.name
 
 
 @contextlib.asynccontextmanager

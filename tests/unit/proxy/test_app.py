@@ -57,12 +57,6 @@ def test_an_oom_score_that_cannot_be_set_is_said_and_no_more(
     assert "oomScoreAdj -999 could not be set" in caplog.text
 
 
-def test_what_is_not_done_yet_is_named() -> None:
-    named = app.not_yet(settings("--detect-local-mode", "NodeCIDR"))
-
-    assert any("NodeCIDR" in line for line in named)
-
-
 def test_a_problem_is_logged_once_for_as_long_as_it_stays(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.cache import merge
 from proxy.desired import DesiredPort, DesiredState, Frontend
+from proxy.desired_node import NodeSettings
 from proxy.model import (
     EndpointSlice,
     NodeInfo,
@@ -266,3 +267,14 @@ def test_each_frontend_has_the_pool_of_its_own_policy() -> None:
     assert port.pool(Frontend("ClusterIP", "10.96.0.10", 80)) == (local, other)
     assert port.pool(Frontend("NodePort", None, 30080)) == (local,)
     assert port.pool(Frontend("LoadBalancer", "192.0.2.1", 80)) == (local,)
+
+
+def test_without_the_feature_gate_nobody_claims_an_external_ip() -> None:
+    asking = make_service("default/web", make_service_port(external_ips=("192.0.2.7",)))
+    states = [DesiredState(NodeSettings(serves_external_ips=serves)) for serves in (True, False)]
+
+    for state in states:
+        state.update(asking.name, asking, {}, make_node())
+
+    kinds = [[f.kind for port in state.ports.values() for f in port.frontends] for state in states]
+    assert kinds == [["ClusterIP", "ExternalIP"], ["ClusterIP"]]

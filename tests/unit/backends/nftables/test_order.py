@@ -75,3 +75,13 @@ def test_slots_that_a_verdict_still_leads_to_go_after_it() -> None:
         ["-services", "+services"], ["-endpoints-tcp"],
     ]  # fmt: skip
     assert len(ordered(believed, wanted)) == 1
+
+
+def test_a_pod_is_masqueraded_on_its_way_to_itself_until_nothing_leads_there() -> None:
+    wanted: dict[str, Data | Absent] = {"hairpin": ABSENT, "endpoints-tcp": ABSENT}
+    believed: dict[str, Data] = {"hairpin": None, "endpoints-tcp": b"x"}
+
+    assert ordered(believed, wanted) == [["-endpoints-tcp"], ["-hairpin"]]
+    assert ordered({}, {"hairpin": None, "endpoints-tcp": b"x"}) == [
+        ["+hairpin", "+endpoints-tcp"]
+    ]

@@ -13,10 +13,15 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.builders import make_node, make_service, make_slice
+from tests.builders import make_node, make_service, make_service_cidr, make_slice
 from tests.unit.proxy.sources.reflecting import bookmark
 
-KINDS = {"services": "Service", "endpointslices": "EndpointSlice", "nodes": "Node"}
+KINDS = {
+    "services": "Service",
+    "endpointslices": "EndpointSlice",
+    "nodes": "Node",
+    "servicecidrs": "ServiceCIDR",
+}
 
 
 class Refusal:
@@ -36,6 +41,7 @@ class Server:
             "services": [make_service("web")],
             "endpointslices": [make_slice("web-1")],
             "nodes": [make_node("node-1")],
+            "servicecidrs": [make_service_cidr("kubernetes")],
         }
         self.requests: list[web.Request] = []
         self.refusals: dict[str, Refusal] = {}
@@ -103,8 +109,6 @@ class Server:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         plural = request.path.rpartition("/")[2]
-        if plural not in KINDS:  # as servers that are too old for it
-            return web.Response(status=404, text='{"code":404,"reason":"NotFound"}')
         self.requests.append(request)
         self._notify()
         await self.answers.wait()
