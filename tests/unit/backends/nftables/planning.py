@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import Data, NftPlan
+from backends.nftables.model import HAIRPIN, Data, NftPlan
 from backends.nftables.plan import plan
 from backends.nftables.prune import prune
 from backends.nftables.slots import slot_key
@@ -45,10 +45,17 @@ def plan_for(observed: Observed, *ports: DesiredPort, gone: Sequence[str] = ()) 
 
 
 def written(planned: NftPlan) -> Written:
-    """Return the elements a plan changes. It must be one transaction of nothing else but chains."""
-    (transaction,) = planned.transactions
+    """Return the elements a plan changes.
+
+    It must be one transaction of nothing else but chains, perhaps with one more for hairpin members that go last.
+    """
+    transaction, *later = planned.transactions
     assert (transaction.rebuild, transaction.tables, transaction.sets) == ((), (), ())
     found: Written = {}
+    for last in later:
+        assert [batch.set for batch in last.deletes] == [HAIRPIN]
+        assert last.size == len(last.deletes[0].elements)
+        found[HAIRPIN] = {e.key: DELETED for e in last.deletes[0].elements}
     for batch in transaction.deletes:
         found.setdefault(batch.set, {}).update({e.key: DELETED for e in batch.elements})
     for batch in transaction.adds:

@@ -109,19 +109,19 @@ def test_to_internal_policy_local_new_slots_come_with_the_verdict_and_old_ones_g
     ]
 
 
-def test_the_last_local_endpoint_goes_in_one_step() -> None:
+def test_the_last_local_endpoint_goes_in_one_step_and_its_masquerading_in_the_next() -> None:
     observed = believing(service(A, local=(B,), external_local=True))
 
     # from the cluster lists and from the local ones
     assert written_counts(observed, service(A, external_local=True)) == [
         {
-            "hairpin": 1,
             "endpoints-tcp": 5,
             "nodeport-endpoints-tcp": 2,
             "services": 1,
             "shortcuts": 2,
             "nodeport-shortcuts": 1,
-        }
+        },
+        {"hairpin": 1},
     ]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.builders import make_node, make_service, make_service_cidr, make_slice
+from tests.builders import make_node, make_service, make_slice
 from tests.unit.proxy.sources.reflecting import bookmark
 
 KINDS = {
@@ -41,7 +41,7 @@ class Server:
             "services": [make_service("web")],
             "endpointslices": [make_slice("web-1")],
             "nodes": [make_node("node-1")],
-            "servicecidrs": [make_service_cidr("kubernetes")],
+            "servicecidrs": [],
         }
         self.requests: list[web.Request] = []
         self.refusals: dict[str, Refusal] = {}

@@ -92,7 +92,7 @@ async def _scene(
 def test_everything_is_streamed_and_changes_follow(run: Run) -> None:
     async def scenario() -> None:
         async with _scene() as (server, source, recorder):
-            assert recorder.names == {"web", "web-1", "node-1", "kubernetes"}
+            assert recorder.names == {"web", "web-1", "node-1"}
             assert all("sendInitialEvents=true" in target for target in server.targets)
 
             await server.push("endpointslices", watch_line("ADDED", slice_at("web-2", 101)))
@@ -195,7 +195,7 @@ def test_after_an_outage_all_kinds_are_up_to_date_and_the_log_tells_it_once(
             server, source, recorder = scene
             await server.stop()
             await scene.until(lambda report: report.errors.get("connect", 0) >= 5)
-            assert recorder.names == {"web", "web-1", "node-1", "kubernetes"}
+            assert recorder.names == {"web", "web-1", "node-1"}
             server.objects["services"] = []
             server.objects["endpointslices"] = [make_slice("after")]
 
@@ -401,7 +401,7 @@ def test_a_server_without_streams_is_told_once_and_listed(
             server._watch = refuse_streams  # type: ignore[method-assign] # an older server
             async with running(_source(server)) as recorder:
                 await recorder.until(lambda: recorder.is_synced)
-                assert recorder.names == {"web", "web-1", "node-1", "kubernetes"}
+                assert recorder.names == {"web", "web-1", "node-1"}
 
     run(scenario())
     assert caplog.messages.count("EndpointSlices are listed in pages: no such thing") == 1
