@@ -9,7 +9,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import uvloop
 
 import backends
 from proxy import heap, host_addresses, sysctls
+from proxy.announcer import Announcer
 from proxy.backend import Backend
 from proxy.cache import Cache
 from proxy.config.settings import Settings
@@ -25,6 +26,7 @@ from proxy.conntrack_table import ConntrackTable
 from proxy.desired import DesiredState
 from proxy.desired_node import NodeSettings
 from proxy.errors import ConfigError, ProxyError, Unsupported
+from proxy.events_recorder import Recorder
 from proxy.journal import Round
 from proxy.meter import Meter
 from proxy.model import NodeInfo
@@ -102,11 +104,12 @@ async def _run(settings: Settings) -> None:
     protect_from_oom(settings)
     for missing in not_yet(settings):
         log.warning("not in this version: %s", missing)
-    source = source_of(settings)
+    recorder = Recorder(settings.node_name, is_on=uses_api_server(settings))
+    source = source_of(settings, recorder)
     backend = await choose_backend(settings)
     sysctls.attempt(settings.conntrack)
     try:
-        await serve(settings, backend, source)
+        await serve(settings, backend, source, recorder)
     except* ProxyError as group:
         raise _first(group) from None
     finally:
@@ -135,8 +138,13 @@ async def choose_backend(settings: Settings) -> Backend[Any, Any]:
     raise Unsupported("; ".join(refusals))
 
 
-def source_of(settings: Settings) -> Source:
-    """Return where objects come from: the API server, unless something else was said."""
+def uses_api_server(settings: Settings) -> bool:
+    """Whether objects come from an API server, as they do unless something else was said."""
+    return settings.manifests is None and settings.watch_events is None
+
+
+def source_of(settings: Settings, recorder: Recorder | None = None) -> Source:
+    """Return where objects come from. An API server is sent what the recorder has."""
     if settings.manifests is not None:
         from proxy.sources.manifests_watch import ManifestSource  # noqa: PLC0415 - only the source in use
 
@@ -147,10 +155,12 @@ def source_of(settings: Settings) -> Source:
         return StreamSource(settings.watch_events, settings.node_name)
     from proxy.sources.apiserver import ApiServerSource  # noqa: PLC0415
 
-    return ApiServerSource(settings)
+    return ApiServerSource(settings, recorder=recorder)
 
 
-async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) -> None:
+async def serve(
+    settings: Settings, backend: Backend[Any, Any], source: Source, recorder: Recorder
+) -> None:
     """Run everything until SIGTERM or SIGINT."""
     reconciler = build(settings, backend)
     loop = asyncio.get_running_loop()
@@ -159,7 +169,18 @@ async def serve(settings: Settings, backend: Backend[Any, Any], source: Source) 
         loop.add_signal_handler(number, stop.set)
     with contextlib.closing(ConntrackTable()) as flows:
         sweeper = Sweeper(reconciler, flows)
-        parts = Parts(settings, source, reconciler, Verifier(reconciler), sweeper, Meter())
+        announcer = Announcer(recorder, settings.node_name)
+        announcer.started(backend.name)
+        parts = Parts(
+            settings,
+            source,
+            reconciler,
+            Verifier(reconciler),
+            sweeper,
+            Meter(),
+            recorder,
+            announcer,
+        )
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(life, name=name) for name, life in _lives(parts)]
             await stop.wait()
@@ -175,13 +196,16 @@ def _lives(parts: Parts) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
     def deliver(events: Sequence[Event], received_s: float) -> None:
         for event in events:
             if isinstance(event, Problems):
+                parts.announcer.heard(event, reconciler.cache.problems.get(event.object, ()))
                 log_problems(event, reconciler.cache)
         reconciler.cache.apply(events, received_s, time.monotonic())
         reconciler.wake()
 
+    hearers: list[Callable[[Round], None]] = [parts.meter.heard, sweeper.on_round]
+
     def hear_round(ended: Round) -> None:
-        parts.meter.heard(ended)
-        sweeper.on_round(ended)
+        for hear in hearers:
+            hear(ended)
 
     def hear_addresses(addresses: frozenset[str]) -> None:
         reconciler.hear_host_addresses(addresses)
@@ -195,17 +219,18 @@ def _lives(parts: Parts) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
     yield "conntrack", sweeper.run()
     yield "heap", heap.rest_until(reconciler.is_synced)
     yield "loop lag", parts.meter.watch_loop()
-    yield "http", _serve_http(parts)
+    yield "announcer", parts.announcer.run(reconciler)
+    yield "http", _serve_http(parts, hearers)
 
 
-async def _serve_http(parts: Parts) -> None:
+async def _serve_http(parts: Parts, hearers: list[Callable[[Round], None]]) -> None:
     # The HTTP library takes a while to load; services come first.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(SERVE_AT_LATEST_S):
             await parts.reconciler.is_synced.wait()
     from proxy.server import servers  # noqa: PLC0415
 
-    await servers.run(parts)
+    await servers.run(parts, hearers)
 
 
 def log_problems(event: Problems, cache: Cache) -> None:

@@ -1,10 +1,13 @@
-"""The parts of a running daemon in one hand: what `app` puts together and the pages are about. Pure."""
+"""The parts of a running daemon in one hand: what `app` puts together and the pages are about. Shell, for it asks the clock."""
 
+import time
 from typing import NamedTuple
 
+from proxy.announcer import Announcer
 from proxy.config.settings import Settings
 from proxy.conntrack_sweeper import Sweeper
-from proxy.health import PERIODS_TO_LATE
+from proxy.events_recorder import Recorder
+from proxy.health import PERIODS_TO_LATE, is_late
 from proxy.meter import Meter
 from proxy.reconciler import Reconciler
 from proxy.sources.events import Source
@@ -20,6 +23,14 @@ class Parts(NamedTuple):
     verifier: Verifier
     sweeper: Sweeper
     meter: Meter
+    recorder: Recorder
+    announcer: Announcer
+
+    def is_healthy(self) -> bool:
+        """Return whether no change has waited too long."""
+        now_s = time.monotonic()
+        families = self.reconciler.condition(now_s).families.values()
+        return not any(is_late(family, now_s, self.timeout_s) for family in families)
 
     @property
     def timeout_s(self) -> float:

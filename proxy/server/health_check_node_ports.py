@@ -117,8 +117,10 @@ class HealthCheckNodePorts:
 
     def heard(self, ended: Round) -> None:
         """Take in what a round of the reconciler has programmed. To be told of every round."""
-        if ended.error:
-            return
+        if not ended.error:
+            self._take()
+
+    def _take(self) -> None:
         desired = self._reconciler.desired
         changed = desired.health_checks.take_changed()
         for name in changed:
@@ -138,7 +140,9 @@ class HealthCheckNodePorts:
         return time.monotonic() - self._tried_s >= self._retry_at_least_s
 
     async def run(self) -> None:
-        """Listen until cancelled."""
+        """Listen until cancelled, also for what was programmed before anybody could tell of it."""
+        if self._reconciler.is_synced.is_set():
+            self._take()
         try:
             while True:
                 self._wake.clear()

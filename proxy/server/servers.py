@@ -1,24 +1,35 @@
-"""The two servers: health on one address, metrics and debug pages on the other. Shell; the only module that knows all pages."""
+"""All that listens: health, metrics and debug pages, health check node ports. Shell; the only module that knows all pages."""
 
 import asyncio
 import ipaddress
 import logging
+from collections.abc import Callable
 
 from aiohttp import web
 
 from proxy import metrics
 from proxy.config.addresses import HostPort
+from proxy.journal import Round
 from proxy.parts import Parts
 from proxy.server import debug, guard, health, serving
 from proxy.server import metrics as metrics_pages
+from proxy.server.health_check_node_ports import HealthCheckNodePorts
+
+Hear = Callable[[Round], None]
 
 log = logging.getLogger(__name__)
 
 
-async def run(parts: Parts) -> None:
-    """Serve until cancelled what the settings ask for. Raises ConfigError where an address is taken and may not be."""
+async def run(parts: Parts, hearers: list[Hear]) -> None:
+    """Serve until cancelled what the settings ask for. Raises ConfigError where an address is taken and may not be.
+
+    `hearers` are told of each round of the reconciler; who has to know of them here joins in.
+    """
     settings = parts.settings
+    checks = HealthCheckNodePorts(parts.reconciler, parts.is_healthy, parts.announcer.busy)
+    hearers.append(checks.heard)
     async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(checks.run())
 
         def start(app: web.Application, address: HostPort) -> None:
             is_hard_fail = settings.bind_address_hard_fail
@@ -47,6 +58,7 @@ def _metrics(parts: Parts, host: str) -> web.Application:
         mode=mode,
         timeout_s=parts.timeout_s,
         sweeper=parts.sweeper,
+        recorder=parts.recorder,
     )
     metrics_pages.add_routes(
         app,

@@ -142,7 +142,11 @@ def test_discovery_names_every_kind() -> None:
         _, core = await client.get("/api/v1")
         assert {"services", "nodes", "events"} == {each["name"] for each in core["resources"]}
         _, groups = await client.get("/apis")
-        assert {"discovery.k8s.io", "events.k8s.io"} == {each["name"] for each in groups["groups"]}
+        assert {each["name"] for each in groups["groups"]} == {
+            "discovery.k8s.io",
+            "events.k8s.io",
+            "networking.k8s.io",
+        }
         assert (await client.get("/version"))[1]["major"] == "1"
 
     play(scene)

@@ -224,9 +224,7 @@ def test_a_service_that_goes_takes_its_port_along(port: int) -> None:
     Node().run(life)
 
 
-def test_a_port_may_change_hands_in_one_step(
-    port: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_port_may_change_hands_in_one_step(port: int, caplog: pytest.LogCaptureFixture) -> None:
     async def life(node: Node) -> None:
         other = free_port()
         node.tell(web(port), web(other, "default/zoo", "10.96.0.11"))
@@ -347,3 +345,24 @@ def test_what_is_no_request_ends_its_connection_only(port: int) -> None:
         assert (await ask(port)).status == 200
 
     Node().run(life)
+
+
+def test_what_was_programmed_before_is_answered_too(port: int) -> None:
+    node = Node()
+    node.reconciler.on_round = lambda _: None
+    node.tell(web(port), pods("10.1.0.1:80"))
+
+    async def main() -> None:
+        reconciling = asyncio.create_task(node.reconciler.run())
+        await node.reconciler.is_synced.wait()
+        listening = asyncio.create_task(node.ports.run())
+        await node.listens_on(f"0.0.0.0:{port}")
+
+        assert (await ask(port)).status == 200
+        for task in (listening, reconciling):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

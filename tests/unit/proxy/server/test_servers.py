@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import aiohttp
 import pytest
 
+from proxy.announcer import Announcer
 from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
 from proxy.conntrack_sweeper import Sweeper
+from proxy.events_recorder import Recorder
 from proxy.meter import Meter
 from proxy.parts import Parts
 from proxy.server import servers
@@ -56,8 +58,12 @@ def ask(
         reconciling = asyncio.create_task(reconciler.run())
         await reconciler.is_synced.wait()
         sweeper = Sweeper(reconciler, FakeFlows())
-        parts = Parts(settings, Nothing(), reconciler, Verifier(reconciler), sweeper, Meter())
-        serving = asyncio.create_task(servers.run(parts))
+        recorder = Recorder("n1")
+        parts = Parts(
+            *(settings, Nothing(), reconciler, Verifier(reconciler), sweeper, Meter()),
+            *(recorder, Announcer(recorder, "n1")),
+        )
+        serving = asyncio.create_task(servers.run(parts, []))
         try:
             async with aiohttp.ClientSession(headers=headers) as session:
                 return [await get(session, url) for url in urls]

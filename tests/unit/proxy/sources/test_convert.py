@@ -627,14 +627,16 @@ def _service_cidr(*cidrs: str) -> tuple[ServiceCidrs | None, list[str]]:
 def test_ranges_of_cluster_ips_are_canonical() -> None:
     ranges, fields = _service_cidr("10.96.7.7/12", "fd00:10::/108", "10.096.0.0/12")
 
-    assert ranges == ServiceCidrs(name="kubernetes", cidrs=("10.96.0.0/12", "fd00:10::/108"))
+    assert ranges == ServiceCidrs(
+        name="kubernetes", cidrs=("10.96.0.0/12", "fd00:10::/108"), resource_version="1"
+    )
     assert fields == []
 
 
 def test_a_range_that_is_none_costs_only_itself() -> None:
     ranges, fields = _service_cidr("nonsense", "10.96.0.0/12")
 
-    assert ranges == ServiceCidrs(name="kubernetes", cidrs=("10.96.0.0/12",))
+    assert ranges == ServiceCidrs(name="kubernetes", cidrs=("10.96.0.0/12",), resource_version="1")
     assert fields == ["spec.cidrs[0]"]
 
 

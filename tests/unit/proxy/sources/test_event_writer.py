@@ -1,5 +1,6 @@
 """Events reach the API server; whatever goes wrong with them is counted, said once, and holds nothing up."""
 
+import argparse
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -7,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from proxy.config import load
+from proxy.config.flags import add_flags
+from proxy.config.settings import Settings
 from proxy.events_recorder import PATCH_EVERY_S, Recorder, Regarding, node_reference
 from proxy.sources.access import Access
+from proxy.sources.apiserver import ApiServerSource
 from proxy.sources.credentials import Credentials
 from proxy.sources.event_writer import EventWriter
 from proxy.sources.transport import Transport
@@ -166,3 +171,29 @@ def test_refused_credentials_are_read_again() -> None:
 
     asyncio.run(main())
     assert len(reads) == 2
+
+
+def test_the_source_of_objects_sends_them_over_its_own_connections() -> None:
+    async def main() -> list[dict[str, Any]]:
+        async with running(credentials="token") as server:
+            argv = ["--kubeconfig", str(server.kubeconfig), "--hostname-override", "n1"]
+            recorder = Recorder("n1")
+            recorder.normal(NODE, "Starting", "now", action="StartProxy")
+            source = ApiServerSource(_settings(*argv), recorder=recorder)
+            task = asyncio.create_task(source.run(lambda _events, _received_s: None))
+            async with asyncio.timeout(LIMIT_S):
+                while not recorder.results["sent"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            return [item.load() for item in server.server.store.items(EVENTS)]
+
+    [event] = asyncio.run(main())
+    assert (event["reason"], event["reportingController"]) == ("Starting", "sliceproxy")
+
+
+def _settings(*argv: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    return load.load(parser.parse_args(argv), hostname="n1", read_file=lambda _: b"")[0]
