@@ -42,26 +42,36 @@ def test_nothing_is_asked_for_but_what_is_needed(site: Site) -> None:
     site.start()
     site.follows()
 
-    asked = {
-        (each["verb"], each["group"], each["resource"], each["namespace"], each["name"])
-        for each in site.remote.requests()
-    }
-    assert asked == {
+    needed = {
         ("watch", "", "services", "", ""),
         ("watch", "discovery.k8s.io", "endpointslices", "", ""),
         ("watch", "", "nodes", "", ""),
+        ("watch", "networking.k8s.io", "servicecidrs", "", ""),
+        ("create", "events.k8s.io", "events", "default", ""),
     }
+    site.soon(lambda: _asked(site) >= needed, "everything is asked for")
+    assert _asked(site) == needed
     selectors = {
         each["resource"]: (
             each["query"].get("labelSelector", ""),
             each["query"].get("fieldSelector", ""),
         )
         for each in site.remote.requests()
+        if each["verb"] == "watch"
     }
     assert selectors == {
         "services": ("!service.kubernetes.io/service-proxy-name", "spec.clusterIP!=None"),
         "endpointslices": ("!service.kubernetes.io/headless", ""),
         "nodes": ("", "metadata.name=node"),
+        "servicecidrs": ("", ""),
+    }
+
+
+def _asked(site: Site) -> set[tuple[str, str, str, str, str]]:
+    """What was requested so far: verb, group, resource, namespace and name."""
+    return {
+        (each["verb"], each["group"], each["resource"], each["namespace"], each["name"])
+        for each in site.remote.requests()
     }
 
 

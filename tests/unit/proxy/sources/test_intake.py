@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy import addresses
-from proxy.model import EndpointSlice, NodeInfo, Rejected, Service, ServiceCidrs
+from proxy.model import (
+    EndpointSlice,
+    Family,
+    NodeInfo,
+    Rejected,
+    Service,
+    ServiceCidrs,
+    ServicePort,
+)
 from proxy.sources import decode
 from proxy.sources.events import Delete, Event, Object, Problems, Upsert
 from proxy.sources.intake import Intake, ObjectKey, Reading, read
@@ -267,33 +275,42 @@ def _check(reading: Reading) -> None:
     match reading.value:
         case Service(ports=ports):
             for port in ports:
-                assert addresses.parse_ip(port.cluster_ip) is not None
-                assert 0 < port.port <= 65535
-                assert 0 <= port.node_port <= 65535
-                for text in (*port.external_ips, *port.load_balancer_vips):
-                    parsed = addresses.parse_ip(text)
-                    assert parsed is not None
-                    assert (parsed.text, parsed.family) == (text, port.key.family)
-                for text in port.source_ranges:
-                    cidr = addresses.parse_cidr(text)
-                    assert cidr is not None
-                    assert (cidr.text, cidr.family) == (text, port.key.family)
+                _check_port(port)
         case EndpointSlice(ports=slice_ports, family=family):
-            for _, endpoints in slice_ports:
-                for endpoint in endpoints:
-                    parsed = addresses.parse_ip(endpoint.ip)
-                    assert parsed is not None
-                    assert (parsed.text, parsed.family) == (endpoint.ip, family)
-                    assert endpoint.packed == parsed.packed + endpoint.port.to_bytes(2) + b"\0\0"
+            for endpoint in [endpoint for _, endpoints in slice_ports for endpoint in endpoints]:
+                packed = _check_address(endpoint.ip, family)
+                assert endpoint.packed == packed + endpoint.port.to_bytes(2) + b"\0\0"
         case NodeInfo(name=name):
             assert name == "node-1"
         case ServiceCidrs(cidrs=cidrs):
             for text in cidrs:
-                cidr = addresses.parse_cidr(text)
-                assert cidr is not None
-                assert cidr.text == text
+                _check_cidr(text)
         case None:
             pass
+
+
+def _check_port(port: ServicePort) -> None:
+    assert addresses.parse_ip(port.cluster_ip) is not None
+    assert 0 < port.port <= 65535
+    assert 0 <= port.node_port <= 65535
+    for text in (*port.external_ips, *port.load_balancer_vips):
+        _check_address(text, port.key.family)
+    for text in port.source_ranges:
+        assert _check_cidr(text) == port.key.family
+
+
+def _check_address(text: str, family: Family) -> bytes:
+    parsed = addresses.parse_ip(text)
+    assert parsed is not None
+    assert (parsed.text, parsed.family) == (text, family)
+    return parsed.packed
+
+
+def _check_cidr(text: str) -> Family:
+    cidr = addresses.parse_cidr(text)
+    assert cidr is not None
+    assert cidr.text == text
+    return cidr.family
 
 
 @given(_mutated())
