@@ -7,7 +7,7 @@ from proxy.announcer import Announcer
 from proxy.config.settings import Settings
 from proxy.conntrack_sweeper import Sweeper
 from proxy.events_recorder import Recorder
-from proxy.health import PERIODS_TO_LATE, is_late
+from proxy.health import PERIODS_TO_LATE, is_keeping_up
 from proxy.meter import Meter
 from proxy.reconciler import Reconciler
 from proxy.sources.events import Source
@@ -29,8 +29,7 @@ class Parts(NamedTuple):
     def is_healthy(self) -> bool:
         """Return whether no change has waited too long."""
         now_s = time.monotonic()
-        families = self.reconciler.condition(now_s).families.values()
-        return not any(is_late(family, now_s, self.timeout_s) for family in families)
+        return is_keeping_up(self.reconciler.condition(now_s), now_s, self.timeout_s)
 
     @property
     def timeout_s(self) -> float:

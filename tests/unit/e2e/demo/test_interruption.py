@@ -16,10 +16,16 @@ FROM_THE_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def _signals_as_before() -> Iterator[None]:
+    # whoever runs the tests in the background may have them ignored
+    ignored = {n: signal.getsignal(n) for n in FROM_THE_TERMINAL}
+    for number in FROM_THE_TERMINAL:
+        signal.signal(number, signal.SIG_DFL)
     handlers = {number: signal.getsignal(number) for number in signal.Signals}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     yield
     changed = [n.name for n, handler in handlers.items() if signal.getsignal(n) != handler]
+    for number, handler in ignored.items():
+        signal.signal(number, handler)
     assert changed == []
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
 
