@@ -26,10 +26,11 @@ async def serve() -> None:
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
     load = json.loads(await commands.readline())
-    changer = Changer()
+    has_features = load["has_features"]
+    changer = Changer(has_features=has_features)
     is_tls = "--tls" in sys.argv
     async with running(
-        workload.objects(load["services"], load["endpoints"]),
+        workload.objects(load["services"], load["endpoints"], has_features=has_features),
         is_tls=is_tls,
         credentials="token" if is_tls else "none",
         directory=Path(sys.argv[1]),

@@ -79,7 +79,7 @@ def _api_server(
     server = namespace.popen([sys.executable, "-m", "bench.apiserver", str(directory), "--tls"])
     assert server.stdin is not None
     assert server.stdout is not None
-    command = {"do": "load", "services": services, "endpoints": endpoints}
+    command = {"do": "load", "services": services, "endpoints": endpoints, "has_features": False}
     server.stdin.write(json.dumps(command) + "\n")
     server.stdin.flush()
     try:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -60,6 +60,8 @@ class Node(Measured):
         endpoints: int,
         *,
         transport: Transport = "pipe",
+        has_features: bool = False,
+        flags: Sequence[str] = (),
     ) -> None:
         fifo = directory / f"{namespace.name}.fifo"
         if transport == "pipe":
@@ -73,11 +75,11 @@ class Node(Measured):
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.feed(do="load", services=services, endpoints=endpoints)
+        self.feed(do="load", services=services, endpoints=endpoints, has_features=has_features)
         assert self._source.stdout is not None
         answer = self._source.stdout.readline().strip()  # all objects are made
-        flags = ["--watch-events", str(fifo)] if transport == "pipe" else ["--kubeconfig", answer]
-        super().__init__(namespace, *flags)
+        where = ["--watch-events", str(fifo)] if transport == "pipe" else ["--kubeconfig", answer]
+        super().__init__(namespace, *where, *flags)
 
     def feed(self, **command: object) -> None:
         """Have the source write; returns at once."""
@@ -98,11 +100,24 @@ def _tell(pipe: IO[str] | None, command: dict[str, object]) -> None:
 
 @contextlib.contextmanager
 def node(
-    services: int, endpoints: int, *, transport: Transport = "pipe"
+    services: int,
+    endpoints: int,
+    *,
+    transport: Transport = "pipe",
+    has_features: bool = False,
+    flags: Sequence[str] = (),
 ) -> Iterator[tuple[Node, Namespace]]:
     """Yield a measured process in a new namespace, which is about to read these services."""
     with tempfile.TemporaryDirectory() as directory, Namespace("bench") as namespace:
-        measured = Node(namespace, Path(directory), services, endpoints, transport=transport)
+        measured = Node(
+            namespace,
+            Path(directory),
+            services,
+            endpoints,
+            transport=transport,
+            has_features=has_features,
+            flags=flags,
+        )
         try:
             yield measured, namespace
         finally:

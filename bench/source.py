@@ -3,8 +3,11 @@
 Commands come as JSON lines on standard input. The first is "load"; it is answered by a line `ready` when all
 objects are made, and they are written as soon as somebody reads. A line `done` follows when all is written.
 
-{"do": "load", "services": N, "endpoints": E}
+{"do": "load", "services": N, "endpoints": E, "has_features": false}
 {"do": "change", "kind": "replace", "count": C, "pause_s": P, "services": N, "endpoints": E}
+
+Changes go over the first `width` services (50) in turn: with features over all of them, or over those `of` one kind,
+"plain" or "featured".
 """
 
 import json
@@ -18,12 +21,18 @@ from bench import workload
 
 def main() -> None:
     """Write events to the pipe named on the command line until standard input ends."""
-    changer = Changer()
     for line in sys.stdin:
         command = json.loads(line)
         if command["do"] == "load":
+            changer = Changer(has_features=command["has_features"])
             # All made before the measured process is started, which happens when it is told to.
-            objects = b"".join(workload.initial(command["services"], command["endpoints"]))
+            objects = b"".join(
+                workload.initial(
+                    command["services"],
+                    command["endpoints"],
+                    has_features=command["has_features"],
+                )
+            )
             print("ready", flush=True)
             pipe = os.open(sys.argv[1], os.O_WRONLY)  # waits for a reader
             write(pipe, objects)
@@ -48,16 +57,22 @@ def write(pipe: int, data: bytes) -> None:
 class Changer:
     """Makes changed slices, remembering what each service has become."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_features: bool) -> None:
+        self._has_features = has_features
         self._endpoints: dict[int, list[int]] = {}
         self._version = 100_000
         self._new = 1 << 22  # endpoint numbers nothing else uses
 
     def objects(self, command: dict[str, Any]) -> list[dict[str, Any]]:
         """Return one slice for each change, over the first services in turn."""
-        width = min(command["services"], command.get("width", 50))
+        of = command.get("of", "all")
+        services = [
+            number
+            for number in range(command["services"])
+            if of == "all" or workload.is_featured(number) == (of == "featured")
+        ][: command.get("width", 50)]
         return [
-            self._slice(command["kind"], number % width, command["endpoints"])
+            self._slice(command["kind"], services[number % len(services)], command["endpoints"])
             for number in range(command["count"])
         ]
 
@@ -87,7 +102,9 @@ class Changer:
         index = position // workload.ENDPOINTS_PER_SLICE if current else 0
         start = index * workload.ENDPOINTS_PER_SLICE
         part = current[start : start + workload.ENDPOINTS_PER_SLICE]
-        return workload.endpoint_slice(service, index, part, self._version)
+        return workload.endpoint_slice(
+            service, index, part, self._version, has_features=self._has_features
+        )
 
 
 if __name__ == "__main__":

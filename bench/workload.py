@@ -2,6 +2,10 @@
 
 Objects carry what real ones carry (managed fields, owners, labels, target references), since skipping it is part of
 the work.
+
+With features, every tenth service is a load balancer with session affinity, source ranges and a Local policy: of two
+such services, one has externalTrafficPolicy Local, the other internalTrafficPolicy Local. Each is reached at a
+cluster IP, a node port and a VIP, and one endpoint in ten is on the measured node.
 """
 
 import json
@@ -13,6 +17,8 @@ CLUSTER_CIDR = "10.128.0.0/9"
 PORT = 80
 TARGET_PORT = 8080
 ENDPOINTS_PER_SLICE = 100
+FEATURED_OF = 10
+"""One of so many services has features, where there are any; and one of so many of its endpoints is local."""
 
 
 def cluster_ip(service: int) -> str:
@@ -30,9 +36,14 @@ def event(kind: str, obj: dict[str, Any]) -> bytes:
     return json.dumps({"type": kind, "object": obj}, separators=(",", ":")).encode() + b"\n"
 
 
-def service(number: int) -> dict[str, Any]:
+def is_featured(service: int) -> bool:
+    """Whether a service is one of those that have features, where there are any."""
+    return service % FEATURED_OF == 0
+
+
+def service(number: int, *, has_features: bool = False) -> dict[str, Any]:
     ip = cluster_ip(number)
-    return {
+    plain: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {
@@ -59,10 +70,37 @@ def service(number: int) -> dict[str, Any]:
         },
         "status": {"loadBalancer": {}},
     }
+    if has_features and is_featured(number):
+        _add_features(plain, number // FEATURED_OF)
+    return plain
+
+
+def _add_features(plain: dict[str, Any], number: int) -> None:
+    policy = "externalTrafficPolicy" if number % 2 else "internalTrafficPolicy"
+    spec = plain["spec"]
+    spec |= {
+        "type": "LoadBalancer",
+        "externalTrafficPolicy": "Cluster",
+        "sessionAffinity": "ClientIP",
+        "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}},
+        "allocateLoadBalancerNodePorts": True,
+        "loadBalancerSourceRanges": ["10.0.0.0/8", f"100.{64 + number // 256}.{number % 256}.0/24"],
+        policy: "Local",
+    }
+    spec["ports"][0]["nodePort"] = 30_000 + number
+    if policy == "externalTrafficPolicy":
+        spec["healthCheckNodePort"] = 20_000 + number
+    vip = f"198.{18 + number // 65536}.{number // 256 % 256}.{number % 256}"
+    plain["status"] = {"loadBalancer": {"ingress": [{"ip": vip, "ipMode": "VIP"}]}}
 
 
 def endpoint_slice(
-    number: int, index: int, endpoints: list[int], version: int = 1
+    number: int,
+    index: int,
+    endpoints: list[int],
+    version: int = 1,
+    *,
+    has_features: bool = False,
 ) -> dict[str, Any]:
     """Return slice `index` of service `number` with these endpoint numbers."""
     return {
@@ -96,15 +134,19 @@ def endpoint_slice(
         },
         "addressType": "IPv4",
         "ports": [{"name": "http", "port": TARGET_PORT, "protocol": "TCP"}],
-        "endpoints": [_endpoint(number, endpoint) for endpoint in endpoints],
+        "endpoints": [
+            _endpoint(number, endpoint, has_features and is_featured(number))
+            for endpoint in endpoints
+        ],
     }
 
 
-def _endpoint(service_number: int, endpoint: int) -> dict[str, Any]:
+def _endpoint(service_number: int, endpoint: int, has_local: bool) -> dict[str, Any]:
+    is_local = has_local and endpoint % FEATURED_OF == 0
     return {
         "addresses": [endpoint_ip(endpoint)],
         "conditions": {"ready": True, "serving": True, "terminating": False},
-        "nodeName": f"node-{endpoint % 100}",
+        "nodeName": NODE if is_local else f"node-{endpoint % 100}",
         "zone": f"zone-{endpoint % 3}",
         "targetRef": {
             "kind": "Pod",
@@ -158,20 +200,24 @@ def endpoints_of(number: int, count: int) -> list[int]:
     return list(range(number * count, (number + 1) * count))
 
 
-def slices(number: int, endpoints: list[int], version: int = 1) -> Iterator[dict[str, Any]]:
+def slices(
+    number: int, endpoints: list[int], version: int = 1, *, has_features: bool = False
+) -> Iterator[dict[str, Any]]:
     """Yield the slices that hold these endpoints; an empty one if there are none."""
     for index in range(max(1, -(-len(endpoints) // ENDPOINTS_PER_SLICE))):
         part = endpoints[index * ENDPOINTS_PER_SLICE : (index + 1) * ENDPOINTS_PER_SLICE]
-        yield endpoint_slice(number, index, part, version)
+        yield endpoint_slice(number, index, part, version, has_features=has_features)
 
 
-def objects(services: int, endpoints: int) -> Iterator[dict[str, Any]]:
+def objects(
+    services: int, endpoints: int, *, has_features: bool = False
+) -> Iterator[dict[str, Any]]:
     """Yield everything there is at the start."""
     yield _node()
     for number in range(services):
-        yield service(number)
+        yield service(number, has_features=has_features)
     for number in range(services):
-        yield from slices(number, endpoints_of(number, endpoints))
+        yield from slices(number, endpoints_of(number, endpoints), has_features=has_features)
 
 
 def _node() -> dict[str, Any]:
@@ -179,12 +225,13 @@ def _node() -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": NODE, "labels": {"topology.kubernetes.io/zone": "zone-0"}},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]},
     }
 
 
-def initial(services: int, endpoints: int) -> Iterator[bytes]:
+def initial(services: int, endpoints: int, *, has_features: bool = False) -> Iterator[bytes]:
     """Yield the events of the initial list, ending with the bookmarks that mark its end."""
-    for obj in objects(services, endpoints):
+    for obj in objects(services, endpoints, has_features=has_features):
         yield event("ADDED", obj)
     for kind, version in (
         ("Node", "v1"),

@@ -29,6 +29,7 @@ PROTOCOLS = {
 # <linux/in.h>, <linux/in6.h>; in the socket module from Python 3.14 on
 _IP_RECVERR = (socket.IPPROTO_IP, 11)
 _IPV6_RECVERR = (socket.IPPROTO_IPV6, 25)
+_TOTAL_RETRANS = 100  # where that counter stands in struct tcp_info, <linux/tcp.h>
 
 
 class Answer(NamedTuple):
@@ -45,6 +46,7 @@ class Failure(enum.Enum):
     REFUSED = "refused"  # the port is closed, or a rule rejects
     UNREACHABLE = "unreachable"  # no route, here or on the way
     RESET = "reset"  # connected, then ended before the answer
+    RESENT = "resent"  # answered in the end, but a packet had to be sent again
     TIMEOUT = "timeout"  # nothing came back
 
 
@@ -71,6 +73,7 @@ def ask(
     """One new connection (or one datagram from a new port), one answer.
 
     `source` is the local address to ask from, `source_port` the port; without them the route and the kernel decide.
+    With a timeout of more than a second, a lost packet (RESENT) can be told from a machine that was busy (an answer).
     """
     try:
         with Conversation(
@@ -81,7 +84,8 @@ def ask(
             source=source,
             source_port=source_port,
         ) as conversation:
-            return conversation.ask()
+            answer = conversation.ask()
+            return Failure.RESENT if conversation.has_resent() else answer
     except OSError as error:
         return failure_of(error)
 
@@ -155,6 +159,13 @@ class Conversation:
         line = self._read_line(time.monotonic() + self._timeout_s)
         name, source, port = line.decode().split()
         return Answer(name, source, int(port))
+
+    def has_resent(self) -> bool:
+        """Whether TCP had to send a packet again, which it first does after a second (RFC 6298)."""
+        if not self._is_stream or self._socket.proto != socket.IPPROTO_TCP:
+            return False
+        said = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TOTAL_RETRANS + 4)
+        return bool(struct.unpack_from("=I", said, _TOTAL_RETRANS)[0])
 
     def _read_line(self, deadline: float) -> bytes:
         line = b""

@@ -19,6 +19,8 @@ PORTS = [("web", "tcp", 80)]
 POD_PORTS = [("web", "tcp", 8080)]
 VIP = address(10)
 _RATE = 200
+_PATIENCE_S = 2.5
+"""Longer than TCP waits before it sends a packet again, so that a lost packet can be told from a slow machine."""
 
 
 class Site:
@@ -73,7 +75,7 @@ class Site:
         with contextlib.ExitStack() as stack:
             yield [
                 stack.enter_context(
-                    self.client.load(VIP.of(f), 80, rate=_RATE, workers=2, timeout_s=0.5)
+                    self.client.load(VIP.of(f), 80, rate=_RATE, workers=4, timeout_s=_PATIENCE_S)
                 )
                 for f in families
             ]
