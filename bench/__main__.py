@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import kubeproxy_layout, pages, starts
+from bench import features, kubeproxy_layout, pages, starts, sustained, verification
 from bench.processes import Node, node, say
 from bench.reference import Reference
 from bench.table import figure, median, percentile, render
@@ -22,6 +22,33 @@ PAUSE_S = 0.002
 
 def main() -> int:
     """Run the sections asked for."""
+    args = parse()
+    if os.geteuid() != 0:
+        print("bench needs root: it works in network namespaces of its own", file=sys.stderr)
+        return 1
+    # however it is ended, its namespaces and processes go with it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sizes = [100, 1000] if args.quick else [int(size) for size in args.services.split(",")]
+    if args.quick:
+        args.changes, args.references = 90, 6
+    results: dict[str, Any] = {"endpoints": args.endpoints, "load": os.getloadavg()}
+    print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
+    is_whole = not (args.features or args.verification)
+    if is_whole:
+        results |= measure_basics(sizes, args)
+    if is_whole or args.features:
+        results["features"] = features.measure(sorted({sizes[0], sizes[-1]}), args)
+    if is_whole or args.verification:
+        results["verification"] = verification.measure(sizes[-1], args)
+    if args.large:
+        results["large"] = measure_large()
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(results, indent=1))
+    print(f"all figures: {args.json}")
+    return 0
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
         "--services", default="100,1000,10000", help="sizes to measure (default: %(default)s)"
@@ -50,22 +77,27 @@ def main() -> int:
         help="under a minute: 100 and 1,000 services, fewer changes",
     )
     parser.add_argument(
+        "--features",
+        action="store_true",
+        help="only what session affinity, source ranges and Local policies cost",
+    )
+    parser.add_argument(
+        "--verification",
+        action="store_true",
+        help="only what a background verification costs the changes that come meanwhile",
+    )
+    parser.add_argument(
         "--large", action="store_true", help="also 1,000 services with 1,000 endpoints each"
     )
     parser.add_argument(
         "--json", type=Path, default=Path("bench/results/latest.json"), help="default: %(default)s"
     )
-    args = parser.parse_args()
-    if os.geteuid() != 0:
-        print("bench needs root: it works in network namespaces of its own", file=sys.stderr)
-        return 1
-    # however it is ended, its namespaces and processes go with it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sizes = [100, 1000] if args.quick else [int(size) for size in args.services.split(",")]
-    if args.quick:
-        args.changes, args.references = 90, 6
-    results: dict[str, Any] = {"endpoints": args.endpoints, "load": os.getloadavg()}
-    print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
+    return parser.parse_args()
+
+
+def measure_basics(sizes: list[int], args: argparse.Namespace) -> dict[str, Any]:
+    """Measure starts and changes of plain services, and the daemon's pages."""
+    results: dict[str, Any] = {}
     streams, changes = [], []
     for size in sizes:
         start, kinds = measure_size(size, args)
@@ -78,13 +110,8 @@ def main() -> int:
     results["daemon"] = pages.measure(sizes[-1], args)
     print_changes(changes)
     results["wide"] = measure_wide(args)
-    results["sustained"] = measure_sustained(sizes[-1], args)
-    if args.large:
-        results["large"] = measure_large()
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    args.json.write_text(json.dumps(results, indent=1))
-    print(f"all figures: {args.json}")
-    return 0
+    results["sustained"] = sustained.measure(sizes[-1], args)
+    return results
 
 
 def measure_size(
@@ -235,63 +262,6 @@ def measure_wide(args: argparse.Namespace) -> dict[str, Any]:
             ["p50 ms", "p99 ms", "cpu ms"],
             row,
         )
-    )
-    return found
-
-
-def measure_sustained(services: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure 1,000 changes a second for 10 s, and what a background verification does meanwhile."""
-    say(f"1,000 changes a second at {services} services")
-    seconds = 3 if args.quick else 10
-    count = 1000 * seconds
-    common = {
-        "kind": "replace",
-        "services": services,
-        "endpoints": args.endpoints,
-        "pause_s": 0.001,
-    }
-    with node(services, args.endpoints) as (ours, _):
-        ours.ask(do="sync")
-        verified = ours.ask(do="verify")
-        ours.feed(do="change", count=count, **common, width=services)
-        answer = ours.ask(do="watched", count=count)
-        took_s = answer["span_s"]
-        state = ours.ask(do="state")
-    latencies = answer["latencies_ms"]
-    found = {
-        "services": services,
-        "rate": count / took_s,
-        "p50_ms": median(latencies),
-        "p99_ms": percentile(latencies, 0.99),
-        "max_ms": max(latencies),
-        "cpu_share": answer["cpu_ms"] / 1e3 / took_s,
-        "longest_stall_ms": answer["longest_stall_ms"],
-        "verify_s": verified["wall_s"],
-        "verify_stall_ms": verified["longest_stall_ms"],
-        "converged": not state["left_to_do"] and not state["drifts"],
-    }
-    header = [
-        "services",
-        "changes/s",
-        "p50 ms",
-        "p99 ms",
-        "cpu share",
-        "longest stall ms",
-        "converged",
-    ]
-    row = [
-        str(services),
-        figure(found["rate"]),
-        figure(found["p50_ms"]),
-        figure(found["p99_ms"]),
-        figure(found["cpu_share"]),
-        figure(found["longest_stall_ms"]),
-        "yes" if found["converged"] else "NO",
-    ]
-    print(render(f"1,000 changes a second for {seconds} s", header, [row]))
-    print(
-        f"  a background verification of everything takes {figure(found['verify_s'])} s"
-        f" and holds the event loop for {figure(found['verify_stall_ms'])} ms at most\n"
     )
     return found
 

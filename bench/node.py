@@ -7,6 +7,7 @@ Commands come as JSON lines on standard input and one JSON line answers each on 
 {"do": "sync"}                  wait until everything is programmed; say how long it took and what it cost
 {"do": "changes", "count": C}   wait until C more changes are acknowledged; return their latencies
 {"do": "watched", "count": C}   the same, and how long the event loop was held at most
+{"do": "verified", "count": C}  the same, with the daemon's verifier at work; say what it did
 {"do": "verify"}                run a full background verification; say how long it took
 {"do": "state"}                 compare belief, desire and kernel
 
@@ -27,6 +28,7 @@ from typing import Any
 
 import uvloop
 
+from backends.kernel.nft import Nft
 from bench import workload
 from proxy import app, heap
 from proxy.config import load
@@ -35,6 +37,10 @@ from proxy.config.settings import Settings
 from proxy.journal import Journal
 from proxy.reconciler import Reconciler
 from proxy.sources.events import Event
+from proxy.verifier import Verifier
+
+QUIET_S = 5.0
+"""After so long without an acknowledgement all are there: where the machine stalls, changes of one service are one."""
 
 
 def main() -> None:
@@ -119,6 +125,8 @@ class Node:
                 return await self._changes(command["count"])
             case "watched":
                 return await self._watched(self._changes(command["count"]))
+            case "verified":
+                return await self._watched(self._verified(command["count"]))
             case "verify":
                 return await self._watched(self._verify())
             case _:
@@ -140,10 +148,13 @@ class Node:
 
     async def _changes(self, count: int) -> dict[str, Any]:
         cpu_s, transactions = time.process_time(), self._reconciler.transactions
-        goal, deadline_s = self._seen + count, time.monotonic() + 120
-        journal = self._reconciler.journal
-        while journal.total < goal and time.monotonic() < deadline_s:  # noqa: ASYNC110
+        generation = _generation()
+        goal, journal = self._seen + count, self._reconciler.journal
+        total, moved_s = journal.total, time.monotonic()
+        while journal.total < goal and time.monotonic() < moved_s + QUIET_S:
             await asyncio.sleep(0.02)
+            if journal.total > total:
+                total, moved_s = journal.total, time.monotonic()
         entries = list(self._reconciler.journal)[-(self._reconciler.journal.total - self._seen) :]
         self._seen = self._reconciler.journal.total
         return {
@@ -153,7 +164,15 @@ class Node:
             "errors": [e.error for e in entries if e.error],
             "cpu_ms": (time.process_time() - cpu_s) * 1e3,
             "transactions": self._reconciler.transactions - transactions,
+            "generations": _generation() - generation,
         }
+
+    async def _verified(self, count: int) -> dict[str, Any]:
+        verifier = Verifier(self._reconciler)
+        running = asyncio.create_task(verifier.run())
+        answer = await self._changes(count)
+        running.cancel()
+        return answer | {"verifications": verifier.verifications, "drifts": verifier.drifts}
 
     async def _verify(self) -> dict[str, Any]:
         started_s = time.monotonic()
@@ -169,6 +188,12 @@ class Node:
         plan = backend.plan(reconciler.desired.whole, fresh, list(reconciler.desired.ports))
         drifts = await backend.verify(reconciler.observed)
         return {"left_to_do": len(plan.describe()), "drifts": [drift.what for drift in drifts]}
+
+
+def _generation() -> int:
+    """Return the number of nftables transactions in this namespace, whoever made them."""
+    with Nft() as door:
+        return door.generation()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ objects are made, and they are written as soon as somebody reads. A line `done` 
 {"do": "load", "services": N, "endpoints": E, "has_features": false}
 {"do": "change", "kind": "replace", "count": C, "pause_s": P, "services": N, "endpoints": E}
 
-Changes go over the first `width` services (50) in turn: with features over all of them, or over those `of` one kind,
+Changes go over the first `width` services in turn: with features over all of them, or over those `of` one kind,
 "plain" or "featured".
 """
 
@@ -21,6 +21,7 @@ from bench import workload
 
 def main() -> None:
     """Write events to the pipe named on the command line until standard input ends."""
+    changer = Changer()
     for line in sys.stdin:
         command = json.loads(line)
         if command["do"] == "load":
@@ -57,7 +58,7 @@ def write(pipe: int, data: bytes) -> None:
 class Changer:
     """Makes changed slices, remembering what each service has become."""
 
-    def __init__(self, *, has_features: bool) -> None:
+    def __init__(self, *, has_features: bool = False) -> None:
         self._has_features = has_features
         self._endpoints: dict[int, list[int]] = {}
         self._version = 100_000
@@ -70,7 +71,7 @@ class Changer:
             number
             for number in range(command["services"])
             if of == "all" or workload.is_featured(number) == (of == "featured")
-        ][: command.get("width", 50)]
+        ][: command.get("width", workload.WIDTH)]
         return [
             self._slice(command["kind"], services[number % len(services)], command["endpoints"])
             for number in range(command["count"])

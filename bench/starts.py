@@ -10,6 +10,7 @@ from typing import Any
 
 from bench import workload
 from bench.processes import Measured, Transport, node, say
+from bench.sustained import sustain
 from bench.table import figure, median, percentile, render
 from e2e.namespace import Namespace
 
@@ -116,9 +117,7 @@ def measure_api_server(
         ours.ask(do="changes", count=60)
         ours.feed(do="change", count=args.changes, pause_s=0.002, **common)
         single = ours.ask(do="changes", count=args.changes)
-        count = 1000 * seconds
-        ours.feed(do="change", count=count, pause_s=0.001, width=services, **common)
-        many = ours.ask(do="watched", count=count)
+        many = sustain(ours, services, args.endpoints, seconds)
         state = ours.ask(do="state")
     if state["left_to_do"] or state["drifts"]:
         raise SystemExit(f"kernel and desire differ after the changes: {state}")
@@ -128,9 +127,9 @@ def measure_api_server(
         "p50_ms": median(single["latencies_ms"]),
         "p99_ms": percentile(single["latencies_ms"], 0.99),
         "change_cpu_ms": single["cpu_ms"] / len(single["latencies_ms"]),
-        "rate": count / many["span_s"],
-        "rate_p50_ms": median(many["latencies_ms"]),
-        "rate_p99_ms": percentile(many["latencies_ms"], 0.99),
+        "rate": many["rate"],
+        "rate_p50_ms": many["p50_ms"],
+        "rate_p99_ms": many["p99_ms"],
         "rate_stall_ms": many["longest_stall_ms"],
-        "rate_cpu_share": many["cpu_ms"] / 1e3 / many["span_s"],
+        "rate_cpu_share": many["cpu_share"],
     }

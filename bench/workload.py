@@ -17,6 +17,8 @@ CLUSTER_CIDR = "10.128.0.0/9"
 PORT = 80
 TARGET_PORT = 8080
 ENDPOINTS_PER_SLICE = 100
+WIDTH = 50
+"""Changes go over so many services in turn, unless told otherwise."""
 FEATURED_OF = 10
 """One of so many services has features, where there are any; and one of so many of its endpoints is local."""
 
@@ -84,7 +86,10 @@ def _add_features(plain: dict[str, Any], number: int) -> None:
         "sessionAffinity": "ClientIP",
         "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 10800}},
         "allocateLoadBalancerNodePorts": True,
-        "loadBalancerSourceRanges": ["10.0.0.0/8", f"100.{64 + number // 256}.{number % 256}.0/24"],
+        "loadBalancerSourceRanges": [
+            "10.0.0.0/8",
+            f"100.{64 + number // 256}.{number % 256}.0/24",
+        ],
         policy: "Local",
     }
     spec["ports"][0]["nodePort"] = 30_000 + number

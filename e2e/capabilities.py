@@ -14,8 +14,10 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from backends.kernel.ipvs import Ipvs
 from e2e.client import PROTOCOLS
 from e2e.namespace import Namespace, TopologyError
+from proxy.errors import ProxyError
 
 # in front of a command: what it mounts, or mounts otherwise, nobody else sees
 UNSHARE = ("unshare", "--mount", "--propagation", "private")
@@ -88,6 +90,19 @@ def _iptables() -> str:
     return _works_in_a_namespace(["iptables-restore"], rules)
 
 
+def _ipvs() -> str:
+    try:
+        with Namespace("probe") as namespace, namespace.entered():
+            Ipvs().close()
+    except (TopologyError, ProxyError) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _dummy() -> str:
+    return _works_in_a_namespace(["ip", "link", "add", "probe", "type", "dummy"])
+
+
 def _capsh() -> str:
     if not shutil.which("capsh"):
         return "the command capsh is not installed (Debian has it in libcap2-bin)"
@@ -125,6 +140,8 @@ CAPABILITIES: Mapping[str, Capability] = {
     "namespaces": Capability("network namespaces", _namespaces, is_stock=True),
     "nftables": Capability("nftables NAT", _nftables, is_stock=True),
     "iptables": Capability("iptables NAT", _iptables, is_stock=True),
+    "ipvs": Capability("IPVS", _ipvs, is_stock=False),
+    "dummy": Capability("dummy devices", _dummy, is_stock=False),
     "capsh": Capability("programs with fewer rights", _capsh, is_stock=True),
     "sctp": Capability("SCTP sockets", _sctp, is_stock=False),
     "kubectl": Capability("kubectl", _kubectl, is_stock=False),

@@ -31,8 +31,6 @@ pytestmark = pytest.mark.requires("nftables")
 RACE_S = 1.2
 ENOUGH_FLOWS = 2_000
 ENOUGH_CHANGES = 500
-# Known and open: ten thousand switches of a policy a second cost about one flow of 500,000. Endpoints cost none.
-LOST_WITH_A_POLICY = 3
 SINKS = range(8001, 8005)
 PREFIXES = Addresses("10.244.1.", "fd00:10:244:1::")
 _PROGRAM = [sys.executable, "-I", "-S", str(Path(__file__).with_name("flood.py"))]
@@ -269,7 +267,7 @@ def test_flows_of_a_pod_are_served_whatever_becomes_of_the_policies(
     print(result)
     assert_it_was_a_race(result)
     assert result.counts.refused == 0, result
-    assert result.counts.escaped + result.counts.dropped <= LOST_WITH_A_POLICY, result
+    assert (result.counts.escaped, result.counts.dropped) == (0, 0), result
 
 
 def test_no_flow_gets_past_source_ranges_while_they_are_replaced(ground: Ground) -> None:

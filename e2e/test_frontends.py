@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import pytest
+from msgspec import structs
 
 from e2e.client import Answer, Failure, Outcome
 from e2e.frontends import (
@@ -16,6 +17,7 @@ from e2e.frontends import (
     FRONTENDS,
     GATEWAY,
     NODE,
+    SERVER_PORT,
     SOURCE_RANGE,
     Ground,
     assert_dropped,
@@ -28,6 +30,7 @@ from e2e.frontends import (
 )
 from e2e.namespace import Namespace
 from e2e.topology import FAMILIES, SERVICE_CIDRS, Addresses, Family, World
+from proxy.desired import Frontend
 from proxy.desired_node import DesiredNode
 from proxy.model import PROTOCOLS, Protocol
 
@@ -206,6 +209,69 @@ def test_an_address_of_the_cluster_that_no_service_has_is_dropped(
     for who in who_can_tell(protocol):
         assert_dropped(ground, who, service, "ClusterIP")
         assert isinstance(ground.ask(who, other, "ClusterIP")[0], Answer)
+
+
+@both_families
+def test_what_another_proxy_translates_is_left_to_it(ground: Ground, family: Family) -> None:
+    service = ground.service(family)  # with the label service-proxy-name: only that proxy knows it
+    address, port = service.at("ClusterIP")
+    pod, ip = ground.pods[0].addresses.of(family), "ip6" if family == "IPv6" else "ip"
+    to = f"[{pod}]:{SERVER_PORT}" if family == "IPv6" else f"{pod}:{SERVER_PORT}"
+    node = ground.world.node.namespace
+    node.run(
+        ["nft", "-f", "-"],
+        stdin=f"""table {ip} other {{
+            chain translating {{
+                type nat hook prerouting priority -95
+                {ip} daddr {address} tcp dport {port} dnat to {to}
+            }}
+        }}
+        """,
+    )
+    try:
+        assert isinstance(ground.ask("pod", service, "ClusterIP")[0], Answer)
+    finally:
+        node.run(["nft", "delete", "table", ip, "other"])
+    assert_dropped(ground, "pod", service, "ClusterIP")
+
+
+@both_families
+def test_an_address_of_this_host_is_not_dropped_though_no_service_has_it(
+    ground: Ground, family: Family
+) -> None:
+    service = ground.service(family)
+    address, _ = service.at("ClusterIP")
+    host = ground.world.node.namespace
+    host.ip(f"address add {address} dev lo")
+    try:
+        assert_refused(ground, "pod", service, "ClusterIP")  # nobody listens there
+    finally:
+        host.ip(f"address del {address} dev lo")
+    assert_dropped(ground, "pod", service, "ClusterIP")
+
+
+@both_families
+def test_a_load_balancer_may_have_another_services_cluster_ip(
+    ground: Ground, family: Family
+) -> None:
+    owner, guest = ground.service(family), ground.service(family)
+    address, _ = owner.at("ClusterIP")
+    described = guest.described(
+        *ground.pods[:3], kinds=(), source_ranges=(OTHER_RANGES.of(family),)
+    )
+    described = structs.replace(
+        described, frontends=(*described.frontends, Frontend("LoadBalancer", address, 81))
+    )
+    ground.put(owner.described(ground.pods[4]), described)
+    client = ground.world.client
+
+    assert isinstance(ground.ask("client", owner, "ClusterIP")[0], Answer)
+    assert client.ask(address, 81, timeout_s=DROPPED_S) is Failure.TIMEOUT
+    assert client.ask(address, 82, timeout_s=AT_ONCE_S) is Failure.REFUSED
+
+    ground.put(structs.replace(described, source_ranges=()))
+    names = {name for name, _ in seen(client.ask_often(24, address, 81))}
+    assert names == {pod.name for pod in ground.pods[:3]}
 
 
 @both_families

@@ -1,6 +1,7 @@
 """The addresses of a host, followed while they come and go."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -101,4 +102,19 @@ def test_a_storm_of_announcements_is_followed_to_its_end() -> None:
         await until(heard, LOOPBACK)
 
     with Namespace("host") as host:
+        follow(host, life)
+
+
+def test_an_address_is_told_when_it_is_known_that_nobody_else_has_it() -> None:
+    async def life(heard: Heard) -> None:
+        assert await heard.get() == LOOPBACK
+        host.ip(*LINK, "link set there addrgenmode none", "link set there up")
+        host.ip("address add 2001:db8::1/64 dev here")
+
+        await until(heard, LOOPBACK | {"2001:db8::1"})
+        with socket.socket(socket.AF_INET6) as listening:
+            listening.bind(("2001:db8::1", 30080))
+
+    with Namespace("host") as host:
+        host.write_settings([("ipv6/conf/default/accept_dad", "1")])
         follow(host, life)

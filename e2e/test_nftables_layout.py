@@ -93,9 +93,8 @@ PICKING
         meta l4proto . th dport vmap @nodeports
     }
     chain services {
-        IP daddr @cluster-ips goto cluster-ip
         IP daddr @external-ips jump external-ip
-        IP daddr @service-cidrs drop
+        IP daddr @cluster-ips goto cluster-ip
         LISTENING goto node-port
     }
 AFFINITY
@@ -106,6 +105,14 @@ AFFINITY
     chain output {
         type nat hook output priority -100; policy accept;
         jump services
+    }
+    chain prerouting-late {
+        type nat hook prerouting priority -90; policy accept;
+        IP daddr @service-cidrs fib daddr type != local drop
+    }
+    chain output-late {
+        type nat hook output priority -90; policy accept;
+        IP daddr @service-cidrs fib daddr type != local drop
     }
     chain postrouting {
         type nat hook postrouting priority srcnat; policy accept;

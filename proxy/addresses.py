@@ -50,7 +50,7 @@ def parse_ip(text: str) -> Address | None:
         if packed is not None:
             return Address(text, packed, IPV4)
         packed = _pack_ipv4(text)
-    return None if packed is None else _address(packed)
+    return None if packed is None else unpack_ip(packed)
 
 
 def pack_canonical_ipv4(text: str) -> bytes | None:
@@ -65,6 +65,14 @@ def pack_canonical_ipv4(text: str) -> bytes | None:
         return None
 
 
+def unpack_ip(packed: bytes) -> Address:
+    """Return the address whose 4 or 16 bytes in network byte order these are; an IPv4-mapped one is IPv4, as above."""
+    if len(packed) == 16 and not packed.startswith(_MAPPED):
+        return Address(_format_ipv6(packed), packed, IPV6)
+    packed = packed[-4:]
+    return Address("{}.{}.{}.{}".format(*packed), packed, IPV4)
+
+
 def parse_cidr(text: str) -> Cidr | None:
     """Return the range that `text` means, or None if it is none: an address without `/length` is no range."""
     host, slash, length_text = text.partition("/")
@@ -75,7 +83,7 @@ def parse_cidr(text: str) -> Cidr | None:
     if packed is None or length > 8 * len(packed):
         return None
     network = _mask(packed, length)
-    address = _address(network)
+    address = unpack_ip(network)
     if address.family is IPV4 and len(network) == 16:
         length -= 96
     return Cidr(f"{address.text}/{length}", address.family, length)
@@ -84,13 +92,6 @@ def parse_cidr(text: str) -> Cidr | None:
 def join_host_port(ip: str, port: int) -> str:
     """Return `ip:port`, with IPv6 in brackets."""
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
-
-
-def _address(packed: bytes) -> Address:
-    if len(packed) == 16 and not packed.startswith(_MAPPED):
-        return Address(_format_ipv6(packed), packed, IPV6)
-    packed = packed[-4:]
-    return Address("{}.{}.{}.{}".format(*packed), packed, IPV4)
 
 
 def _mask(packed: bytes, length: int) -> bytes:

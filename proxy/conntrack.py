@@ -18,19 +18,22 @@ earlier times only tells where looking is worth while, and now and then everythi
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from proxy.addresses import parse_ip
 from proxy.cache import Merged
 from proxy.desired import DesiredPort, Frontend
-from proxy.desired_node import DesiredNode, family_of
+from proxy.desired_node import DesiredNode, family_of, is_loopback
 from proxy.model import FAMILIES, Endpoint, Family, PortKey, SlicePort, Value
 from proxy.netlink.conntrack import Entry, Filter
 
 MOST_EXACT: Final = 2
-"""So many frontends are looked up one by one. More cost less in one walk that returns every translated flow."""
+"""So many flows are looked up one by one. More cost less in one walk that returns all with what they have in common."""
 MOST_FRESH: Final = 8
 """So many frontends are looked up one by one where untranslated flows count too: those may be all there are."""
+
+_PORT_LENGTH: Final = 2
 
 Ends = frozenset[bytes]
 """Endpoints as entries have them: an address followed by its port, in network byte order."""
@@ -103,6 +106,14 @@ def look(
     )
 
 
+def may_have_gone_by(belief: Belief, port: DesiredPort | None) -> bool:
+    """Whether untranslated flows, or those of another, may have gone through any frontend before the next look.
+
+    They do while a ServicePort is gone, has no endpoints, or has lost a frontend to another.
+    """
+    return port is None or not port.reachable or bool(belief.frontends.difference(port.frontends))
+
+
 def unswept(task: Task) -> Belief:
     """Return what is known of a ServicePort that needed no sweep, or could have none."""
     frontends = task.frontends if task.serving else frozenset()
@@ -128,14 +139,37 @@ def _filters(family: Family, tasks: Sequence[Task]) -> list[Filter]:
     if sum(len(task.fresh) for task in tasks) > MOST_FRESH:
         return [Filter(family)]
     fresh = [_exact(family, frontend) for task in tasks for frontend in task.fresh]
-    if sum(len(task.frontends - task.fresh) * len(task.gone) for task in tasks) > MOST_EXACT:
-        return [*fresh, Filter(family, is_translated=True)]
+    known = [(task.frontends - task.fresh, task.gone) for task in tasks if task.gone]
+    count = sum([len(frontends) * len(gone) for frontends, gone in known])
+    one = _narrowest(family, [(frontends, gone) for frontends, gone in known if frontends])
+    is_sharp = one.destination or len(one.source) > _PORT_LENGTH
+    if count > MOST_EXACT or (count > 1 and is_sharp):
+        return [*fresh, one]
     return fresh + [
         _exact(family, frontend)._replace(source=source)
-        for task in tasks
-        for frontend in task.frontends - task.fresh
-        for source in task.gone
+        for frontends, gone in known
+        for frontend in frontends
+        for source in gone
     ]
+
+
+def _narrowest(family: Family, wanted: Iterable[tuple[frozenset[Frontend], Ends]]) -> Filter:
+    """Return the one dump that shows all flows through some frontends to some endpoints, with as little else as can be."""
+    pairs = list(wanted)
+    frontends = frozenset[Frontend]().union(*[each for each, _ in pairs])
+    gone = Ends().union(*[each for _, each in pairs])
+    return Filter(
+        family,
+        destination=_common({_packed(each.address) for each in frontends}),
+        port=_common({_port(each) for each in frontends}),
+        source=_common(gone) or _common({each[-_PORT_LENGTH:] for each in gone}),
+        is_translated=True,
+    )
+
+
+def _common(parts: AbstractSet[bytes]) -> bytes:
+    """Return the only one there is; empty if there are several."""
+    return next(iter(parts)) if len(parts) == 1 else b""
 
 
 def _exact(family: Family, frontend: Frontend) -> Filter:
@@ -145,8 +179,20 @@ def _exact(family: Family, frontend: Frontend) -> Filter:
 def node_addresses(node: DesiredNode, host_addresses: Iterable[str]) -> frozenset[str]:
     """Return the addresses on which NodePorts are served; `host_addresses` are all that this host has."""
     limited = node.node_port_addresses
-    found = [each for each in host_addresses if limited.get(family_of(each)) is None]
+    found = [
+        each
+        for each in host_addresses
+        if limited.get(family_of(each)) is None and not is_loopback(each)
+    ]
     return frozenset(found).union(*[each for each in limited.values() if each is not None])
+
+
+def may_have_flows(address: str) -> bool:
+    """Whether flows to an address may be tracked before this host has it: those of other hosts are forwarded.
+
+    Not so to link-local ones of IPv6 (RFC 4291, 2.5.6), which come and go with the links of pods.
+    """
+    return not address.startswith("fe80:")
 
 
 class Table:

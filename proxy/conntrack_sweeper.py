@@ -25,9 +25,9 @@ from proxy.model import FAMILIES, Family, PortKey
 from proxy.reconciler import Reconciler, wait_for
 from proxy.schedule import Backoff
 
-SHARE: Final = 0.035
+SHARE: Final = 0.03
 """The part of one core that sweeps may take in the long run, but for those of everything once a period."""
-CREDIT_S: Final = 0.4
+CREDIT_S: Final = 0.3
 """How much of that can be saved up for later."""
 EVERYTHING_S: Final = 60.0
 """How often everything is looked through, whatever was heard."""
@@ -98,14 +98,13 @@ class Sweeper:
     def _programmed(self, key: PortKey, *, is_suspect: bool) -> None:
         """Remember where new flows are sent to from now on.
 
-        What was repaired or tried again was perhaps missing for a while: then nothing was translated.
+        What was repaired or tried again was perhaps missing for a while: then nothing was translated. What is over
+        by the next look counts too: that may be some time away, or be under way.
         """
         port = self._reconciler.desired.ports.get(key)
-        if port is None:
-            self._beliefs.pop(key, None)
         pool = conntrack.ends(port.reachable) if port is not None else frozenset()
         self._dirty[key] = self._dirty.get(key, frozenset()) | pool
-        if is_suspect:
+        if is_suspect or conntrack.may_have_gone_by(self._beliefs.get(key, _NOTHING), port):
             self._suspects.add(key)
 
     async def run(self) -> None:
@@ -138,7 +137,11 @@ class Sweeper:
             conntrack.node_addresses(self._reconciler.desired.node, self._host_addresses),
         )
         is_periodic = time.monotonic() >= self._everything_due_s
-        is_everything = is_periodic or self._is_everything_due or before != self._node_addresses
+        is_everything = (
+            is_periodic
+            or self._is_everything_due
+            or any(map(conntrack.may_have_flows, self._node_addresses - before))
+        )
         self._is_everything_due = False
         dirty, self._dirty = self._dirty, {}
         keys = {*dirty, *self._lingering}

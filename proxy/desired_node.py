@@ -72,6 +72,11 @@ def family_of(address: str) -> Family:
     return "IPv6" if ":" in address else "IPv4"
 
 
+def is_loopback(address: str) -> bool:
+    """Whether a canonical address is one that NodePorts are never served on."""
+    return address == "::1" or address.startswith("127.")
+
+
 def is_in_any(address: str, cidrs: Iterable[str]) -> bool:
     """Whether an address is in one of some ranges of whichever family."""
     found = ipaddress.ip_address(address)
@@ -83,13 +88,14 @@ def _listened_on(
 ) -> tuple[str, ...] | None:
     """Return the addresses in the ranges of the family; None if it has no range, or one that holds everything.
 
-    As in kube-proxy, ranges of one family leave the other open, and so does an unknown primary address.
+    As in kube-proxy, ranges of one family leave the other open, and so does a primary address that is unknown or loopback.
     """
     ranges: list[str] = []
     for entry in settings.node_port_addresses:
         if entry == PRIMARY:
             own = node_address(settings, node, family)
-            ranges += [] if own is None else [f"{own}/{32 if family == 'IPv4' else 128}"]
+            if own is not None and not is_loopback(own):
+                ranges.append(f"{own}/{32 if family == 'IPv4' else 128}")
         elif (cidr := parse_cidr(entry)) is not None and cidr.family == family:
             if not cidr.prefix_length:
                 return None
@@ -101,11 +107,7 @@ def _listened_on(
         for address in host_addresses or node.addresses
         if family_of(address) == family and is_in_any(address, ranges)
     }
-    return tuple(sorted([address for address in found if not _is_loopback(address)]))
-
-
-def _is_loopback(address: str) -> bool:
-    return address == "::1" or address.startswith("127.")
+    return tuple(sorted([address for address in found if not is_loopback(address)]))
 
 
 def _first_of_each_family(cidrs: Iterable[str]) -> tuple[str, ...]:

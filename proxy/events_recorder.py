@@ -260,7 +260,7 @@ def _name(occurrence: Occurrence, now_ns: int) -> str:
     if occurrence.is_shared:
         text = f"{occurrence.regarding.kind}\0{occurrence.regarding.uid}\0{occurrence.reason}\0{occurrence.note}"
         ending = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return f"{occurrence.regarding.name[:_LONGEST_NAME]}.{ending}"
+    return f"{occurrence.regarding.name[:_LONGEST_NAME].rstrip('-.')}.{ending}"
 
 
 def _short(note: str) -> str:

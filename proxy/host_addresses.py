@@ -35,6 +35,9 @@ _RTM_GETADDR: Final = 22
 _IFADDRMSG: Final = struct.Struct("=BBBBi")
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
+_FAMILIES: Final = (2, 10)  # AF_INET, AF_INET6; MCTP and Phonet answer as well
+_IFA_F_OPTIMISTIC: Final = 0x04
+_IFA_F_TENTATIVE: Final = 0x40
 _ANNOUNCEMENT: Final = 1 << 16
 
 log = logging.getLogger(__name__)
@@ -78,13 +81,26 @@ async def _follow(
 
 
 def read(door: NetlinkSocket) -> frozenset[str]:
-    """Return the addresses there are. Raises KernelError."""
+    """Return the addresses there are. Raises KernelError.
+
+    Not yet those of which it is still found out whether somebody else has them: until then nobody can listen there,
+    and when it is known that is announced.
+    """
     request = Request(_RTM_GETADDR, 0, _IFADDRMSG.pack(0, 0, 0, 0, 0))
     for attempt in range(1, _ATTEMPTS + 1):
         with contextlib.suppress(DumpInterrupted):
             pieces = door.dump(request, is_strict=attempt < _ATTEMPTS)
-            return frozenset([_address(payload) for piece in pieces for payload in piece])
+            return frozenset(
+                [_address(each) for piece in pieces for each in piece if _is_usable(each)]
+            )
     raise AssertionError("the last attempt is not strict")
+
+
+def _is_usable(payload: memoryview) -> bool:
+    family, _, flags, _, _ = _IFADDRMSG.unpack_from(payload)
+    return family in _FAMILIES and (
+        flags & (_IFA_F_TENTATIVE | _IFA_F_OPTIMISTIC) != _IFA_F_TENTATIVE
+    )
 
 
 def _address(payload: memoryview) -> str:

@@ -263,7 +263,8 @@ class Reconciler:
                 self.backlog.add_again("adoption", key, now_s)
             urgency = functools.partial(_urgency, self.desired.ports)
             await self._program(sorted(self.backlog, key=urgency))
-            self._is_full_due, self._leftovers = False, Leftovers()
+            self._is_full_due = False
+            self._leftovers = self._leftovers or Leftovers()
         if not self.is_synced.is_set():
             self.is_synced.set()
             self.journal.started()
@@ -318,7 +319,10 @@ class Reconciler:
             yield chunk
 
     async def _program_chunk(self, chunk: list[PortKey], *, is_retry: bool = False) -> None:
-        """Program some keys at once. What the kernel refuses is tried once more alone, then set aside."""
+        """Program some keys at once. What the kernel refuses is tried once more alone, then set aside.
+
+        It may name only some of many. So the rest is halved, and others may run before each part.
+        """
         plan = self.backend.plan(self.desired.whole, self.observed, chunk)
         planned_s = time.monotonic()
         applied = await self.backend.apply(plan, self.observed)
@@ -326,17 +330,22 @@ class Reconciler:
         refused = [key for key in chunk if key in applied.failed]
         if not refused:
             self._record(chunk, planned_s, "")
-        elif len(chunk) == 1 and is_retry:
+            return
+        if len(chunk) == 1 and is_retry:
             self._record(chunk, planned_s, applied.failed[chunk[0]])
-        elif len(refused) == len(chunk) > 1:
-            middle = len(chunk) // 2
-            await self._program_chunk(chunk[:middle])
-            await self._program_chunk(chunk[middle:])
-        else:
-            if rest := [key for key in chunk if key not in applied.failed]:
-                await self._program_chunk(rest)
-            for key in refused:
-                await self._program_chunk([key], is_retry=True)
+            return
+        rest = [key for key in chunk if key not in applied.failed]
+        if not rest and len(chunk) > 1:  # it does not say which
+            rest, refused = chunk, []
+        is_whole = bool(refused) and self.observed.is_rebuild_due
+        middle = 0 if is_whole else len(rest) // 2
+        for part in (rest[:middle], rest[middle:]):
+            if part:
+                await asyncio.sleep(0)
+                await self._program_chunk(part)
+        for key in refused:
+            await asyncio.sleep(0)
+            await self._program_chunk([key], is_retry=True)
 
     def _record(self, keys: Iterable[PortKey], planned_s: float, error: str) -> None:
         now_s = time.monotonic()
@@ -373,7 +382,7 @@ class Reconciler:
 
     def _count(self, applied: Applied) -> None:
         if applied.again_s is not None:
-            self._again_s = time.monotonic() + applied.again_s
+            self._again_s = min(self._again_s, time.monotonic() + applied.again_s)
         self.operations += applied.operations
         self.transactions += applied.transactions
 

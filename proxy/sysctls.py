@@ -2,13 +2,13 @@
 
 As kube-proxy sets them at its start, with its caps. It ends when one cannot be written; here `--init-only` does, while
 the daemon, which may well run without the right, says what is missing and goes on: they are about many connections, not
-about whether a Service is served.
+about whether a Service is served. A backend has its own settings written by `enforce`.
 """
 
 import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -94,7 +94,7 @@ def apply(settings: ConntrackSettings, root: Path = Path("/")) -> list[Refused]:
 
     `root` stands for the file system's.
     """
-    writes = plan(settings, os.cpu_count() or 1, lambda file: _read(root / file))
+    writes = plan(settings, os.cpu_count() or 1, lambda file: read(file, root))
     refused = [_write(root, write) for write in writes]
     return [each for each in refused if each is not None and not each.write.is_enough]
 
@@ -114,9 +114,21 @@ def attempt(settings: ConntrackSettings, root: Path = Path("/")) -> None:
         )
 
 
-def _read(file: Path) -> int | None:
+def enforce(wanted: Mapping[str, int], root: Path = Path("/")) -> list[Refused]:
+    """Write those settings that are not as they should be, by file; return those that could not be written."""
+    present = {file: read(file, root) for file in wanted}
+    refused = [
+        _write(root, Write(file=file, wanted=value, present=present[file]))
+        for file, value in wanted.items()
+        if present[file] != value
+    ]
+    return [each for each in refused if each is not None]
+
+
+def read(file: str, root: Path = Path("/")) -> int | None:
+    """Return a setting's value, None for one that cannot be read. /proc/sys/net is the network namespace's."""
     with contextlib.suppress(OSError, ValueError):
-        return int(file.read_text())
+        return int((root / file).read_text())
     return None
 
 

@@ -241,7 +241,7 @@ def number_endpoints(
                 used.add(number)
                 known.setdefault(data, key)
     numbers: dict[bytes, bytes] = {}
-    candidate = max(next_id, max(used, default=0) + _STEP)
+    candidate = next_id or max(used, default=0) + _STEP
     for endpoint in dict.fromkeys(wanted):
         if endpoint not in known:
             candidate = _free(candidate, used)

@@ -25,7 +25,7 @@ from proxy.model import FAMILIES, IPV4, PortKey
 log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 1.0
-"""How long chains that are not needed any more stay for packets that may be on their way through them."""
+"""How long what is not needed any more stays for packets that may be on their way to it, at least."""
 INLINE_OBJECTS: Final = 2000
 """Larger transactions are sent from a thread: they would hold the event loop for more than some milliseconds."""
 
@@ -83,7 +83,7 @@ class NftablesBackend:
         return prune(desired, observed, self.layout)
 
     async def apply(self, plan: NftPlan, observed: Observed) -> Applied:
-        operations, retired = 0, observed.retired
+        operations = 0
         async with self._lock:
             for number, transaction in enumerate(plan.transactions):
                 size = transaction.size
@@ -110,7 +110,7 @@ class NftablesBackend:
         return Applied(
             operations=operations,
             transactions=len(plan.transactions),
-            again_s=SWEEP_S if observed.retired > retired else None,
+            again_s=SWEEP_S if observed.is_sweep_due else None,
         )
 
     def _read_back(

@@ -21,6 +21,9 @@ from backends.nftables.model import (
 )
 from proxy.model import Family, PortKey
 
+Place = tuple[Family, str]
+"""A chain or a set of one family's table, by its name."""
+
 
 class TableFacts:
     """Belief about one table. No packet sees one that `is_dormant`.
@@ -47,14 +50,46 @@ class TableFacts:
         return self.is_dormant or self.is_entangled or self.is_unusable
 
 
+class Leaving:
+    """What is not needed any more, but stays for packets that may be on their way to it: chains and sets that served
+    one ServicePort, and elements of sets.
+
+    A packet reads a verdict, and a moment later the chain and the slots it leads to. When its processor is taken away
+    in between, by an interrupt or by the host of a virtual machine, that moment lasts longer than a transaction.
+    """
+
+    def __init__(self) -> None:
+        self.chains: dict[Place, None] = {}
+        self.sets: dict[Place, None] = {}
+        self.elements: dict[Place, set[bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self.chains) + len(self.sets) + sum(map(len, self.elements.values()))
+
+    def stay(self, family: Family, set_name: str, keys: Iterable[bytes]) -> None:
+        """Some elements are needed again, or gone already."""
+        found = self.elements.get((family, set_name))
+        if found is not None:
+            found.difference_update(keys)
+            if not found:
+                del self.elements[family, set_name]
+
+    def forget(self, chains: Iterable[Place], sets: Iterable[Place]) -> None:
+        """Some chains and sets are gone."""
+        for place in chains:
+            self.chains.pop(place, None)
+        for place in sets:
+            self.sets.pop(place, None)
+            self.elements.pop(place, None)
+
+
 class Observed:
     """Belief about everything we own, and which ServicePort occupies what.
 
     `references` counts how many ServicePorts need an element that several may share, `holders` says which
     one occupies a frontend: after one has moved, its former owner must not take it down.
     `generation` is the ruleset generation our belief stands for, `commits` how many of them were ours.
-    `retired_chains` and `retired_sets` served one ServicePort and are not needed any more, but packets may be on their
-    way through them.
+    `leaving` is what was left for packets on their way since the last sweep, `due` what goes with the next one.
     `node` is what the tables hold for the node itself, None as long as nothing is known of it.
     `layout` identifies the rules that were planned last.
     `is_rebuild_due`: a table has sets of another shape and must be made anew as a whole.
@@ -74,22 +109,47 @@ class Observed:
         self.rendered: dict[PortKey, Rendered] = {}
         self.references: dict[tuple[Family, str, bytes], int] = {}
         self.holders: dict[tuple[Family, bytes], PortKey] = {}
-        self.retired_chains: dict[tuple[Family, str], None] = {}
-        self.retired_sets: dict[tuple[Family, str], None] = {}
+        self.leaving = Leaving()
+        self.due = Leaving()
         self.node: NodePart | None = None
         self.layout: object = None
 
     @property
-    def retired(self) -> int:
-        """The number of chains and sets that are only left for packets on their way."""
-        return len(self.retired_chains) + len(self.retired_sets)
+    def is_sweep_due(self) -> bool:
+        """Whether anything is only left for packets on their way."""
+        return bool(self.leaving or self.due)
+
+    def is_leaving(self, family: Family, set_name: str, key: bytes) -> bool:
+        """Whether an element is only left for packets on their way."""
+        place = family, set_name
+        return any(key in each.elements.get(place, ()) for each in (self.leaving, self.due))
 
     def fold(self, transaction: Transaction) -> None:
         """Take in a transaction that the kernel has confirmed."""
+        self._make(transaction)
+        for batch in transaction.deletes:
+            elements = self.tables[batch.family].elements[batch.set]
+            for element in batch.elements:
+                del elements[element.key]
+            if self.is_sweep_due:
+                self._stay(batch.family, batch.set, [element.key for element in batch.elements])
+        for batch in transaction.adds:
+            elements = self.tables[batch.family].elements[batch.set]
+            elements.update([(element.key, element.data) for element in batch.elements])
+        for family, name in transaction.gone_chains:
+            del self.tables[family].chains[name]
+        for family, name in transaction.gone_sets:
+            del self.tables[family].sets[name]
+            self.tables[family].elements.pop(name, None)
+        for each in (self.leaving, self.due):
+            each.forget(transaction.gone_chains, transaction.gone_sets)
+        self.generation += 1
+        self.commits += 1
+
+    def _make(self, transaction: Transaction) -> None:
         for family in transaction.rebuild:
             self.tables[family] = TableFacts()
-            self.retired_chains.clear()
-            self.retired_sets.clear()
+            self.leaving, self.due = Leaving(), Leaving()
             self.is_rebuild_due = False
         for family in transaction.tables:
             self.tables[family].is_present = True
@@ -98,22 +158,6 @@ class Observed:
             self.tables[family].elements[spec.name] = {}
         for family, chain in transaction.chains:
             self.tables[family].chains[chain.name] = chain.facts
-        for batch in transaction.deletes:
-            elements = self.tables[batch.family].elements[batch.set]
-            for element in batch.elements:
-                del elements[element.key]
-        for batch in transaction.adds:
-            elements = self.tables[batch.family].elements[batch.set]
-            elements.update([(element.key, element.data) for element in batch.elements])
-        for family, name in transaction.gone_chains:
-            del self.tables[family].chains[name]
-            self.retired_chains.pop((family, name), None)
-        for family, name in transaction.gone_sets:
-            del self.tables[family].sets[name]
-            self.retired_sets.pop((family, name), None)
-            self.tables[family].elements.pop(name, None)
-        self.generation += 1
-        self.commits += 1
 
     def begin(self, plan: NftPlan) -> None:
         """Note what ServicePorts occupy now that the first of a plan's transactions has taken effect: old and new."""
@@ -132,10 +176,20 @@ class Observed:
                     del self.holders[key.family, target.key]
         for key, rendered in plan.rendered.items():
             self._occupy(key, rendered, rendered.targets if rendered is not None else ())
+        for family, name, keys in plan.staying:
+            self._stay(family, name, keys)
         if plan.node is not None:
             self.node = plan.node
         if plan.layout is not None:
             self.layout = plan.layout
+        if plan.is_sweep:
+            self.leaving, self.due = Leaving(), self.leaving
+        for family, name, keys in plan.leaving:
+            self.leaving.elements.setdefault((family, name), set()).update(keys)
+
+    def _stay(self, family: Family, set_name: str, keys: Iterable[bytes]) -> None:
+        self.leaving.stay(family, set_name, keys)
+        self.due.stay(family, set_name, keys)
 
     def _occupy(self, key: PortKey, rendered: Rendered | None, held: Iterable[Target]) -> None:
         """Note what a ServicePort occupies, and the frontends that are its own from now on."""
@@ -162,18 +216,19 @@ class Observed:
 
     def _retire(self, family: Family, old: Private, new: Private) -> None:
         facts = self.tables[family]
-        for retired, there, before, after in (
-            (self.retired_chains, facts.chains, old.chains, new.chains),
-            (self.retired_sets, facts.sets, old.sets, new.sets),
+        for leaving, there, before, after in (
+            (self.leaving.chains, facts.chains, old.chains, new.chains),
+            (self.leaving.sets, facts.sets, old.sets, new.sets),
         ):
             gone = [(family, name) for name in before if name not in after and name in there]
-            retired.update(dict.fromkeys(gone))
+            leaving.update(dict.fromkeys(gone))
 
     def _revive(self, family: Family, private: Private) -> None:
-        for name in private.chains if self.retired_chains else ():
-            self.retired_chains.pop((family, name), None)
-        for name in private.sets if self.retired_sets else ():
-            self.retired_sets.pop((family, name), None)
+        for each in (self.leaving, self.due):
+            for name in private.chains if each.chains else ():
+                each.chains.pop((family, name), None)
+            for name in private.sets if each.sets else ():
+                each.sets.pop((family, name), None)
 
     def correct(
         self, family: Family, set_name: str, keys: Collection[bytes], actual: Mapping[bytes, Data]
@@ -185,3 +240,4 @@ class Observed:
                 elements[key] = actual[key]
             else:
                 elements.pop(key, None)
+                self._stay(family, set_name, [key])

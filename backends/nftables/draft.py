@@ -1,19 +1,20 @@
-"""What a plan is made of: the values elements should have, collected before they are compared with belief. Pure.
+"""What a plan is made of: the values elements should have, collected before they are compared with belief. Pure."""
 
-Chains and sets of a single ServicePort that are not needed any more are left
-as they are until a later plan: a packet that is on its way through them must not find them empty.
-"""
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from collections.abc import Iterable, Mapping, Sequence
-
-from backends.nftables.belief import Observed, TableFacts
+from backends.nftables.belief import Observed, Place, TableFacts
 from backends.nftables.layout import Layout
 from backends.nftables.model import (
     FIREWALL,
+    HAIRPIN,
     LOCAL_FROM,
     PLACES,
     ChainSpec,
     Data,
+    Keys,
+    NftPlan,
+    NodePart,
+    Rendered,
     Row,
     SetSpec,
     SharedMember,
@@ -21,7 +22,16 @@ from backends.nftables.model import (
     Transaction,
 )
 from backends.nftables.names import is_picking, parse_picking
-from backends.nftables.order import ABSENT, Absent, Values, in_order
+from backends.nftables.order import (
+    ABSENT,
+    Absent,
+    Going,
+    Step,
+    Values,
+    in_order,
+    laid_first,
+    swept,
+)
 from backends.nftables.picking import leads_to
 from backends.nftables.render import Lead, RenderedFrontend
 from backends.nftables.slots import believed_slots, changed_slots, slot_key, slot_keys
@@ -33,6 +43,7 @@ class Draft:
 
     def __init__(self, observed: Observed, layout: Layout) -> None:
         self.layout = layout
+        self._observed = observed
         self._references = observed.references
         self._changed_references: dict[tuple[Family, str, bytes], int] = {}
         self._holders = observed.holders
@@ -41,13 +52,13 @@ class Draft:
             [family for family in layout.families if observed.tables[family].has_to_go]
         )
         self.facts = observed.tables | {family: TableFacts() for family in self._rebuild}
-        self._sets: dict[tuple[Family, str], Values] = {}
-        self._late: dict[tuple[Family, str], set[bytes]] = {}
+        self._sets: dict[Place, Values] = {}
+        self._going = Going({}, {})
+        self._staying: list[Keys] = []
+        self._is_sweep = False
         self._chains: dict[tuple[Family, str], None] = {}
         self._own_chains: list[tuple[Family, ChainSpec]] = []
         self._own_sets: list[tuple[Family, SetSpec]] = []
-        self._gone_chains: list[tuple[Family, str]] = []
-        self._gone_sets: list[tuple[Family, str]] = []
         self._has_withdrawn = False
 
     def values(self, family: Family, set_name: str) -> Values:
@@ -71,6 +82,8 @@ class Draft:
                     None if left > 0 else ABSENT,
                     owner,
                 )
+                if set_name == HAIRPIN and left <= 0:
+                    self._going.leaving.setdefault((owner.family, set_name), set()).add(member)
         for set_name, member in new & old:
             self.values(owner.family, set_name).setdefault(member, (None, owner))
 
@@ -94,8 +107,20 @@ class Draft:
                     continue
                 keys = slot_keys(row)[len(pool or ()) :]
                 self.values(owner.family, row.set).update(dict.fromkeys(keys, gone))
-                if pool is None:  # the verdict that leads there has to change first
-                    self._late.setdefault((owner.family, row.set), set()).update(keys)
+                if pool is None:
+                    going = self._going.late if left is None else self._going.leaving
+                    going.setdefault((owner.family, row.set), set()).update(keys)
+            if left is None:
+                self._withdraw_leaving(owner, target)
+
+    def _withdraw_leaving(self, owner: PortKey, target: Target) -> None:
+        """Remove the slots that were left for packets on their way to a frontend that goes altogether."""
+        name = PLACES[target.kind].slots[target.protocol]
+        for row in (Row(name, target.prefix, 0, 0), Row(name, target.prefix, LOCAL_FROM, 0)):
+            if self._observed.is_leaving(owner.family, name, slot_key(row.prefix, row.first)):
+                old = believed_slots(self.believed(owner.family, name), row)
+                keys = slot_keys(row._replace(length=len(old)))
+                self.values(owner.family, name).update(dict.fromkeys(keys, (ABSENT, owner)))
 
     def put(self, owner: PortKey, frontend: RenderedFrontend) -> None:
         """Ask for a frontend: its verdicts and its slots, leaving in place the slots that can stay."""
@@ -145,6 +170,8 @@ class Draft:
             slots[slot_key(row.prefix, row.first + number)] = (data, owner)
         for number in range(len(pool), len(old)):
             slots[slot_key(row.prefix, row.first + number)] = (ABSENT, owner)
+        if self._observed.is_leaving(owner.family, name, slot_key(row.prefix, row.first)):
+            self._staying.append((owner.family, name, slot_keys(row)))
 
     def _lead(self, family: Family, target: Target, lead: Lead) -> str:
         """Return where a verdict leads, and see to it that this is there."""
@@ -170,11 +197,9 @@ class Draft:
             (family, spec) for spec in chains if facts.chains.get(spec.name) != spec.facts
         ]
 
-    def sweep(self, observed: Observed) -> None:
-        """Remove what was retired, now that no packet can be on its way through it any more."""
-        if not self._rebuild:
-            self._gone_sets += observed.retired_sets
-            self._gone_chains += observed.retired_chains
+    def sweep(self) -> None:
+        """Remove what was left, now that no packet can be on its way to it any more."""
+        self._is_sweep = self._observed.is_sweep_due and not self._rebuild
 
     def fill(
         self,
@@ -186,6 +211,7 @@ class Draft:
     ) -> None:
         """Ask for the whole content of a set that is the ServicePort's own. What goes may have to go late."""
         believed = self.believed(owner.family, set_name)
+        self._staying.append((owner.family, set_name, wanted))
         if believed == wanted:
             return
         values = self.values(owner.family, set_name)
@@ -193,7 +219,7 @@ class Draft:
         surplus = believed.keys() - wanted.keys()
         values.update(dict.fromkeys(surplus, (ABSENT, owner)))
         if is_late:
-            self._late.setdefault((owner.family, set_name), set()).update(surplus)
+            self._going.leaving.setdefault((owner.family, set_name), set()).update(surplus)
 
     def demand(self, family: Family, chain: str) -> None:
         """Ask for a chain that picks."""
@@ -208,35 +234,59 @@ class Draft:
 
     # --- the outcome
 
-    def transactions(self) -> tuple[Transaction, ...]:
-        """Compare what is wanted with what is believed."""
-        tables, sets, chains = self._skeleton()
-        sets += self._own_sets
-        for family, name in self._chains:
-            spec = self.layout.chain(family, name)
-            if self.facts[family].chains.get(name) != spec.facts:
-                chains.append((family, spec))
-        chains += self._own_chains
-        first, middle, last = in_order(self._sets, self.facts, self._late)
+    def plan(
+        self,
+        rendered: dict[PortKey, Rendered | None],
+        node: NodePart | None,
+        more: Iterable[Transaction] = (),
+    ) -> NftPlan:
+        """Compare what is wanted with what is believed, and end with `more`."""
+        first, middle, last, left = in_order(self._sets, self.facts, self._going)
         found = [
-            Transaction(
-                rebuild=self._rebuild,
-                tables=tuple(tables),
-                sets=tuple(sets),
-                chains=tuple(chains),
-                deletes=tuple(first.deletes),
-                adds=tuple(first.adds),
-            ),
+            *self._built(first),
+            Transaction(deletes=tuple(middle.deletes), adds=tuple(middle.adds)),
+            Transaction(deletes=tuple(last.deletes)),
+            *(swept(self._observed.due, self.facts) if self._is_sweep else ()),
+            *more,
         ]
-        if middle:
-            found.append(Transaction(deletes=tuple(middle.deletes), adds=tuple(middle.adds)))
-        if last:
-            found.append(Transaction(deletes=tuple(last.deletes)))
-        if self._gone_chains or self._gone_sets:
-            emptied = [(family, ChainSpec(name, None, ())) for family, name in self._gone_chains]
-            found.append(Transaction(chains=tuple(emptied), gone_sets=tuple(self._gone_sets)))
-            found.append(Transaction(gone_chains=tuple(self._gone_chains)))
-        return tuple([transaction for transaction in found if transaction.size])
+        return NftPlan(
+            tuple([transaction for transaction in found if transaction.size]),
+            rendered,
+            node,
+            self.layout,
+            leaving=left,
+            staying=[*self._staying, *self._needed_again()],
+            is_sweep=self._is_sweep,
+        )
+
+    def _needed_again(self) -> Iterator[Keys]:
+        """Yield wanted elements of sets of which some are leaving."""
+        places = {*self._observed.leaving.elements, *self._observed.due.elements}
+        for family, name in places & self._sets.keys():
+            values = self._sets[family, name]
+            yield family, name, [key for key, (data, _) in values.items() if data is not ABSENT]
+
+    def _built(self, first: Step) -> list[Transaction]:
+        """Return what begins a plan: what nothing leads to yet, then all other chains, and the first elements."""
+        tables, sets, chains = self._skeleton()
+        picking = [
+            (family, spec)
+            for family, name in self._chains
+            if self.facts[family].chains.get(name)
+            != (spec := self.layout.chain(family, name)).facts
+        ]
+        others = [*picking, *self._own_chains]
+        whole = Transaction(
+            rebuild=self._rebuild,
+            tables=tuple(tables),
+            sets=(*sets, *self._own_sets),
+            chains=(*chains, *others),
+            deletes=tuple(first.deletes),
+            adds=tuple(first.adds),
+        )
+        if self._rebuild or tables or sets or chains:
+            return [whole]  # nobody is served by what is not there
+        return laid_first(whole, self.facts)
 
     def _skeleton(
         self,

@@ -38,6 +38,9 @@ from proxy.desired_node import DesiredNode
 from proxy.model import PROTOCOLS, Family, Value
 
 _PRIORITY_DNAT, _PRIORITY_SNAT = -100, 100  # NF_IP_PRI_NAT_DST, NF_IP_PRI_NAT_SRC
+_PRIORITY_LATE = (
+    -90
+)  # after everybody's chains for DNAT: what one of them has translated comes to none behind it
 _OF_PODS: Final = (CLUSTER_IP, EXTERNAL_IP, NODE_PORT)
 
 
@@ -198,10 +201,10 @@ class Layout:
         ]
 
     def _services(self, family: Family, *, is_open: bool) -> ChainSpec:
-        cluster = [*rules.destination_in(family, CLUSTER_IPS), rules.goto(CLUSTER_IP)]
-        # an address of this node may be an external IP of some port: others are still NodePorts
+        # An address of this node may be an external IP of some port, and so may another service's cluster IP: other
+        # ports are still NodePorts, or that service's.
         external = [*rules.destination_in(family, EXTERNAL_IPS), rules.jump(EXTERNAL_IP)]
-        unused = [*rules.destination_in(family, SERVICE_CIDRS), rules.drop()]
+        cluster = [*rules.destination_in(family, CLUSTER_IPS), rules.goto(CLUSTER_IP)]
         here = rules.destination_is_local(family)
         if not is_open:
             here = rules.destination_in(family, NODEPORT_IPS)
@@ -209,9 +212,8 @@ class Layout:
             SERVICES,
             None,
             (
-                rules.rule(cluster, "cluster IPs"),
                 rules.rule(external, "external IPs, load balancers"),
-                rules.rule(unused, "an address no service has"),
+                rules.rule(cluster, "cluster IPs"),
                 rules.rule([*here, rules.goto(NODE_PORT)], "NodePorts"),
             ),
         )
@@ -222,8 +224,17 @@ class Layout:
         The rules after the look-up in CLUSTER_IP are reached in two cases. No service defines the port, so
         that there is no first endpoint either. Or a commit is just replacing the element (kernels before
         6.17 can miss it for an instant): then the first endpoint serves.
+
+        What is dropped because no service has the address is dropped late: a service may be another proxy's
+        (label service-proxy-name), which translates here too, or takes its packets in as the host's own (IPVS).
         """
         dispatch = (rules.rule([rules.jump(SERVICES)], "services"),)
+        unused = [
+            *rules.destination_in(family, SERVICE_CIDRS),
+            *rules.destination_is_elsewhere(),
+            rules.drop(),
+        ]
+        untranslated = (rules.rule(unused, "an address no service has"),)
         return (
             ChainSpec(
                 REFUSE,
@@ -247,6 +258,10 @@ class Layout:
             self._services(family, is_open=is_open),
             ChainSpec("prerouting", BaseChain("nat", Hook.PREROUTING, _PRIORITY_DNAT), dispatch),
             ChainSpec("output", BaseChain("nat", Hook.OUTPUT, _PRIORITY_DNAT), dispatch),
+            ChainSpec(
+                "prerouting-late", BaseChain("nat", Hook.PREROUTING, _PRIORITY_LATE), untranslated
+            ),
+            ChainSpec("output-late", BaseChain("nat", Hook.OUTPUT, _PRIORITY_LATE), untranslated),
             ChainSpec(
                 "postrouting",
                 BaseChain("nat", Hook.POSTROUTING, _PRIORITY_SNAT),

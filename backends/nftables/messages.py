@@ -67,11 +67,11 @@ def pack(transaction: Transaction, table: str = TABLE) -> Messages:
         fixed += packed_chain
         blamed += [_whose(chain)] * len(packed_chain)
     messages = Messages(fixed, blamed)
-    for batch in transaction.deletes:
+    for batch in map(_in_order, transaction.deletes):
         pack_key = pack_bound if holds_intervals(batch.set) else nft_elements.pack_key_element
         keys = [pack_key(e.key) for e in batch.elements]
         _extend(messages, nft_elements.del_elements, table, batch, keys)
-    for batch in transaction.adds:
+    for batch in map(_in_order, transaction.adds):
         if holds_intervals(batch.set):
             packed = [pack_bound(key) for key, _, _ in batch.elements]
         else:
@@ -91,7 +91,11 @@ def pack(transaction: Transaction, table: str = TABLE) -> Messages:
 
 
 def pack_set(family: Family, spec: SetSpec, table: str) -> Request:
-    """Pack a set or map, with what the stock tool needs to print its keys."""
+    """Pack a set or map, with what the stock tool needs to print its keys.
+
+    No limit is sent. Of maps that rules fill the kernel sets it (nft_dynset.c: 65,535); for a limit it is told beforehand it
+    makes room at once (6.18: 2 MiB for each map of clients).
+    """
     facts = spec.facts
     return nft_messages.new_set(
         NUMBERS[family],
@@ -102,7 +106,6 @@ def pack_set(family: Family, spec: SetSpec, table: str) -> Request:
         data_type=facts.data_type,
         data_length=facts.data_length,
         flags=facts.flags,
-        size=facts.size,
         userdata=set_userdata(spec.key, spec.data),
     )
 
@@ -150,6 +153,20 @@ def parse_data(data: nft_elements.Data) -> Data:
     code, chain = data
     word = _WORDS.get(code, f"verdict {code}")
     return f"{word} {chain}" if chain else word
+
+
+def _in_order(batch: Batch) -> Batch:
+    """Return a batch in an order the kernel takes: of ranges each bound after those before it.
+
+    Otherwise it may find that a new range begins within one whose end it does not know yet, and refuse it (6.18).
+    """
+    if not holds_intervals(batch.set):
+        return batch
+    return batch._replace(elements=tuple(sorted(batch.elements, key=_key)))
+
+
+def _key(element: Element) -> bytes:
+    return element.key
 
 
 def _whose(spec: SetSpec | ChainSpec) -> tuple[Element, ...]:

@@ -5,7 +5,7 @@ Not compared with the kernel: rule handles, counters, the clients that session a
 chains no service needs any more (they are shared, hold no state, and stay until cleanup).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
 from backends.kernel.nft_messages import BaseChain
@@ -89,6 +89,9 @@ class Batch(NamedTuple):
     set: str
     elements: tuple[Element, ...]
 
+
+Keys = tuple[Family, str, Collection[bytes]]
+"""Elements of one set, by their keys."""
 
 SharedMember = tuple[str, bytes]
 """A member of a plain set that several ServicePorts may need: the set's name and the key."""
@@ -291,7 +294,9 @@ class NodePart(Value, frozen=True):
 class NftPlan:
     """Transactions in order, and what ServicePorts and the node occupy once they are committed.
 
-    Once the first of several is, they occupy what they did before as well.
+    Once the first of several is, they occupy what they did before as well. Elements that are `leaving` are not needed
+    any more and stay for a while; those that are `staying` may have been leaving. `is_sweep`: while there is anything
+    that leaves, whatever was left for a while goes.
     """
 
     def __init__(
@@ -300,14 +305,21 @@ class NftPlan:
         rendered: dict[PortKey, Rendered | None],
         node: NodePart | None = None,
         layout: object = None,
+        *,
+        leaving: Sequence[Keys] = (),
+        staying: Sequence[Keys] = (),
+        is_sweep: bool = False,
     ) -> None:
         self.transactions = transactions
         self.rendered = rendered
         self.node = node
         self.layout = layout
+        self.leaving = leaving
+        self.staying = staying
+        self.is_sweep = is_sweep
 
     def __bool__(self) -> bool:
-        return bool(self.transactions)
+        return bool(self.transactions or self.leaving or self.is_sweep)
 
     def describe(self) -> list[str]:
         """Return one line for each operation, in the order in which they are carried out."""

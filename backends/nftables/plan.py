@@ -46,7 +46,7 @@ def plan(
     if observed.layout is not layout and observed.layout is not None:
         refresh(draft, observed)
     if not changed:
-        draft.sweep(observed)
+        draft.sweep()
     rendered: dict[PortKey, Rendered | None] = {}
     wanted: list[tuple[PortKey, RenderedPort]] = []
     for key in changed:
@@ -64,7 +64,7 @@ def plan(
             draft.put(key, frontend)
     is_settled = observed.node is not None and observed.node.is_settled
     node = plan_node(draft, observed, desired.node, is_settled=is_settled)
-    return NftPlan(draft.transactions(), rendered, node, layout)
+    return draft.plan(rendered, node)
 
 
 def _replace(

@@ -63,7 +63,7 @@ def prune(desired: Desired, observed: Observed, tables: Layout) -> NftPlan:
         for family, needed in occupied.items()
         for transaction in _without_strangers(observed.tables[family], layout, family, needed)
     ]
-    return NftPlan((*draft.transactions(), *strangers), {}, node, layout)
+    return draft.plan({}, node, strangers)
 
 
 def _occupied(desired: Desired, observed: Observed, layout: Layout) -> dict[Family, Occupied]:
@@ -74,12 +74,15 @@ def _occupied(desired: Desired, observed: Observed, layout: Layout) -> dict[Fami
     for key, port in desired.ports.items():
         if key not in observed.rendered and key.family in occupied:
             _keep_for(port, observed, layout, occupied[key.family])
-    for family, name in observed.retired_chains:
-        occupied[family].chains.add(name)
-    for family, name in observed.retired_sets:
-        occupied[family].sets.add(name)
-        kept = observed.tables[family].elements.get(name, {})
-        occupied[family].elements.setdefault(name, set()).update(kept)
+    for each in (observed.leaving, observed.due):
+        for family, name in each.chains:
+            occupied[family].chains.add(name)
+        for family, name in each.sets:
+            occupied[family].sets.add(name)
+            kept = observed.tables[family].elements.get(name, {})
+            occupied[family].elements.setdefault(name, set()).update(kept)
+        for (family, name), keys in each.elements.items():
+            occupied[family].elements.setdefault(name, set()).update(keys)
     return occupied
 
 

@@ -152,9 +152,13 @@ def source_is_local() -> list[Expression]:
     return _is_local(FibFlag.SADDR)
 
 
-def _is_local(flag: FibFlag) -> list[Expression]:
-    local = struct.pack("=I", FIB_TYPE_LOCAL)
-    return [Fib(flags=flag), Compare(operator=Operator.EQ, data=local)]
+def destination_is_elsewhere() -> list[Expression]:
+    """`fib daddr type != local`."""
+    return _is_local(FibFlag.DADDR, Operator.NEQ)
+
+
+def _is_local(flag: FibFlag, operator: Operator = Operator.EQ) -> list[Expression]:
+    return [Fib(flags=flag), Compare(operator=operator, data=host_word(FIB_TYPE_LOCAL))]
 
 
 def interface(name: str, *, is_inverted: bool = False) -> list[Expression]:

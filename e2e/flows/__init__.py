@@ -7,6 +7,7 @@
     settings   the proxy settings a scenario may name, as the daemon's arguments
     stage      the real daemon on that ground; brings objects to the kernel and waits until they are there
     answering  one question asked, and whether what came back is what must happen
+    checking   health check node ports asked, and whether each says what it must
     watching   which packets came to the node and which of them got past all rules: how nothing is proved
     tracing    the way of one packet through the rules, for a question that failed
     exceptions what a backend does not do, with its reason: strict, and rendered into docs/exceptions.md

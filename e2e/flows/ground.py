@@ -7,7 +7,7 @@ network. Outside are two clients and the router at the end of the node's default
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -19,11 +19,14 @@ PORTS: Final = (8080, 8081)
 """What every host serves on, by TCP and UDP."""
 SECOND: Final = Addresses("172.18.1.1", "fd00:172:18:1::1")
 """Another address of the node."""
+SPARE: Final = Addresses("172.18.1.9", "fd00:172:18:1::9")
+"""An address that the node has for some steps only."""
 LOOPBACK: Final = Addresses("127.0.0.1", "::1")
 _GATEWAY: Final = Addresses("10.244.1.1", "fd00:10:244:1::1")
 NODE_ADDRESSES: Final[Mapping[str, Addresses]] = {
     "": Addresses("172.18.0.1", "fd00:172:18::1"),
     "second": SECOND,
+    "spare": SPARE,
     "gateway": _GATEWAY,
     "loopback": LOOPBACK,
 }
@@ -51,6 +54,16 @@ class Ground:
     def is_local(self, name: str) -> bool:
         """Whether that is a pod of the node under test."""
         return name in self.world.node.pods
+
+    def change_addresses(self, gained: Iterable[str], lost: Iterable[str]) -> None:
+        """Let addresses of the node come and go, by the names that flows have for them."""
+        for verb, names in (("add", gained), ("delete", lost)):
+            for each in map(NODE_ADDRESSES.__getitem__, names):
+                nodad = " nodad" if verb == "add" else ""
+                self.node.namespace.ip(
+                    f"address {verb} {each.v4}/32 dev lo",
+                    f"address {verb} {each.v6}/128 dev lo{nodad}",
+                )
 
     def seen_as(self, source: Source, asker: str, endpoint: str, family: Family) -> str:
         """The address under which an endpoint sees a client whose address is kept or masqueraded.

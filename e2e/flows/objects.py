@@ -51,6 +51,7 @@ class Allocator:
         return Addresses(f"198.18.{number // 256}.{number % 256}", f"2001:db8:18::{number:x}")
 
     def node_port(self) -> int:
+        """A port of the node, for a frontend or for health checks."""
         return _FIRST_NODE_PORT + next(self._node_ports)
 
     def version(self) -> str:
@@ -68,6 +69,7 @@ class Objects:
         self._templates: dict[str, Wire] = {}
         self._cluster_ips: dict[str, Addresses] = {}
         self._node_ports: dict[tuple[str, str, str], int] = {}
+        self._health_check_node_ports: dict[str, int] = {}
         self._created: dict[str, str] = {}
         self._known: dict[tuple[str, str, Family], dict[tuple[str, str], Frontend]] = {}
         self._ports: dict[str, list[tuple[str, str]]] = {}
@@ -102,6 +104,17 @@ class Objects:
     def frontends(self, service: str, kind: str, family: Family) -> list[Frontend]:
         """Where a service is or was reached."""
         return list(self._known.get((service, kind, family), {}).values())
+
+    @property
+    def health_check_node_ports(self) -> list[int]:
+        """Those of all services there are or were."""
+        return list(self._health_check_node_ports.values())
+
+    def health_check_node_port(self, service: str) -> int:
+        """Where a service is or was health checked. Raises ScenarioError if it never was."""
+        if service not in self._health_check_node_ports:
+            raise ScenarioError(f"{service} never had a health check node port")
+        return self._health_check_node_ports[service]
 
     def address(self, text: str, family: Family) -> str:
         """What a placeholder without a version, or an address, stands for in that family."""
@@ -160,6 +173,11 @@ class Objects:
         has_node_ports = kind == "NodePort" or (
             kind == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts", True)
         )
+        if kind == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local":
+            if name not in self._health_check_node_ports:
+                self._health_check_node_ports[name] = self._allocator.node_port()
+            spec.setdefault("healthCheckNodePort", self._health_check_node_ports[name])
+            self._health_check_node_ports[name] = spec["healthCheckNodePort"]
         for port in spec.get("ports", ()):
             port.setdefault("protocol", "TCP")
             if has_node_ports and "nodePort" not in port:

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
-from e2e.flows import associating, tracing
+from e2e.flows import associating, checking, tracing
 from e2e.flows.answering import Asking, got_past
+from e2e.flows.checking import Asked
 from e2e.flows.objects import Objects
 from e2e.flows.questions import Job, Question, jobs
 from e2e.flows.scenario import Feature, Scenario, ScenarioError
@@ -45,17 +46,39 @@ class Runner:
             title = f"step {number}" + (f" ({step.name})" if step.name else "")
             try:
                 objects.change(step)
-                self.stage.put(objects.render())
+                rendered = objects.render()
                 asked = [job for flow in step.flows for job in jobs(flow, objects, self._names)]
+                checked = [
+                    each
+                    for check in step.checks
+                    for each in checking.questions(check, objects, self._names)
+                ]
             except ScenarioError as error:
                 raise ScenarioError(
                     f"{feature.feature}: {scenario.name}: {title}: {error}"
                 ) from error
+            self.stage.ground.change_addresses(step.gains, step.loses)
+            with checking.taken(
+                self.stage, objects.health_check_node_ports if step.is_taken else ()
+            ):
+                self.stage.put(rendered)
             # for what the kernel forgets by itself, and nobody says when it has
             time.sleep(step.after_s)
+            complaints = self._check(checked, tally)
+            if complaints:
+                raise FlowError(
+                    "\n".join([f"{title}: {len(complaints)} checks went wrong", *complaints])
+                )
             wrong = self._ask(asked, tally)
             if wrong:
                 raise FlowError(self._report(title, wrong, _TRACED if is_traced else 0))
+
+    def _check(self, checked: Iterable[Asked], tally: Tally) -> list[str]:
+        ground = self.stage.ground
+        with ThreadPoolExecutor(_AT_A_TIME) as threads:
+            found = [threads.submit(checking.complaint, ground, each) for each in checked]
+            tally.checks += len(found)
+            return [f"  {text}" for done in found if (text := done.result())]
 
     def _ask(self, asked: Iterable[Job], tally: Tally) -> list[_Wrong]:
         by_packet = [job for job in asked if job[0].protocol == "SCTP"]

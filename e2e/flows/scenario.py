@@ -12,8 +12,11 @@
         flows:
         - {from: [external, local-pod], to: [clusterIP, nodePort], answers: [a, b], source: kept}
         - {from: node, to: vip, outcome: rejected}
+        checks:
+        - {from: external, at: second, status: 200, endpoints: 2}
 
-A flow is asked once for each client, frontend, port of the service (with its protocol) and family.
+A flow is asked once for each client, frontend, port of the service (with its protocol) and family; a check once for
+each client, address of the node and family.
 """
 
 from collections.abc import Iterator
@@ -96,11 +99,40 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return next((text for text, is_so in checks.items() if is_so), "")
 
 
+class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who asks the health check node port of a service, and what it must say.
+
+    `at` are addresses of the node as in `nodePort@second`, the empty word its InternalIP. `endpoints` are those
+    counted, which is said with 503 too. `refused`: nobody listens there.
+    """
+
+    clients: str | tuple[str, ...] = msgspec.field(name="from")
+    status: Literal[200, 503, "refused"]
+    at: str | tuple[str, ...] = ""
+    service: str = ""
+    family: Literal["", "IPv4", "IPv6"] = ""
+    endpoints: int = 0
+
+    @property
+    def askers(self) -> tuple[str, ...]:
+        return _listed(self.clients)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return _listed(self.at)
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        return tuple(family for family in FAMILIES if self.family in ("", family))
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A change of the objects, and what holds once it has been programmed.
 
     First `apply`, then `patch` (a JSON merge patch), then `delete`, all in one go. `after_s` lets time pass before
-    the flows: for what the kernel forgets by itself.
+    the flows: for what the kernel forgets by itself. `gains` and `loses` are addresses of the node that come and go.
+    `is_taken`: another program has the health check node ports until the daemon has noticed, that is before what
+    follows is asked.
     """
 
     name: str = ""
@@ -108,6 +140,10 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     patch: dict[str, dict[str, Any]] = {}
     delete: tuple[str, ...] = ()
     after_s: float = 0.0
+    gains: tuple[str, ...] = ()
+    loses: tuple[str, ...] = ()
+    is_taken: bool = msgspec.field(name="taken", default=False)
+    checks: tuple[Check, ...] = ()
     flows: tuple[Flow, ...] = ()
 
 
@@ -157,8 +193,8 @@ def _complaints(feature: Feature) -> Iterator[str]:
     for name in {name for name in names if names.count(name) > 1}:
         yield f"two scenarios are called {name!r}"
     for scenario in feature.scenarios:
-        if not any(step.flows for step in scenario.steps):
-            yield f"{scenario.name}: no step has a flow"
+        if not any(step.flows or step.checks for step in scenario.steps):
+            yield f"{scenario.name}: no step has a flow or a check"
         for number, step in enumerate(scenario.steps, 1):
             for position, flow in enumerate(step.flows, 1):
                 if complaint := flow.complaint():

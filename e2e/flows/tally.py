@@ -13,6 +13,7 @@ class Tally:
     scenarios: int = 0
     flows: int = 0
     connections: int = 0
+    checks: int = 0
     took_s: float = 0.0
     by_family: dict[str, int] = field(default_factory=dict)
 
@@ -32,7 +33,7 @@ class Tally:
         )
         return (
             f"{self.scenarios} scenarios, {self.flows} flows ({families}), {self.connections} connections"
-            f" in {self.took_s:.1f} s"
+            f" and {self.checks} health checks in {self.took_s:.1f} s"
         )
 
 

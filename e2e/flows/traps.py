@@ -78,6 +78,7 @@ TRAPS: Final = (
     Trap(
         "health check node ports count ready addresses, not what still serves",
         (
+            "health_check_node_port/terminating endpoints serve, but do not count",
             f"{_UNIT}/test_health_checks.py::test_only_what_is_ready_and_here_counts",
             f"{_UNIT}/test_health_checks.py::test_an_address_counts_once_over_all_ports",
             f"{_UNIT}/server/test_health_check_node_ports.py::test_without_local_endpoints_it_is_503_with_the_weight",

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+NETLINK_ROUTE: Final = 0
 NETLINK_NETFILTER: Final = 12
 NETLINK_GENERIC: Final = 16
 
@@ -41,6 +42,7 @@ _NLMSGERR_ATTR_OFFS: Final = 2
 _HEADER: Final = struct.Struct("=IHHII")
 _NLA_HEADER: Final = struct.Struct("=HH")
 _I32: Final = struct.Struct("=i")
+_U16: Final = struct.Struct("=H")
 _U32: Final = struct.Struct("=I")
 _BE32: Final = struct.Struct(">I")
 _BE64: Final = struct.Struct(">Q")
@@ -95,6 +97,16 @@ def nested(kind: int, *children: bytes) -> bytes:
     return attr(kind | NLA_F_NESTED, b"".join(children))
 
 
+def attr_u16(kind: int, value: int) -> bytes:
+    """Pack a 16-bit number in host byte order."""
+    return attr(kind, _U16.pack(value))
+
+
+def attr_u32(kind: int, value: int) -> bytes:
+    """Pack a 32-bit number in host byte order."""
+    return attr(kind, _U32.pack(value))
+
+
 def attr_be32(kind: int, value: int) -> bytes:
     """Pack a 32-bit number in network byte order, as netfilter has them. Negative numbers wrap."""
     return attr(kind, _BE32.pack(value & 0xFFFFFFFF))
@@ -108,6 +120,22 @@ def attr_be64(kind: int, value: int) -> bytes:
 def attr_string(kind: int, text: str) -> bytes:
     """Pack a string with the NUL that ends it."""
     return attr(kind, text.encode() + b"\0")
+
+
+def read_u16(payload: bytes | memoryview) -> int:
+    """Read what `attr_u16` packs. Raises Malformed."""
+    if len(payload) != _U16.size:
+        raise Malformed(f"a 16-bit number of {len(payload)} bytes")
+    (value,) = _U16.unpack(payload)
+    return int(value)
+
+
+def read_u32(payload: bytes | memoryview) -> int:
+    """Read what `attr_u32` packs. Raises Malformed."""
+    if len(payload) != _U32.size:
+        raise Malformed(f"a 32-bit number of {len(payload)} bytes")
+    (value,) = _U32.unpack(payload)
+    return int(value)
 
 
 def read_be32(payload: bytes | memoryview) -> int:

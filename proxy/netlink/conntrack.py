@@ -66,8 +66,8 @@ class Entry(NamedTuple):
 class Filter(NamedTuple):
     """Which UDP flows of a family to dump. What is empty may be anything.
 
-    `destination` is an address, `port` its port, two bytes. `source`, an address followed by its port, is where answers
-    come from. `is_translated`: only flows whose destination was translated.
+    `destination` is an address, `port` its port, two bytes. `source`, an address followed by its port or a port alone, is
+    where answers come from. `is_translated`: only flows whose destination was translated.
     """
 
     family: Family

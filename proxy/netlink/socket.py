@@ -8,6 +8,7 @@ The socket stays open for the life of the daemon: closing one after something wa
 RCU grace period, 10-15 ms. It belongs to the network namespace in which its thread was when it was made.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -33,6 +34,7 @@ _RECEIVE_BUFFER: Final = 64 << 20
 # Twice what the kernel puts into one piece of a dump (32 KiB since 4.x when the reader offers as much).
 _DATAGRAM: Final = 64 << 10
 _DEADLINE_S: Final = 10.0
+_ATTEMPTS: Final = 5
 
 
 class Ack(Value, frozen=True):
@@ -89,22 +91,40 @@ class NetlinkSocket:
         The list is empty exactly if all acknowledgements asked for came and nothing was refused. Raises
         KernelError when nothing could be sent, or when the outcome is unknown (replies were lost).
         """
+        failures, is_complete = self._exchange(requests)
+        if not is_complete and not failures:
+            raise _outcome_unknown()
+        return failures
+
+    def submit(self, requests: Sequence[Request]) -> list[Ack]:
+        """Send requests at once of which each stands for itself; return those that were refused, all of them.
+
+        At least the last must ask for an acknowledgement: those before it are worked off when it comes, and a refusal
+        is told in any case. Raises KernelError as `transact` does, and also when only some refusals were lost.
+        """
+        failures, is_complete = self._exchange(requests)
+        if not is_complete:
+            raise _outcome_unknown()
+        return failures
+
+    def _exchange(self, requests: Sequence[Request]) -> tuple[list[Ack], bool]:
+        """Send; return the refusals, and whether all came that was asked for and nothing was lost."""
         asking = [i for i, request in enumerate(requests) if request.flags & codec.NLM_F_ACK]
         if not asking:
             raise ValueError("no request asks for an acknowledgement")
         first = self._send(requests)
         awaited = {first + i for i in asking}
         failures: list[Ack] = []
-        has_lost_replies = False
+        is_complete = True
         while True:
             try:
                 received = self._receive(_DEADLINE_S if awaited and not failures else 0)
             except _RepliesLostError:
-                has_lost_replies = True
+                is_complete = False
                 awaited.clear()
                 continue
             if not received:
-                break
+                return failures, is_complete and not awaited
             for message in codec.iter_messages(received):
                 index = message.seq - first
                 if message.kind == codec.NLMSG_ERROR and 0 <= index < len(requests):
@@ -112,11 +132,6 @@ class NetlinkSocket:
                     ack = codec.parse_error(message.payload, message.flags)
                     if ack.errno:
                         failures.append(Ack(index, *ack))
-        if has_lost_replies and not failures:
-            raise KernelError(
-                "netlink request", errno.ENOBUFS, "replies were lost, the outcome is unknown"
-            )
-        return failures
 
     def ask(self, requests: Sequence[Request]) -> list[Message | Ack]:
         """Send requests that each have one reply; return for each its reply or its refusal, in order.
@@ -165,6 +180,16 @@ class NetlinkSocket:
         finally:
             if self._open_dump == seq:
                 self._finish_dump()
+
+    def dump_whole(self, request: Request) -> list[memoryview]:
+        """Return the payloads of a dump, read anew when what is dumped changes meanwhile, but not for ever.
+
+        The last of some attempts takes what comes. Raises KernelError when the dump was refused.
+        """
+        for _ in range(_ATTEMPTS - 1):
+            with contextlib.suppress(DumpInterrupted):
+                return [payload for piece in self.dump(request) for payload in piece]
+        return [payload for piece in self.dump(request, is_strict=False) for payload in piece]
 
     def _dump_piece(self, seq: int, *, is_strict: bool) -> tuple[list[memoryview], bool]:
         try:
@@ -264,6 +289,12 @@ class NetlinkSocket:
 
 class _RepliesLostError(Exception):
     """The receive buffer was full (ENOBUFS). What was queued before is still there to be read."""
+
+
+def _outcome_unknown() -> KernelError:
+    return KernelError(
+        "netlink request", errno.ENOBUFS, "replies were lost, the outcome is unknown"
+    )
 
 
 def _kernel_error(request: str, error: OSError) -> KernelError:

@@ -14,6 +14,7 @@ import contextlib
 import json
 import logging
 import math
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,10 @@ from proxy.server.serving import requests_log
 
 RETRY_S: Final = 5.0
 """How long until a port that is taken is tried again, if nothing else happens."""
+IDLE_S: Final = 90.0
+"""How long a connection is kept on which no whole request comes: longer than load balancers pause between two."""
+MOST_CONNECTIONS: Final = 512
+"""How many there may be over all ports together, so that nobody can use up the files of the process."""
 _RETRY_AT_LEAST_S: Final = 1.0
 """How long after a failure it is not tried again, whatever happens."""
 _ATTEMPTS_TO_SAY: Final = 2
@@ -58,6 +63,41 @@ class _Place(NamedTuple):
         return join_host_port(self.address, self.port)
 
 
+class _Connection(RequestHandler):
+    """A client's, among all there are for as long as it lives. Where there are too many, the oldest goes."""
+
+    __slots__ = ("_all",)
+
+    def __init__(
+        self, answering: web.Server, everybody: "dict[_Connection, None]", idle_s: float
+    ) -> None:
+        super().__init__(
+            answering,
+            loop=asyncio.get_running_loop(),
+            access_log=None,  # type: ignore[arg-type] # which means none, as with web.Server
+            logger=requests_log,
+            keepalive_timeout=idle_s,
+        )
+        self._all = everybody
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if len(self._all) >= MOST_CONNECTIONS:
+            next(iter(self._all)).abort()
+        self._all[self] = None
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._all.pop(self, None)
+        super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """End it at once, whatever is still to be sent."""
+        self._all.pop(self, None)
+        if self.transport is not None:
+            self.transport.abort()
+        self.force_close()
+
+
 class _Listener(NamedTuple):
     server: asyncio.Server
     answering: web.Server
@@ -65,9 +105,8 @@ class _Listener(NamedTuple):
     def close(self) -> None:
         self.server.close()
         for connection in self.answering.connections:
-            connection.force_close()
-            if connection.transport is not None:
-                connection.transport.abort()
+            if isinstance(connection, _Connection):
+                connection.abort()
 
 
 def answer(check: HealthCheck, family: Family, *, is_healthy: bool) -> tuple[int, bytes, int]:
@@ -85,6 +124,16 @@ def answer(check: HealthCheck, family: Family, *, is_healthy: bool) -> tuple[int
     return (200 if count and is_healthy else 503), body.encode(), count
 
 
+def allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one, as every Go program does: each listener is one.
+
+    Container runtimes leave it at 1024, so that old programs with `select` do not stumble.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 class HealthCheckNodePorts:
     """Listens where health checks are wanted."""
 
@@ -95,15 +144,21 @@ class HealthCheckNodePorts:
         on_busy: OnBusy = lambda _check, _error: None,
         *,
         retry_s: float = RETRY_S,
+        idle_s: float = IDLE_S,
     ) -> None:
         """`is_healthy` says whether the proxy keeps up; `on_busy` is told once of each port that stays unavailable."""
         self._reconciler = reconciler
         self._is_healthy = is_healthy
         self._on_busy = on_busy
         self._retry_s = retry_s
+        self._idle_s = idle_s
+        self._connections: dict[_Connection, None] = {}
         self._retry_at_least_s = min(retry_s, _RETRY_AT_LEAST_S)
         self._wanted: dict[ServiceName, HealthCheck] = {}
         self._node: DesiredNode | None = None
+        self._refused: set[ServiceName] = (
+            set()
+        )  # what changed of them counts once it is programmed
         self._due: set[ServiceName] = set()
         self._listeners: dict[ServiceName, dict[_Place, _Listener]] = {}
         self._failures: dict[_Place, int] = {}  # how often in a row
@@ -122,7 +177,10 @@ class HealthCheckNodePorts:
 
     def _take(self) -> None:
         desired = self._reconciler.desired
-        changed = desired.health_checks.take_changed()
+        changed = desired.health_checks.take_changed() | self._refused
+        if changed:
+            self._refused = changed & {key.name.service for key in self._reconciler.quarantine}
+            changed -= self._refused
         for name in changed:
             if (new := desired.health_checks.wanted.get(name)) is not None:
                 self._wanted[name] = new
@@ -141,6 +199,7 @@ class HealthCheckNodePorts:
 
     async def run(self) -> None:
         """Listen until cancelled, also for what was programmed before anybody could tell of it."""
+        allow_many_files()
         if self._reconciler.is_synced.is_set():
             self._take()
         try:
@@ -236,10 +295,10 @@ class HealthCheckNodePorts:
             }
             return web.Response(status=status, body=body, headers=headers)
 
-        answering = web.Server(respond, access_log=None, logger=requests_log)
+        answering = web.Server(respond)
 
         def connected() -> RequestHandler:
-            return answering()
+            return _Connection(answering, self._connections, self._idle_s)
 
         with contextlib.ExitStack() as stack:
             listening = stack.enter_context(_listen(place))

@@ -29,6 +29,9 @@ class FakeBackend(NullBackend):
         """What the kernel will not have, and why."""
         self.has_blame = True
         """Whether the kernel says what it refused; otherwise a batch is refused as a whole."""
+        self.most_blamed: int | None = None
+        """How many of those it refuses the kernel names, having carried out nothing; None for all of them, and the rest is
+        carried out."""
         self.failure: Exception | None = None
         """Raised by whatever touches the kernel."""
         self.apply_s = 0.0
@@ -69,11 +72,14 @@ class FakeBackend(NullBackend):
         if not plan:
             return Applied()
         self._touch()
-        await asyncio.sleep(self.apply_s)
+        if self.apply_s:
+            await asyncio.sleep(self.apply_s)
         self.applied.append(list(plan.changes))
         failed = {key: self.refused[key] for key in plan.changes if key in self.refused}
         if failed and not self.has_blame:
             failed = dict.fromkeys(plan.changes, "refused")
+        if failed and self.most_blamed is not None:
+            return Applied(failed=dict(list(failed.items())[: self.most_blamed]), transactions=1)
         for key in plan.changes.keys() - failed.keys():
             _set(self.kernel, key, plan.changes[key])
             _set(observed.ports, key, plan.changes[key])

@@ -62,6 +62,6 @@ def _fits(entry: Entry, wanted: Filter) -> bool:
         entry.family == wanted.family
         and entry.destination[:-2].startswith(wanted.destination)
         and (not wanted.port or entry.destination[-2:] == wanted.port)
-        and (not wanted.source or entry.source == wanted.source)
+        and entry.source.endswith(wanted.source)
         and not (wanted.is_translated and entry.source == entry.destination)
     )

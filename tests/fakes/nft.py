@@ -41,6 +41,7 @@ _ELEMENTS_PER_MESSAGE: Final = 300
 _ELEMENT_FLAGS: Final = 3
 _INTERVAL_END: Final = 1
 _CATCH_ALL: Final = 2
+_FILLED_BY_RULES: Final = 0xFFFF  # the limit of a set to which a rule adds elements, unless it has another one
 
 
 class NftKernel:
@@ -167,8 +168,11 @@ class NftKernel:
                 _check_lookup(table, expression, position)
                 sets.add(expression.set_name)
             elif isinstance(expression, Dynset):
-                if expression.set_name not in table.sets:
+                filled = table.sets.get(expression.set_name)
+                if filled is None:
                     raise RefusalError(errno.ENOENT, position)
+                if not filled.size:
+                    self._assign(filled, "size", _FILLED_BY_RULES)
                 sets.add(expression.set_name)
         listed = attrs.content + self._handle(3)
         rule = Rule(listed, frozenset(jumps), frozenset(sets))

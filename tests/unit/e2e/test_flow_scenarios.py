@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from e2e.flows import masquerade
+from e2e.flows import checking, masquerade
 from e2e.flows.answering import got_past, uneven
 from e2e.flows.objects import Allocator, Objects
 from e2e.flows.questions import Question, jobs
-from e2e.flows.scenario import Flow, ScenarioError, Step, parse
+from e2e.flows.scenario import Check, Flow, ScenarioError, Step, parse
 from e2e.flows.watching import Notes
 from e2e.topology import Addresses
 
@@ -291,3 +291,59 @@ def test_a_table_of_masquerading_is_a_scenario_for_each_setting() -> None:
 def test_a_table_with_an_unknown_word_is_refused(old: str, new: str) -> None:
     with pytest.raises(ScenarioError):
         masquerade.parse(TABLE.replace(old, new))
+
+
+# --- health checks
+
+
+def balanced(**spec: object) -> dict[str, Any]:
+    local = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", **spec}
+    return {**SERVICE, "spec": {**SERVICE["spec"], **local}}
+
+
+def test_a_health_check_node_port_is_given_where_the_api_server_gives_one_and_stays() -> None:
+    objects = made(balanced())
+    [first] = rendered(objects, "Service")
+    objects.change(Step(patch={"Service/web": {"spec": {"externalTrafficPolicy": "Cluster"}}}))
+    [without] = rendered(objects, "Service")
+    objects.change(Step(patch={"Service/web": {"spec": {"externalTrafficPolicy": "Local"}}}))
+    [again] = rendered(objects, "Service")
+
+    port = first["spec"]["healthCheckNodePort"]
+    assert port not in [each["nodePort"] for each in first["spec"]["ports"]]
+    assert "healthCheckNodePort" not in without["spec"]
+    assert again["spec"]["healthCheckNodePort"] == port
+    assert objects.health_check_node_ports == [port]
+
+
+def test_a_check_is_asked_of_each_address_by_each_client_over_each_family() -> None:
+    objects = made(balanced(healthCheckNodePort=32700))
+    rendered(objects, "Service")
+    check = Check(clients=("a", "external"), at=("", "second"), status=503, endpoints=7)
+
+    asked = checking.questions(check, objects, KNOWN)
+
+    assert len(asked) == 8
+    assert {each.port for each in asked} == {32700}
+    assert {each.address for each in asked} == {
+        *("172.18.0.1", "172.18.1.1"),
+        *("fd00:172:18::1", "fd00:172:18:1::1"),
+    }
+    assert asked[0].wanted.startswith("503 application/json nosniff 7 {")
+    assert '"name": "web"' in asked[0].wanted
+
+
+@pytest.mark.parametrize(
+    ("check", "complaint"),
+    [
+        (Check(clients="z", status=200), "nobody is called z"),
+        (Check(clients="a", at="third", status=200), "the node has no address 'third'"),
+        (Check(clients="a", status=200, service="api"), "api never had a health check node port"),
+    ],
+)
+def test_a_check_of_what_is_not_there_is_named(check: Check, complaint: str) -> None:
+    objects = made(balanced())
+    rendered(objects, "Service")
+
+    with pytest.raises(ScenarioError, match=complaint):
+        checking.questions(check, objects, KNOWN)

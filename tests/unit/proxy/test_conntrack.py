@@ -165,9 +165,10 @@ def test_nothing_is_stale_while_nothing_serves() -> None:
 
 def test_node_ports_are_served_on_all_addresses_or_on_those_the_settings_leave() -> None:
     host = {"172.18.0.1", "192.0.2.7", "2001:db8::1"}
+    loopback = {"127.0.0.1", "127.0.0.53", "::1"}
 
     def served(**limited: tuple[str, ...] | None) -> frozenset[str]:
-        return conntrack.node_addresses(DesiredNode(node_port_addresses=limited), host)  # type: ignore[arg-type] # families as names
+        return conntrack.node_addresses(DesiredNode(node_port_addresses=limited), host | loopback)  # type: ignore[arg-type] # families as names
 
     assert served() == host
     assert served(IPv4=None, IPv6=None) == host
@@ -291,15 +292,40 @@ def test_a_node_port_is_looked_for_by_its_port() -> None:
     assert conntrack.filters([task]) == [Filter(IPV4, port=(30053).to_bytes(2, "big"))]
 
 
-def test_many_gone_endpoints_are_looked_for_in_one_walk() -> None:
-    few = make_task(A, bound=(B, C))
-    many = make_task(A, bound=(B, C, "10.1.0.4:53"))
+def test_what_has_much_in_common_is_looked_for_in_one_walk() -> None:
+    several_gone = make_task(A, bound=(B, C))
+    several_frontends = make_task(A, frontends=(VIP, EXTERNAL, NODE_PORT), bound=(B,))
 
-    assert sorted(conntrack.filters([few])) == [
-        V4_53._replace(source=packed_end(each)) for each in (B, C)
+    assert conntrack.filters([several_gone]) == [
+        V4_53._replace(source=b"\0\x35", is_translated=True)
     ]
-    assert conntrack.filters([many]) == [Filter(IPV4, is_translated=True)]
-    assert conntrack.filters([few, make_task(A, bound=(B,), service="default/b")]) == [
+    assert conntrack.filters([several_frontends]) == [
+        Filter(IPV4, source=packed_end(B), is_translated=True)
+    ]
+
+
+def test_what_has_nothing_in_common_but_ports_is_looked_for_one_by_one_unless_it_is_much() -> None:
+    one = make_task(A, bound=(B,))
+    others = [
+        make_task(
+            A,
+            frontends=(Frontend("ClusterIP", f"10.96.0.{n}", 53 + n // 30),),
+            bound=(f"10.1.0.{n}:53",),
+            service=f"default/s{n}",
+        )
+        for n in (20, 30)
+    ]
+
+    assert sorted(conntrack.filters([one, others[0]])) == sorted(
+        [
+            V4_53._replace(source=packed_end(B)),
+            Filter(IPV4, bytes([10, 96, 0, 20]), b"\0\x35", packed_end("10.1.0.20:53")),
+        ]
+    )
+    assert conntrack.filters([one, *others]) == [
+        Filter(IPV4, source=b"\0\x35", is_translated=True)
+    ]
+    assert conntrack.filters([one, *others, make_task(A, bound=("10.1.0.4:54",))]) == [
         Filter(IPV4, is_translated=True)
     ]
 
@@ -317,7 +343,10 @@ def test_new_frontends_are_looked_through_beside_the_walk_for_what_has_gone() ->
     task = make_task(A, frontends=(VIP, EXTERNAL), fresh=(EXTERNAL,), bound=(B, C, "10.1.0.4:53"))
 
     assert sorted(conntrack.filters([task])) == sorted(
-        [Filter(IPV4, is_translated=True), Filter(IPV4, bytes([192, 0, 2, 1]), b"\0\x35")]
+        [
+            V4_53._replace(source=b"\0\x35", is_translated=True),
+            Filter(IPV4, bytes([192, 0, 2, 1]), b"\0\x35"),
+        ]
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from proxy import conntrack_sweeper
 from proxy.backend import Drift
@@ -279,7 +280,67 @@ def test_node_ports_are_swept_on_the_addresses_of_this_host(node: Node) -> None:
     node.live(life)
 
 
+def test_what_was_sent_while_there_were_no_endpoints_goes_although_it_rested_then(
+    node: Node,
+) -> None:
+    async def life() -> None:
+        await node.start(dns(), listing(A, B))
+        node.flows.cpu_s = CREDIT_S * 1.5
+        await node.tell(listing(A))  # after which it rests
+        node.flows.cpu_s = 0.0
+        await node.tell(listing())
+        node.flow(None)
+        await node.tell(listing(A))
+
+        await node.daemon.pass_s(CREDIT_S / SHARE)
+        assert node.flows.entries == set()
+
+    node.live(life)
+
+
+def test_flows_through_an_address_that_another_had_meanwhile_go_although_it_rested_then(
+    node: Node,
+) -> None:
+    def older(*external: str) -> Service:
+        port = make_service_port("default/old", protocol="UDP", port=53, external_ips=external)
+        port = structs.replace(port, cluster_ip="10.96.0.11")
+        return make_service("default/old", port, created="2020-01-01T00:00:00Z")
+
+    async def life() -> None:
+        await node.start(dns("192.0.2.1"), listing(A, B), older(), listing(C, service="old"))
+        node.flows.cpu_s = CREDIT_S * 1.5
+        await node.tell(listing(A))  # after which it rests
+        node.flows.cpu_s = 0.0
+        await node.tell(older("192.0.2.1"))
+        node.flow(C, EXTERNAL)
+        await node.tell(older())
+
+        await node.daemon.pass_s(CREDIT_S / SHARE)
+        assert node.flows.entries == set()
+
+    node.live(life)
+
+
 # --- when it looks
+
+
+def test_the_links_of_pods_that_come_and_go_are_no_reason(node: Node) -> None:
+    async def life() -> None:
+        await node.start(dns(node_port=30053), listing(A))
+        node.sweeper.on_addresses(frozenset({"172.18.0.1"}))
+        await node.daemon.pass_s(SOON_S)
+        sweeps = len(node.flows.sweeps)
+
+        node.sweeper.on_addresses(frozenset({"172.18.0.1", "fe80::1"}))
+        await node.daemon.pass_s(SOON_S)
+        node.sweeper.on_addresses(frozenset({"172.18.0.1"}))
+        await node.daemon.pass_s(SOON_S)
+        node.sweeper.on_addresses(frozenset())
+        await node.daemon.pass_s(SOON_S)
+
+        assert len(node.flows.sweeps) == sweeps
+
+    node.live(life)
 
 
 def test_nothing_is_asked_without_udp(node: Node) -> None:

@@ -62,6 +62,15 @@ def test_primary_is_the_address_to_bind_to_where_one_is_given() -> None:
     assert listening("primary", bind_address="198.51.100.1")[1] == ("2001:db8::1",)
 
 
+@pytest.mark.parametrize("bind_address", ["127.0.0.1", "::1"])
+def test_loopback_is_nobodys_primary_address(bind_address: str) -> None:
+    ipv4, ipv6 = listening("primary", bind_address=bind_address)
+
+    assert (ipv4, ipv6) == (
+        (None, ("2001:db8::1",)) if bind_address == "127.0.0.1" else (("192.0.2.1",), None)
+    )
+
+
 def test_an_unknown_primary_address_means_all() -> None:
     settings = NodeSettings(node_port_addresses=("primary",))
     unknown = make_node(addresses=())

@@ -1,5 +1,7 @@
 """What happened becomes a request that the API takes, at a bounded pace, and what happens again a series."""
 
+import re
+
 import pytest
 from kubernetes.client import EventsV1Event
 
@@ -253,3 +255,16 @@ def test_a_note_has_no_more_bytes_than_the_api_takes(clock: Clock) -> None:
 
 def test_times_have_six_digits() -> None:
     assert micro_time(1_000_000_000) == "1970-01-01T00:00:01.000000Z"
+
+
+@pytest.mark.parametrize("name", ["a" * 219 + "-b", "a" * 219 + "." + "b" * 33, "a" * 253])
+def test_the_name_of_an_event_is_a_name_however_long_that_of_its_object_is(
+    clock: Clock, name: str
+) -> None:
+    recorder = clock.recorder()
+    recorder.warn(Regarding(kind="EndpointSlice", namespace="shop", name=name), "A", "a")
+
+    made = taken(recorder).record.name
+    # a DNS subdomain (RFC 1123), as metadata.name of every Event has to be
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", made)
+    assert len(made) <= 253

@@ -23,10 +23,10 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKernel]:
     fake.close()
 
 
-def address(text: str, *, peer: str = "") -> bytes:
+def address(text: str, *, peer: str = "", flags: int = 0) -> bytes:
     """An address of an interface, as the kernel writes it."""
     packed = ipaddress.ip_address(text).packed
-    head = bytes([2 if len(packed) == 4 else 10, 24, 0, 0, 1, 0, 0, 0])
+    head = bytes([2 if len(packed) == 4 else 10, 24, flags, 0, 1, 0, 0, 0])
     attributes = codec.attr(1, ipaddress.ip_address(peer or text).packed)
     if len(packed) == 4 or peer:
         attributes += codec.attr(2, packed)
@@ -82,3 +82,29 @@ def test_a_dump_that_lost_pieces_is_an_error(kernel: FakeKernel) -> None:
     with pytest.raises(KernelError) as raised:
         read(kernel)
     assert raised.value.errno == errno.ENOBUFS
+
+
+def test_an_address_that_may_turn_out_to_be_taken_is_none_yet(kernel: FakeKernel) -> None:
+    tentative, optimistic = 0x40, 0x04
+    kernel.answer = lambda sent: [
+        piece(
+            sent[0].seq,
+            address("2001:db8::1", flags=tentative),
+            address("2001:db8::2", flags=tentative | optimistic),
+            address("2001:db8::3"),
+        ),
+        done(sent[0].seq),
+    ]
+
+    assert read(kernel) == {"2001:db8::2", "2001:db8::3"}
+
+
+def test_addresses_of_other_protocols_are_passed_over(kernel: FakeKernel) -> None:
+    # those of MCTP, as <linux/mctp.h> has them
+    mctp = bytes([45, 0, 0, 0, 1, 0, 0, 0]) + codec.attr(2, b"\x08")
+    kernel.answer = lambda sent: [
+        piece(sent[0].seq, mctp, address("192.0.2.1")),
+        done(sent[0].seq),
+    ]
+
+    assert read(kernel) == {"192.0.2.1"}

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 
 import pytest
 
+from backends.null.backend import NullObserved, NullPlan
+from proxy.backend import Applied
 from proxy.cache import Merged
 from proxy.desired import DesiredState
 from proxy.model import Family, NodeInfo, PortKey, Service, ServiceName, SlicePort
 from tests.daemon import Daemon, make_daemon
-from tests.fakes.backend import unreachable
+from tests.fakes.backend import FakeBackend, unreachable
 from tests.model_builders import (
     make_endpoint,
     make_key,
@@ -228,5 +230,34 @@ def test_a_leftover_that_cannot_be_removed_delays_no_change(daemon: Daemon) -> N
         await daemon.pass_s(1.0)
 
         assert [e.address for e in daemon.backend.kernel[WEB].internal] == [A]
+
+    daemon.live(life)
+
+
+class _Stubborn(FakeBackend):
+    """Fails whenever leftovers are to be removed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pruned_at: list[float] = []
+
+    async def apply(self, plan: NullPlan, observed: NullObserved) -> Applied:
+        if DB in plan.changes:
+            self.pruned_at.append(self._touch())
+            raise unreachable()
+        return await super().apply(plan, observed)
+
+
+def test_when_the_kernel_fails_over_leftovers_it_is_asked_ever_less_often(daemon: Daemon) -> None:
+    backend = daemon.reconciler.backend = daemon.backend = _Stubborn()
+    daemon.find_in_kernel(make_service("default/db"))
+
+    async def life() -> None:
+        started_s = daemon.now_s
+        daemon.tell_all(make_service("default/web"))
+        await daemon.pass_s(20.0)
+
+        assert [round(at - started_s) for at in backend.pruned_at] == [0, 1, 3, 7, 15]
+        assert set(backend.kernel) == {WEB, DB}
 
     daemon.live(life)

@@ -1,5 +1,7 @@
 """The reconciler when the kernel refuses single service ports: set aside, shown, tried again, and no harm to others."""
 
+import asyncio
+
 import pytest
 
 from proxy.model import Service
@@ -78,6 +80,43 @@ def test_one_culprit_among_many_is_found_by_halving(daemon: Daemon) -> None:
 
         assert len(daemon.backend.kernel) == 63
         assert len(daemon.backend.applied) <= 2 * 6 + 2  # two halves, six times, and once more
+
+    daemon.live(life)
+
+
+def test_many_culprits_of_whom_few_are_named_are_found_by_halving_the_rest(daemon: Daemon) -> None:
+    bad = {make_key(f"default/{number}") for number in range(256) if number % 4}
+    daemon.backend.refused.update(dict.fromkeys(bad, "full"))
+    daemon.backend.most_blamed = 1
+
+    async def life() -> None:
+        daemon.tell_all(*(service(f"default/{number}", number) for number in range(256)))
+        await daemon.pass_s()
+
+        assert set(daemon.reconciler.quarantine) == bad
+        assert len(daemon.backend.kernel) == 256 - len(bad)
+        assert sum(map(len, daemon.backend.applied)) <= 256 * (8 + 2)  # all in eight sizes, and alone
+
+    daemon.live(life)
+
+
+def test_others_may_run_while_many_culprits_are_found(daemon: Daemon) -> None:
+    daemon.backend.refused.update({make_key(f"default/{number}"): "full" for number in range(64)})
+    daemon.backend.most_blamed = 1
+    seen: set[int] = set()
+
+    async def others() -> None:
+        while True:
+            seen.add(len(daemon.reconciler.quarantine))
+            await asyncio.sleep(0)
+
+    async def life() -> None:
+        task = asyncio.create_task(others())
+        daemon.tell_all(*(service(f"default/{number}", number) for number in range(64)))
+        await daemon.pass_s()
+        task.cancel()
+
+        assert seen == set(range(65))
 
     daemon.live(life)
 

@@ -213,3 +213,38 @@ def test_nobody_is_bothered_with_a_limit_that_cannot_be_lowered(
     assert sysctls.apply(settings(max_per_core=1000), top) == []
     (refused,) = sysctls.apply(settings(min=200_000_000, max_per_core=1), root({}))[:1]
     assert (refused.errno, refused.write.file) == (13, MAX)
+
+
+# --- settings of a backend
+
+REUSE = "proc/sys/net/ipv4/vs/conn_reuse_mode"
+NODEST = "proc/sys/net/ipv4/vs/expire_nodest_conn"
+
+
+def test_settings_by_name_are_written_where_they_are_others(root: Root) -> None:
+    top = root({REUSE: "1\n", NODEST: "1\n"})
+    (top / NODEST).chmod(stat.S_IRUSR)
+    long_ago = 1_000_000_000
+    os.utime(top / NODEST, (long_ago, long_ago))
+
+    assert sysctls.enforce({REUSE: 0, NODEST: 1}, top) == []
+
+    assert (top / REUSE).read_text() == "0\n"
+    assert (top / NODEST).stat().st_mtime == long_ago
+
+
+def test_those_that_this_kernel_does_not_have_are_named_and_the_others_written(root: Root) -> None:
+    top = root({NODEST: "0\n"})
+
+    (refused,) = sysctls.enforce({REUSE: 0, NODEST: 1}, top)
+
+    assert str(refused).startswith(f"/{REUSE} cannot be read, 0 is wanted: No such file")
+    assert (top / NODEST).read_text() == "1\n"
+
+
+def test_a_setting_is_read_as_a_number_or_not_at_all(root: Root) -> None:
+    top = root({REUSE: "1\n", NODEST: "3 50\n"})
+
+    assert sysctls.read(REUSE, top) == 1
+    assert sysctls.read(NODEST, top) is None
+    assert sysctls.read(UDP, top) is None

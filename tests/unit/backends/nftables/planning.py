@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import HAIRPIN, Data, NftPlan
+from backends.nftables.model import Data, NftPlan, Transaction
 from backends.nftables.plan import plan
 from backends.nftables.prune import prune
 from backends.nftables.slots import slot_key
@@ -19,8 +19,8 @@ FRONTEND = bytes([10, 96, 0, 10, 6, 0, 0, 0, 0, 80, 0, 0])
 PREFIX = bytes([10, 96, 0, 10, 0, 80, 0, 0])
 
 Written = dict[str, dict[bytes, Data]]
-"""What is written to each set: the new data of each key. What is only deleted is DELETED."""
-DELETED = "deleted"
+"""What is written to each set: the new data of each key. What is only deleted is DELETED, what stays for a while LEFT."""
+DELETED, LEFT = "deleted", "left"
 
 
 def believing(*ports: DesiredPort) -> Observed:
@@ -45,17 +45,14 @@ def plan_for(observed: Observed, *ports: DesiredPort, gone: Sequence[str] = ()) 
 
 
 def written(planned: NftPlan) -> Written:
-    """Return the elements a plan changes.
+    """Return the elements a plan changes or leaves for a while.
 
-    It must be one transaction of nothing else but chains, perhaps with one more for hairpin members that go last.
+    It must be one transaction of nothing else but chains, perhaps with chains laid before it.
     """
-    transaction, *later = planned.transactions
+    *before, transaction = planned.transactions or [Transaction()]
+    assert all(each.size == len(each.chains) for each in before)
     assert (transaction.rebuild, transaction.tables, transaction.sets) == ((), (), ())
-    found: Written = {}
-    for last in later:
-        assert [batch.set for batch in last.deletes] == [HAIRPIN]
-        assert last.size == len(last.deletes[0].elements)
-        found[HAIRPIN] = {e.key: DELETED for e in last.deletes[0].elements}
+    found: Written = {name: dict.fromkeys(keys, LEFT) for _, name, keys in planned.leaving}
     for batch in transaction.deletes:
         found.setdefault(batch.set, {}).update({e.key: DELETED for e in batch.elements})
     for batch in transaction.adds:
@@ -64,14 +61,22 @@ def written(planned: NftPlan) -> Written:
 
 
 def steps(planned: NftPlan) -> list[dict[str, int]]:
-    """Return how many elements each transaction writes to each set: what is deleted, added or changed counts once."""
+    """Return how many elements each transaction writes to each set: what is deleted, added or changed counts once.
+
+    A transaction without elements is no step.
+    """
     found = []
     for transaction in planned.transactions:
         keys: dict[str, set[bytes]] = {}
         for batch in (*transaction.deletes, *transaction.adds):
             keys.setdefault(batch.set, set()).update([e.key for e in batch.elements])
         found.append({name: len(of_set) for name, of_set in keys.items()})
-    return found
+    return [each for each in found if each]
+
+
+def left(planned: NftPlan) -> dict[str, int]:
+    """Return how many elements of each set are left for a while."""
+    return {name: len(keys) for _, name, keys in planned.leaving}
 
 
 def slot(number: int) -> bytes:

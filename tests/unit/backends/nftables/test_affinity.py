@@ -168,6 +168,16 @@ def test_a_number_that_became_free_is_given_again_last() -> None:
     assert two[b"b"] == pack_number(32)
 
 
+def test_a_number_that_became_free_waits_for_all_others_also_beside_the_highest_one() -> None:
+    there, next_id, given = {pack_number(65520): b"stays"}, 0, []
+    for endpoint in (b"a", b"b", b"c"):
+        numbers, next_id = number_endpoints([b"stays", endpoint], [there], next_id)
+        there = {number: each for each, number in numbers.items()}
+        given.append(numbers[endpoint])
+
+    assert given == [pack_number(16), pack_number(32), pack_number(48)]
+
+
 def test_numbers_stay_below_those_that_name_classes_of_queueing_as_long_as_they_last() -> None:
     used = {pack_number(65520): b"last", pack_number(16): b"first"}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from backends.nftables.belief import Observed
-from backends.nftables.model import EXTERNALS, NODEPORTS, SERVICES, SHORTCUTS
+from backends.nftables.model import EXTERNALS, NODEPORTS, SERVICES, SHORTCUTS, NftPlan
 from backends.nftables.plan import plan
 from backends.nftables.prune import prune
 from proxy.desired import DesiredPort, Frontend
@@ -18,6 +18,7 @@ from tests.unit.backends.nftables.planning import (
     D,
     believing,
     carry_out,
+    left,
     plan_for,
     steps,
     written,
@@ -84,18 +85,18 @@ def test_to_policy_local_the_short_cut_comes_first() -> None:
     assert then == {"externals": 2, "nodeports": 1}
 
 
-def test_to_policy_cluster_the_short_cut_and_the_local_slots_go_last() -> None:
+def test_to_policy_cluster_the_short_cut_goes_last_and_the_local_slots_stay_for_a_while() -> None:
     observed = believing(service(A, local=(B,), external_local=True))
+    planned = plan_for(observed, service(A, local=(B,)))
 
-    first, last = written_counts(observed, service(A, local=(B,)))
+    first, last = steps(planned)
 
     assert first == {"externals": 2, "nodeports": 1}
-    assert last == {
-        "shortcuts": 2, "nodeport-shortcuts": 1, "endpoints-tcp": 2, "nodeport-endpoints-tcp": 1,
-    }  # fmt: skip
+    assert last == {"shortcuts": 2, "nodeport-shortcuts": 1}
+    assert left(planned) == {"endpoints-tcp": 2, "nodeport-endpoints-tcp": 1}
 
 
-def test_to_internal_policy_local_new_slots_come_with_the_verdict_and_old_ones_go_after() -> None:
+def test_to_internal_policy_local_new_slots_come_with_the_verdict_and_old_ones_stay() -> None:
     observed = believing(
         make_desired("default/web", A, make_endpoint(B, is_local=True), outer=(VIP,))
     )
@@ -103,30 +104,110 @@ def test_to_internal_policy_local_new_slots_come_with_the_verdict_and_old_ones_g
         "default/web", A, make_endpoint(B, is_local=True), outer=(VIP,), internal_local=True
     )
 
-    assert written_counts(observed, to) == [
-        {"services": 1, "endpoints-tcp": 1},
-        {"endpoints-tcp": 2},
-    ]
+    planned = plan_for(observed, to)
+
+    assert steps(planned) == [{"services": 1, "endpoints-tcp": 1}]
+    assert left(planned) == {"endpoints-tcp": 2}
 
 
-def test_the_last_local_endpoint_goes_in_one_step_and_its_masquerading_in_the_next() -> None:
+def test_the_last_local_endpoint_goes_in_one_step_and_its_masquerading_stays_for_a_while() -> None:
     observed = believing(service(A, local=(B,), external_local=True))
 
+    planned = plan_for(observed, service(A, external_local=True))
+
     # from the cluster lists and from the local ones
-    assert written_counts(observed, service(A, external_local=True)) == [
+    assert steps(planned) == [
         {
             "endpoints-tcp": 5,
             "nodeport-endpoints-tcp": 2,
             "services": 1,
             "shortcuts": 2,
             "nodeport-shortcuts": 1,
-        },
-        {"hairpin": 1},
+        }
     ]
+    assert left(planned) == {"hairpin": 1}
+
+
+# --- what stays for a while
+
+
+FAR = make_desired("default/web", A, B)
+NEAR = make_desired("default/web", make_endpoint(A, is_local=True), B, internal_local=True)
+
+
+def sweep(observed: Observed, *ports: DesiredPort) -> NftPlan:
+    planned = plan(whole({port.key: port for port in ports}), observed, [], LAYOUT)
+    carry_out(planned, observed)
+    return planned
+
+
+def test_what_is_left_goes_with_the_second_sweep_so_that_it_stays_for_a_whole_period() -> None:
+    observed = believing(FAR)
+    carry_out(plan_for(observed, NEAR), observed)
+
+    assert len(observed.leaving) == 2
+    assert steps(sweep(observed, NEAR)) == []
+    assert steps(sweep(observed, NEAR)) == [{"endpoints-tcp": 2}]
+    assert not observed.is_sweep_due
+    assert not sweep(observed, NEAR)
+
+
+def test_slots_that_are_needed_again_meanwhile_stay_for_good() -> None:
+    observed = believing(FAR)
+    carry_out(plan_for(observed, NEAR), observed)
+    sweep(observed, NEAR)
+
+    back = plan_for(observed, FAR)
+
+    assert steps(back) == [{"services": 1}]
+    carry_out(back, observed)
+    for _ in range(2):
+        sweep(observed, FAR)
+    assert len(observed.tables["IPv4"].elements["endpoints-tcp"]) == 2
+    assert not plan_for(observed, FAR)
+    assert not prune(whole({FAR.key: FAR}), observed, LAYOUT)
+
+
+def test_a_frontend_that_goes_takes_with_it_what_was_left_for_packets_on_their_way() -> None:
+    observed = believing(FAR)
+    carry_out(plan_for(observed, NEAR), observed)
+
+    carry_out(plan_for(observed, gone=["default/web"]), observed)
+
+    assert observed.tables["IPv4"].elements["endpoints-tcp"] == {}
+
+
+def test_a_frontend_that_another_service_takes_over_keeps_nothing_of_what_was_left() -> None:
+    observed = believing(FAR)
+    carry_out(plan_for(observed, NEAR), observed)
+    carry_out(plan_for(observed, gone=["default/web"]), observed)
+    other = make_desired("default/other", C, D)
+
+    carry_out(plan_for(observed, other), observed)
+    for _ in range(2):
+        sweep(observed, other)
+
+    assert not plan_for(observed, other)
+    assert not prune(whole({other.key: other}), observed, LAYOUT)
+
+
+def test_an_address_of_this_node_that_comes_back_meanwhile_is_masqueraded_for_good() -> None:
+    here = make_desired("default/web", make_endpoint(A, is_local=True))
+    observed = believing(here)
+    carry_out(plan_for(observed, make_desired("default/web", A)), observed)
+    carry_out(plan_for(observed, here), observed)
+
+    for _ in range(2):
+        sweep(observed, here)
+
+    assert len(observed.tables["IPv4"].elements["hairpin"]) == 1
+
+
+# --- the rest
 
 
 def test_chains_that_mark_come_after_those_they_lead_to() -> None:
-    (transaction, *_) = plan_for(believing(), service(A, external_local=True)).transactions
+    transaction = plan_for(believing(), service(A, external_local=True)).transactions[0]
 
     made = [spec.name for _, spec in transaction.chains]
     assert made.index("pick-tcp-1") < made.index("shortcut-tcp-1")

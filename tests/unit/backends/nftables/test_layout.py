@@ -2,6 +2,7 @@ import pytest
 
 from backends.kernel.nft_expressions import (
     AnyExpression,
+    Compare,
     Fib,
     Lookup,
     Masquerade,
@@ -13,7 +14,14 @@ from backends.kernel.nft_expressions import (
     parse_expressions,
 )
 from backends.kernel.nft_messages import BaseChain
-from backends.kernel.nft_numbers import Hook, NumgenKind, VerdictCode
+from backends.kernel.nft_numbers import (
+    FIB_TYPE_LOCAL,
+    FibFlag,
+    Hook,
+    NumgenKind,
+    Operator,
+    VerdictCode,
+)
 from backends.nftables import rules
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import (
@@ -127,20 +135,30 @@ def test_the_hooks_are_where_nat_belongs() -> None:
     assert hooks == {
         "prerouting": BaseChain("nat", Hook.PREROUTING, -100),
         "output": BaseChain("nat", Hook.OUTPUT, -100),
+        "prerouting-late": BaseChain("nat", Hook.PREROUTING, -90),
+        "output-late": BaseChain("nat", Hook.OUTPUT, -90),
         "postrouting": BaseChain("nat", Hook.POSTROUTING, 100),
     }
 
 
 def test_addresses_of_services_are_told_from_others_before_all_else() -> None:
-    cluster, external, unused, node_port = content(chain_named(make_layout(), SERVICES))
+    external, cluster, node_port = content(chain_named(make_layout(), SERVICES))
 
-    assert Lookup(CLUSTER_IPS) in cluster
-    assert cluster[-1] == Verdict(VerdictCode.GOTO, CLUSTER_IP)
     assert Lookup(EXTERNAL_IPS) in external
     assert external[-1] == Verdict(VerdictCode.JUMP, EXTERNAL_IP)
-    assert Lookup(SERVICE_CIDRS) in unused
-    assert unused[-1] == Verdict(VerdictCode.DROP)
+    assert Lookup(CLUSTER_IPS) in cluster
+    assert cluster[-1] == Verdict(VerdictCode.GOTO, CLUSTER_IP)
     assert node_port[-1] == Verdict(VerdictCode.GOTO, NODE_PORT)
+
+
+@pytest.mark.parametrize("name", ["prerouting-late", "output-late"])
+def test_what_nobody_translates_to_an_address_no_service_has_is_dropped(name: str) -> None:
+    (unused,) = content(chain_named(make_layout(), name))
+
+    assert Lookup(SERVICE_CIDRS) in unused
+    assert Fib(flags=FibFlag.DADDR) in unused
+    assert Compare(operator=Operator.NEQ, data=rules.host_word(FIB_TYPE_LOCAL)) in unused
+    assert unused[-1] == Verdict(VerdictCode.DROP)
 
 
 @both_families

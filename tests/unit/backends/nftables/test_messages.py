@@ -5,11 +5,14 @@ import pytest
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6, MessageKind, VerdictCode
 from backends.nftables import messages
+from backends.nftables.affinity import CLIENTS_AT_MOST, Affinity, affinity_sets
+from backends.nftables.firewall import interval_keys
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.messages import ELEMENTS_PER_MESSAGE
 from backends.nftables.model import (
     ENDPOINTS,
     HAIRPIN,
+    SERVICE_CIDRS,
     SERVICES,
     TABLE,
     Batch,
@@ -199,3 +202,27 @@ def test_a_chain_or_set_of_one_service_port_is_blamed_on_it() -> None:
     assert blamed is not None
     assert blamed.owner == WEB
     assert packed.element_at(1, None) is not None
+
+
+def test_the_bounds_of_ranges_are_sent_in_their_order() -> None:
+    keys = interval_keys("IPv4", ("10.0.0.0/8", "192.0.2.0/24", "198.51.100.0/24"))
+    shuffled = Batch("IPv4", SERVICE_CIDRS, tuple([Element(k, None, WEB) for k in reversed(keys)]))
+
+    packed = messages.pack(Transaction(deletes=(shuffled,), adds=(shuffled,)))
+
+    for request, elements in zip(packed.requests, packed.elements, strict=True):
+        sent = nft_elements.parse_all_elements(request.payload)
+        assert [messages.parse_bound(element) for element in sent] == keys
+        assert [element.key for element in elements] == keys  # who is blamed is found by position
+
+
+def test_no_room_is_made_for_clients_before_there_are_any() -> None:
+    affinity = Affinity(
+        WEB, 60, 1, None, is_external=False, has_shortcut=False, has_node_port=False
+    )
+    clients = affinity_sets(affinity)[0]
+
+    request = messages.pack_set("IPv4", clients, TABLE)
+
+    found = nft_messages.parse_set(request.payload + codec.attr_be64(16, 1))
+    assert (clients.facts.size, found.size) == (CLIENTS_AT_MOST, 0)

@@ -2,7 +2,7 @@
 
 from backends.nftables.belief import TableFacts
 from backends.nftables.model import Batch, Data
-from backends.nftables.order import ABSENT, Absent, Step, Values, in_order
+from backends.nftables.order import ABSENT, Absent, Going, Step, Values, in_order
 from proxy.model import Family
 
 KEY = b"key"
@@ -12,15 +12,19 @@ def ordered(
     believed: dict[str, Data],
     wanted: dict[str, Data | Absent],
     late: tuple[str, ...] = (),
+    leaving: tuple[str, ...] = (),
 ) -> list[list[str]]:
-    """What is written to which sets, step by step, for one element of each set."""
+    """What is written to which sets, step by step, and what is left, for one element of each set."""
     facts = TableFacts()
     facts.elements = {name: {KEY: data} for name, data in believed.items()}
     sets: dict[tuple[Family, str], Values] = {
         ("IPv4", name): {KEY: (data, None)} for name, data in wanted.items()
     }
-    steps = in_order(sets, {"IPv4": facts}, {("IPv4", name): {KEY} for name in late})
-    return [_words(step) for step in steps if step]
+    going = Going(*[{("IPv4", name): {KEY} for name in names} for names in (late, leaving)])
+    *steps, left = in_order(sets, {"IPv4": facts}, going)
+    assert all(keys == {KEY} for _, _, keys in left)
+    words = [_words(step) for step in steps if step]
+    return words + ([[f"({name})" for _, name, _ in left]] if left else [])
 
 
 def _words(step: Step) -> list[str]:
@@ -77,11 +81,17 @@ def test_slots_that_a_verdict_still_leads_to_go_after_it() -> None:
     assert len(ordered(believed, wanted)) == 1
 
 
-def test_a_pod_is_masqueraded_on_its_way_to_itself_until_nothing_leads_there() -> None:
-    wanted: dict[str, Data | Absent] = {"hairpin": ABSENT, "endpoints-tcp": ABSENT}
-    believed: dict[str, Data] = {"hairpin": None, "endpoints-tcp": b"x"}
+def test_what_is_left_for_packets_on_their_way_is_not_written() -> None:
+    wanted: dict[str, Data | Absent] = {"services": "b", "endpoints-tcp": ABSENT}
+    believed: dict[str, Data] = {"services": "a", "endpoints-tcp": b"x"}
 
-    assert ordered(believed, wanted) == [["-endpoints-tcp"], ["-hairpin"]]
-    assert ordered({}, {"hairpin": None, "endpoints-tcp": b"x"}) == [
-        ["+hairpin", "+endpoints-tcp"]
-    ]
+    assert ordered(believed, wanted, leaving=("endpoints-tcp",)) == [
+        ["-services", "+services"], ["(endpoints-tcp)"],
+    ]  # fmt: skip
+
+
+def test_what_is_changed_does_not_leave() -> None:
+    changed = ["-endpoints-tcp", "+endpoints-tcp"]
+
+    for options in ({"late": ("endpoints-tcp",)}, {"leaving": ("endpoints-tcp",)}):
+        assert ordered({"endpoints-tcp": b"x"}, {"endpoints-tcp": b"y"}, **options) == [changed]

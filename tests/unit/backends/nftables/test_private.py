@@ -101,10 +101,10 @@ def test_another_timeout_changes_rules_and_keeps_the_clients() -> None:
     }  # fmt: skip
     assert (transaction.sets, transaction.deletes, transaction.adds) == ((), (), ())
     carry_out(planned, observed)
-    assert observed.retired == 0
+    assert not observed.is_sweep_due
 
 
-def test_what_affinity_needed_stays_until_a_plan_for_nobody() -> None:
+def test_what_affinity_needed_stays_until_the_second_plan_for_nobody() -> None:
     observed = believing(sticky(A, B))
     off = sticky(A, B, timeout_s=None)
 
@@ -113,15 +113,17 @@ def test_what_affinity_needed_stays_until_a_plan_for_nobody() -> None:
     chains, sets = names(observed)
     assert chains
     assert sets == {CLIENTS, SLOTS, ENDPOINTS}
-    assert observed.retired == len(chains) + len(sets)
+    assert len(observed.leaving) == len(chains) + len(sets)
     assert not prune(whole({off.key: off}), observed, LAYOUT)
 
-    emptying, deleting = plan(whole({off.key: off}), observed, [], LAYOUT).transactions
+    carry_out(plan(whole({off.key: off}), observed, [], LAYOUT), observed)
+    assert names(observed) == (chains, sets)
+    planned = plan(whole({off.key: off}), observed, [], LAYOUT)
+    emptying, deleting = planned.transactions
     assert {name for _, name in emptying.gone_sets} == sets
     assert {name for _, name in deleting.gone_chains} == chains
-    for transaction in (emptying, deleting):
-        observed.fold(transaction)
-    assert (names(observed), observed.retired) == ((set(), set()), 0)
+    carry_out(planned, observed)
+    assert (names(observed), observed.is_sweep_due) == ((set(), set()), False)
 
 
 def test_affinity_that_is_switched_on_again_meanwhile_takes_up_what_is_there() -> None:
@@ -131,9 +133,11 @@ def test_affinity_that_is_switched_on_again_meanwhile_takes_up_what_is_there() -
     planned = plan_for(observed, sticky(A, B))
     assert (planned.transactions[0].chains, planned.transactions[0].sets) == ((), ())
     carry_out(planned, observed)
+    for _ in range(2):
+        carry_out(plan(whole({}), observed, [], LAYOUT), observed)
 
-    assert observed.retired == 0
-    assert not plan(whole({}), observed, [], LAYOUT)
+    assert names(observed)[1] == {CLIENTS, SLOTS, ENDPOINTS}
+    assert observed.tables["IPv4"].elements["endpoints-tcp"] == {}
     assert not plan_for(observed, sticky(A, B))
 
 
@@ -155,25 +159,28 @@ def test_what_somebody_changed_in_the_own_sets_is_put_right() -> None:
 
 
 def test_ranges_are_checked_before_the_address_is_served() -> None:
-    first, then = plan_for(believing(), ranged("192.0.2.0/24")).transactions
+    before, first, then = plan_for(believing(), ranged("192.0.2.0/24")).transactions
 
+    assert {spec.name for _, spec in before.sets} == {batch.set for batch in before.adds}
+    assert f"firewall-{ID}" in [spec.name for _, spec in before.chains]
     assert FIREWALL in {batch.set for batch in first.adds}
     assert {batch.set for batch in then.adds} == {"externals", "nodeports", "external-ips"}
 
 
-def test_other_ranges_are_a_new_set_and_the_rule_is_replaced_in_place() -> None:
+def test_other_ranges_are_a_new_set_and_then_the_rule_is_replaced_in_place() -> None:
     observed = believing(ranged("192.0.2.0/24"))
     (old,) = names(observed)[1]
 
-    (transaction,) = plan_for(observed, ranged("192.0.2.0/25")).transactions
+    filling, replacing = plan_for(observed, ranged("192.0.2.0/25")).transactions
 
-    assert [spec.name for _, spec in transaction.chains] == [f"firewall-{ID}"]
-    ((_, made),) = transaction.sets
+    ((_, made),) = filling.sets
     assert made.name != old
-    assert transaction.deletes == ()
-    assert {batch.set for batch in transaction.adds} == {made.name}
+    assert {batch.set for batch in filling.adds} == {made.name}
+    assert filling.size == 1 + len(filling.adds[0].elements)
+    assert [spec.name for _, spec in replacing.chains] == [f"firewall-{ID}"]
+    assert replacing.size == 1
     carry_out(plan_for(observed, ranged("192.0.2.0/25")), observed)
-    assert observed.retired == 1
+    assert len(observed.leaving) == 1
 
 
 @pytest.mark.parametrize("allows", [True, False])
@@ -192,4 +199,4 @@ def test_without_ranges_everybody_may_come_in_again() -> None:
     carry_out(plan_for(observed, ranged()), observed)
 
     assert observed.tables["IPv4"].elements[FIREWALL] == {}
-    assert observed.retired == 2
+    assert len(observed.leaving) == 2

@@ -1,5 +1,6 @@
 import contextlib
 import struct
+import sys
 from itertools import pairwise
 
 import pytest
@@ -83,7 +84,20 @@ def test_numbers_come_back_in_network_byte_order(small: int, large: int) -> None
     assert codec.read_be64(view) == large
 
 
-@pytest.mark.parametrize("read", [codec.read_be32, codec.read_be64])
+@given(st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1))
+def test_numbers_come_back_in_host_byte_order(short: int, long: int) -> None:
+    ((_, view),) = codec.iter_attrs(codec.attr_u16(1, short))
+    assert bytes(view) == short.to_bytes(2, sys.byteorder)
+    assert codec.read_u16(view) == short
+
+    ((_, view),) = codec.iter_attrs(codec.attr_u32(1, long))
+    assert bytes(view) == long.to_bytes(4, sys.byteorder)
+    assert codec.read_u32(view) == long
+
+
+@pytest.mark.parametrize(
+    "read", [codec.read_u16, codec.read_u32, codec.read_be32, codec.read_be64]
+)
 def test_a_number_of_the_wrong_length_is_malformed(read: object) -> None:
     assert callable(read)
     with pytest.raises(Malformed):

@@ -8,7 +8,7 @@ from proxy.errors import KernelError
 from proxy.netlink import codec, socket
 from proxy.netlink.codec import Message, Request
 from proxy.netlink.socket import Ack, DumpInterrupted, NetlinkSocket
-from tests.fakes.netlink import LOST, FakeKernel, done, offset, piece, reply, text
+from tests.fakes.netlink import LOST, FakeKernel, Reply, done, offset, piece, reply, text
 
 
 @pytest.fixture
@@ -129,6 +129,52 @@ def test_a_refusal_among_lost_replies_is_an_outcome(
 
     assert failure.errno == errno.EEXIST
     assert kernel.queue == []
+
+
+def last_asks(count: int) -> list[Request]:
+    return [Request(20, codec.NLM_F_ACK if n == count - 1 else 0, b"") for n in range(count)]
+
+
+def test_requests_that_stand_for_themselves_are_each_refused(
+    kernel: FakeKernel, door: NetlinkSocket
+) -> None:
+    kernel.answer = lambda sent: [reply(sent[0].seq, errno.ENOENT, text("no")), reply(sent[2].seq)]
+
+    assert door.submit(last_asks(3)) == [Ack(0, errno.ENOENT, "no", None)]
+
+
+def test_the_last_of_them_may_be_the_one_refused(kernel: FakeKernel, door: NetlinkSocket) -> None:
+    kernel.answer = lambda sent: [reply(sent[2].seq, errno.EEXIST)]
+
+    assert door.submit(last_asks(3)) == [Ack(2, errno.EEXIST, "", None)]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_one_lost_refusal_makes_the_outcome_of_requests_that_stand_for_themselves_unknown(
+    kernel: FakeKernel, door: NetlinkSocket, lost: int
+) -> None:
+    def answer(sent: list[Message]) -> list[Reply]:
+        replies: list[Reply] = [reply(sent[0].seq, errno.ENOENT), reply(sent[2].seq)]
+        return [*replies[:lost], LOST, *replies[lost:]]
+
+    kernel.answer = answer
+
+    with pytest.raises(KernelError) as caught:
+        door.submit(last_asks(3))
+
+    assert caught.value.errno == errno.ENOBUFS
+    assert kernel.queue == []
+
+
+def test_a_refusal_is_no_outcome_of_what_comes_after_it(
+    kernel: FakeKernel, door: NetlinkSocket
+) -> None:
+    kernel.answer = lambda sent: [reply(sent[0].seq, errno.ENOENT)]
+
+    with pytest.raises(KernelError) as caught:
+        door.submit(last_asks(3))
+
+    assert caught.value.errno == errno.ENOBUFS
 
 
 def test_a_request_too_large_to_send_is_refused_as_a_whole(
@@ -341,3 +387,38 @@ def test_a_socket_closes_with_its_block() -> None:
         assert not os.get_inheritable(door.fileno())
 
     assert door.fileno() == -1
+
+
+def test_a_dump_that_was_interrupted_is_read_again_whole(
+    kernel: FakeKernel, door: NetlinkSocket
+) -> None:
+    def answer(sent: list[Message]) -> list[Reply]:
+        seq = sent[0].seq
+        flags = 0 if len(kernel.sent) == 3 else codec.NLM_F_DUMP_INTR
+        return [piece(seq, b"1111"), piece(seq, b"2222", flags=flags), done(seq)]
+
+    kernel.answer = answer
+
+    assert [bytes(payload) for payload in door.dump_whole(DUMP)] == [b"1111", b"2222"]
+    assert len(kernel.sent) == 3
+
+
+def test_a_dump_that_is_always_interrupted_is_taken_as_it_is(
+    kernel: FakeKernel, door: NetlinkSocket
+) -> None:
+    kernel.answer = lambda sent: [
+        piece(sent[0].seq, b"1111", flags=codec.NLM_F_DUMP_INTR),
+        done(sent[0].seq),
+    ]
+
+    assert [bytes(payload) for payload in door.dump_whole(DUMP)] == [b"1111"]
+    assert len(kernel.sent) == 5
+
+
+def test_a_refused_dump_is_not_tried_again(kernel: FakeKernel, door: NetlinkSocket) -> None:
+    kernel.answer = lambda sent: [reply(sent[0].seq, errno.EPERM)]
+
+    with pytest.raises(KernelError):
+        door.dump_whole(DUMP)
+
+    assert len(kernel.sent) == 1

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import resource
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -11,11 +12,13 @@ import pytest
 import uvloop
 from aiohttp import hdrs
 
+from proxy.backend import Applied
 from proxy.desired_node import NodeSettings
 from proxy.health_checks import HealthCheck
 from proxy.journal import Round
 from proxy.model import Endpoint, Service
 from proxy.reconciler import Reconciler
+from proxy.server import health_check_node_ports
 from proxy.server.health_check_node_ports import HealthCheckNodePorts
 from proxy.sources.events import Delete, Event, Upsert
 from tests.model_builders import (
@@ -41,7 +44,7 @@ BODY = """{
 class Node:
     """The reconciler on a fake kernel, with health check node ports that run."""
 
-    def __init__(self, *addresses: str) -> None:
+    def __init__(self, *addresses: str, idle_s: float = LIMIT_S * 2) -> None:
         self.reconciler: Reconciler = make_reconciler([])
         self.reconciler.desired._settings = NodeSettings(node_port_addresses=addresses)
         self.is_healthy = True
@@ -51,6 +54,7 @@ class Node:
             lambda: self.is_healthy,
             lambda check, error: self.busy.append((check, error)),
             retry_s=RETRY_S,
+            idle_s=idle_s,
         )
         self.reconciler.on_round = self.ports.heard
 
@@ -224,6 +228,30 @@ def test_a_service_that_goes_takes_its_port_along(port: int) -> None:
     Node().run(life)
 
 
+def test_connections_go_with_the_service_also_those_on_which_nobody_reads(port: int) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port))
+        await node.listens_on(f"0.0.0.0:{port}")
+        _, idle = await asyncio.open_connection("127.0.0.1", port)
+        _, deaf = await asyncio.open_connection("127.0.0.1", port, limit=1)
+        await node.until(lambda: len(node.ports._connections) == 2)
+        ((listener,),) = [[*each.values()] for each in node.ports._listeners.values()]
+        transports = [each.transport for each in listener.answering.connections]
+
+        def is_stuck() -> bool:
+            deaf.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 1000)
+            return any(each is not None and each.get_write_buffer_size() for each in transports)
+
+        await node.until(is_stuck)
+        node.tell(Delete("Service", "default", "web"))
+
+        await node.until(lambda: not listener.answering.connections)
+        for writer in (idle, deaf):
+            writer.transport.abort()
+
+    Node().run(life)
+
+
 def test_a_port_may_change_hands_in_one_step(port: int, caplog: pytest.LogCaptureFixture) -> None:
     async def life(node: Node) -> None:
         other = free_port()
@@ -331,6 +359,90 @@ def test_a_failed_round_changes_no_answer(port: int) -> None:
         assert (await ask(port)).status == 200
 
     Node().run(life)
+
+
+def test_of_a_service_the_kernel_refuses_the_answer_stays_until_it_is_programmed(
+    port: int,
+) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port), pods("10.1.0.1:80"))
+        await node.listens_on(f"0.0.0.0:{port}")
+        backend = node.reconciler.backend
+        accepting = backend.apply
+
+        async def refuse(plan: object, observed: object) -> Applied:
+            keys = node.reconciler.desired.ports
+            await accepting(plan, observed)
+            return Applied(failed=dict.fromkeys(keys, "no"))
+
+        backend.apply = refuse  # type: ignore[method-assign]
+        node.tell(pods(), web(free_port(), "default/zoo", "10.96.0.11"))
+        await node.until(lambda: len(node.reconciler.quarantine) == 2)
+        await node.until(lambda: not node.reconciler.backlog and not node.ports._due)
+        assert node.ports.places == [f"0.0.0.0:{port}"]
+        assert (await ask(port)).status == 200
+
+        backend.apply = accepting  # type: ignore[method-assign]
+        await node.until(lambda: not node.reconciler.quarantine)
+        await node.until(lambda: len(node.ports.places) == 2)
+        assert (await ask(port)).status == 503
+
+    Node().run(life)
+
+
+def test_who_says_nothing_for_long_is_hung_up_on(port: int) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port))
+        await node.listens_on(f"0.0.0.0:{port}")
+
+        for said in (b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(said)
+            async with asyncio.timeout(LIMIT_S):
+                await reader.read()
+            writer.close()
+
+    Node(idle_s=0.05).run(life)
+
+
+def test_with_too_many_connections_the_oldest_goes(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_check_node_ports, "MOST_CONNECTIONS", 3)
+
+    async def life(node: Node) -> None:
+        other = free_port()
+        node.tell(web(port), web(other, "default/zoo", "10.96.0.11"))
+        await node.listens_on(f"0.0.0.0:{port}", f"0.0.0.0:{other}")
+        connected = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        await node.until(lambda: len(node.ports._connections) == 3)
+
+        assert (await ask(other)).status == 503
+        (oldest, _), *others = connected
+        async with asyncio.timeout(LIMIT_S):
+            with contextlib.suppress(ConnectionResetError):
+                assert await oldest.read() == b""
+        for reader, writer in others:
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b" 503 " in await reader.readline()
+        for _, writer in connected:
+            writer.close()
+        await node.until(lambda: not node.ports._connections)
+
+    Node().run(life)
+
+
+def test_it_may_have_as_many_listeners_as_the_hard_limit_allows() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+
+        async def life(node: Node) -> None:
+            await node.until(lambda: resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard))
+
+        Node().run(life)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_is_no_request_ends_its_connection_only(port: int) -> None:
