@@ -22,7 +22,7 @@ from e2e import topology
 from e2e.manifests import until
 from e2e.namespace import TopologyError
 from e2e.programmed import Programmed, endpoint
-from e2e.topology import Addresses, Family, World
+from e2e.topology import CLUSTER_CIDRS, FAMILIES, Addresses, Family, World
 from proxy.desired import DesiredPort, Frontend, FrontendKind
 from tests.desired_strategies import make_desired
 
@@ -119,6 +119,25 @@ class Ground:
         vip = self._next_vip(family)
         states = [[self._with_policy(vip, family, kind, policy)] for policy in policies]
         return self._race(family, vip, states)
+
+    def race_of_ranges(self, family: Family) -> Race:
+        """Have a service get source ranges it never had, one after the other, while flows begin that all of them let in."""
+        vip, pods = self._next_vip(family), CLUSTER_CIDRS[FAMILIES.index(family)]
+        others = Addresses("192.0.{}.{}/32", "2001:db8::{:x}:{:x}/128").of(family)
+        policies = (
+            Policy(ranges=(pods, others.format(*divmod(number, 250))))
+            for number in itertools.count(1)
+        )
+        states = (self._with_policy(vip, family, "LoadBalancer", policy) for policy in policies)
+        self._data_plane.put(next(states))
+        before = self._counts()
+        with self._flows(family, vip):
+            begun_s, changes = time.monotonic(), 0
+            while time.monotonic() < begun_s + RACE_S:
+                self._data_plane.put(next(states))
+                changes += 1
+            took_s = time.monotonic() - begun_s
+        return Race(changes, took_s, self._since(before))
 
     def _with_policy(
         self, vip: str, family: Family, kind: FrontendKind, policy: "Policy"
@@ -279,6 +298,17 @@ def test_no_flow_gets_past_source_ranges_while_they_are_replaced(ground: Ground)
     print(result)
     assert_it_was_a_race(result)
     assert result.counts.dropped == result.counts.came, result
+
+
+@pytest.mark.parametrize("family", topology.FAMILIES)
+def test_flows_from_within_all_source_ranges_are_served_while_those_are_replaced(
+    ground: Ground, family: Family
+) -> None:
+    result = ground.race_of_ranges(family)
+
+    print(result)
+    assert result.counts.came >= ENOUGH_FLOWS, result
+    assert (result.counts.escaped, result.counts.dropped) == (0, 0), result
 
 
 def assert_it_was_a_race(result: Race) -> None:
