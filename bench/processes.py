@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -61,7 +61,6 @@ class Node(Measured):
         *,
         transport: Transport = "pipe",
         has_features: bool = False,
-        flags: Sequence[str] = (),
     ) -> None:
         fifo = directory / f"{namespace.name}.fifo"
         if transport == "pipe":
@@ -78,8 +77,8 @@ class Node(Measured):
         self.feed(do="load", services=services, endpoints=endpoints, has_features=has_features)
         assert self._source.stdout is not None
         answer = self._source.stdout.readline().strip()  # all objects are made
-        where = ["--watch-events", str(fifo)] if transport == "pipe" else ["--kubeconfig", answer]
-        super().__init__(namespace, *where, *flags)
+        flags = ["--watch-events", str(fifo)] if transport == "pipe" else ["--kubeconfig", answer]
+        super().__init__(namespace, *flags)
 
     def feed(self, **command: object) -> None:
         """Have the source write; returns at once."""
@@ -105,7 +104,6 @@ def node(
     *,
     transport: Transport = "pipe",
     has_features: bool = False,
-    flags: Sequence[str] = (),
 ) -> Iterator[tuple[Node, Namespace]]:
     """Yield a measured process in a new namespace, which is about to read these services."""
     with tempfile.TemporaryDirectory() as directory, Namespace("bench") as namespace:
@@ -116,7 +114,6 @@ def node(
             endpoints,
             transport=transport,
             has_features=has_features,
-            flags=flags,
         )
         try:
             yield measured, namespace

@@ -1,20 +1,18 @@
 """What a background verification costs the changes that come meanwhile: `python -m bench --verification`.
 
-The same changes, one at a time at a steady pace, with and without the daemon's verifier at work, in turns on the same
-node. It has nothing to repair, and its period is so short that it never rests; by default it looks once a minute.
+The same changes, one at a time at a steady pace, with and without one verification after the other, in turns on the
+same node. There is nothing to repair. By default the daemon verifies once a minute.
 """
 
 import argparse
-import json
 import os
-import tempfile
-from pathlib import Path
 from typing import Any, Final
 
 from bench.processes import Node, node, say
 from bench.table import figure, median, percentile, render
 
-ROUNDS: Final = 3
+ROUNDS: Final = 4
+CHANGES: Final = 300
 PAUSE_S: Final = 0.01
 LIMIT_MS: Final = 5.0
 """What a change may take longer because of a verification that finds nothing."""
@@ -25,15 +23,13 @@ def measure(services: int, args: argparse.Namespace) -> dict[str, Any]:
     say(f"{services} services: changes with and without verification")
     load = os.getloadavg()
     answers: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-    with tempfile.TemporaryDirectory() as directory:
-        flags = ["--sliceproxy-config", _restless(Path(directory))]
-        with node(services, args.endpoints, flags=flags) as (ours, _):
-            ours.ask(do="sync")
-            _change(ours, services, args, is_verifying=False)  # warms up
-            for _ in range(ROUNDS):
-                for is_verifying, answered in answers.items():
-                    answered.append(_change(ours, services, args, is_verifying=is_verifying))
-            state = ours.ask(do="state")
+    with node(services, args.endpoints) as (ours, _):
+        ours.ask(do="sync")
+        _change(ours, services, args, is_verifying=False)  # warms up
+        for _ in range(ROUNDS):
+            for is_verifying, answered in answers.items():
+                answered.append(_change(ours, services, args, is_verifying=is_verifying))
+        state = ours.ask(do="state")
     if state["left_to_do"] or state["drifts"]:
         raise SystemExit(f"kernel and desire differ after the changes: {state}")
     found = {
@@ -45,25 +41,19 @@ def measure(services: int, args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def _restless(directory: Path) -> str:
-    file = directory / "sliceproxy.conf"
-    kind = {"apiVersion": "sliceproxy/v1alpha1", "kind": "SliceProxyConfiguration"}
-    file.write_text(json.dumps(kind | {"verifyPeriod": "1ms"}))
-    return str(file)
-
-
 def _change(
     ours: Node, services: int, args: argparse.Namespace, *, is_verifying: bool
 ) -> dict[str, Any]:
+    """Make changes for three seconds, longer than one verification takes."""
     ours.feed(
         do="change",
         kind="replace",
-        count=args.changes,
+        count=CHANGES,
         pause_s=PAUSE_S,
         services=services,
         endpoints=args.endpoints,
     )
-    return ours.ask(do="verified" if is_verifying else "watched", count=args.changes)
+    return ours.ask(do="verified" if is_verifying else "watched", count=CHANGES)
 
 
 def _summary(answers: list[dict[str, Any]]) -> dict[str, Any]:

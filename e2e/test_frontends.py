@@ -4,12 +4,18 @@ Who asks matters as much as where.
 """
 
 import itertools
+import random
 from collections.abc import Iterator
 from typing import Final
 
 import pytest
 from msgspec import structs
 
+from backends.kernel.nft import Nft
+from backends.nftables.firewall import interval_keys
+from backends.nftables.messages import NUMBERS, parse_bound
+from backends.nftables.model import SERVICE_CIDRS as SERVICE_CIDRS_SET
+from backends.nftables.model import TABLE
 from e2e.client import Answer, Failure, Outcome
 from e2e.frontends import (
     AT_ONCE_S,
@@ -211,6 +217,32 @@ def test_an_address_of_the_cluster_that_no_service_has_is_dropped(
         assert isinstance(ground.ask(who, other, "ClusterIP")[0], Answer)
 
 
+def test_the_ranges_of_cluster_ips_may_change_in_any_way(ground: Ground) -> None:
+    rng = random.Random(1)
+    with ground.world.node.namespace.entered():
+        nft = Nft()
+    try:
+        for _ in range(60):
+            count = rng.randrange(5)
+            cidrs = {
+                *[_network(rng, "{}.{}.0.0", 10) for _ in range(count)],
+                *[_network(rng, "fd{:02x}:{:x}::", 26) for _ in range(count)],
+            }
+            ground.data_plane.tell(DesiredNode(service_cidrs=tuple(cidrs)))
+            for family, number in NUMBERS.items():
+                own = tuple([cidr for cidr in cidrs if (":" in cidr) == (family == "IPv6")])
+                listed = nft.list_all_elements(number, TABLE, SERVICE_CIDRS_SET)
+                assert sorted(map(parse_bound, listed)) == interval_keys(family, own)
+    finally:
+        nft.close()
+        ground.data_plane.tell(NODE)
+
+
+def _network(rng: random.Random, address: str, shortest: int) -> str:
+    """Return one of few networks that lie beside, within and around each other."""
+    return f"{address.format(rng.randrange(8, 12), rng.randrange(4) * 64)}/{rng.randrange(shortest, shortest + 6)}"
+
+
 @both_families
 def test_what_another_proxy_translates_is_left_to_it(ground: Ground, family: Family) -> None:
     service = ground.service(family)  # with the label service-proxy-name: only that proxy knows it
@@ -242,11 +274,12 @@ def test_an_address_of_this_host_is_not_dropped_though_no_service_has_it(
     service = ground.service(family)
     address, _ = service.at("ClusterIP")
     host = ground.world.node.namespace
-    host.ip(f"address add {address} dev lo")
+    route = f"local {address} dev lo table local"  # unlike an address, IPv6 has it at once
+    host.ip(f"route add {route}")
     try:
         assert_refused(ground, "pod", service, "ClusterIP")  # nobody listens there
     finally:
-        host.ip(f"address del {address} dev lo")
+        host.ip(f"route del {route}")
     assert_dropped(ground, "pod", service, "ClusterIP")
 
 

@@ -53,7 +53,11 @@ class Announcer:
         if not namespace or not name:  # no object of the cluster
             return
         regarding = Regarding(
-            kind=first.kind, api_version=_VERSIONS[first.kind], namespace=namespace, name=name
+            kind=first.kind,
+            api_version=_VERSIONS[first.kind],
+            namespace=namespace,
+            name=name,
+            uid=event.uid,
         )
         told = [f"{each.field}: {each.reason}" if each.field else each.reason for each in news]
         more = f" (and {len(told) - _MOST_NAMED} more)" if told[_MOST_NAMED:] else ""

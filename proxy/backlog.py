@@ -51,10 +51,11 @@ class Backlog:
     def add(
         self, service: ServiceName, keys: Iterable[PortKey], change: Change, now_s: float
     ) -> None:
-        """Put in the row what a change of a service made different, be it nothing."""
+        """Put at the end of the row, in their order, what a change of a service made different, be it nothing."""
         waiting = Waiting(change, now_s)
         for key in keys:
-            self._waiting[key] = waiting.after(self._waiting.get(key) or self._refused(key))
+            before = self._waiting.pop(key, None) or self._refused(key)
+            self._waiting[key] = waiting.after(before)
         if change.triggers:
             earlier = self._triggers.get(service, ())
             self._triggers[service] = (earlier + change.triggers)[:MOST_TRIGGERS]

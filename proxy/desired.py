@@ -8,7 +8,7 @@ gets it (creationTimestamp, then namespace and name), and the next in line takes
 which the owner goes. Claims are an index, so a change looks only at the addresses it names.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Literal, NamedTuple
 
 from msgspec import structs
@@ -24,6 +24,7 @@ from proxy.desired_node import (
 )
 from proxy.health_checks import HealthChecks
 from proxy.model import (
+    FAMILIES,
     Endpoint,
     Family,
     NodeInfo,
@@ -133,7 +134,10 @@ class DesiredState:
         self.ports: dict[PortKey, DesiredPort] = {}
         self.node = DesiredNode()
         self.health_checks = HealthChecks()
-        self._ranged: dict[PortKey, None] = {}  # those with source ranges depend on the node
+        self._ranged: dict[
+            PortKey, None
+        ] = {}  # those with source ranges depend on the node's own addresses
+        self._own: tuple[str | None, ...] = ()
         self._keys_of: dict[ServiceName, tuple[PortKey, ...]] = {}
         self._asked: dict[PortKey, _Asked] = {}
         self._claims: dict[_Address, tuple[_Claim, ...]] = {}
@@ -144,19 +148,22 @@ class DesiredState:
         service: Service | None,
         merged: Mapping[tuple[Family, SlicePort], Merged],
         node: NodeInfo,
-    ) -> set[PortKey]:
-        """Describe one service anew and return the keys, also of other services, that changed by it."""
+    ) -> Set[PortKey]:
+        """Describe one service anew and return the keys, also of other services, that changed by it.
+
+        Who has got an address comes before who has lost one: planned in this order, it is never without an owner.
+        """
         self.health_checks.update(name, service, merged)
         asked: dict[PortKey, _Asked] = {}
         if service is not None:
             asked = {p.key: _Asked(service.created, self._offered(p)) for p in service.ports}
-        heirs = self._reclaim(name, asked)
-        changed: set[PortKey] = set()
+        heirs, winners = self._reclaim(name, asked)
+        changed: dict[PortKey, None] = {}
         for key in self._keys_of.pop(name, ()):
             if key not in asked:
                 del self.ports[key]
                 self._ranged.pop(key, None)
-                changed.add(key)
+                changed[key] = None
         if asked:
             self._keys_of[name] = tuple(asked)
         for _, port in asked.values():
@@ -164,7 +171,7 @@ class DesiredState:
         for key in heirs:
             owned, lost = self._divide(self._asked[key].port)
             self._put(structs.replace(self.ports[key], frontends=owned, lost=lost), changed)
-        return changed
+        return dict.fromkeys(sorted(changed, key=lambda key: key not in winners)).keys()
 
     @property
     def whole(self) -> Desired:
@@ -176,7 +183,7 @@ class DesiredState:
         node: NodeInfo,
         host_addresses: frozenset[str] = frozenset(),
         service_cidrs: Iterable[str] = (),
-    ) -> set[PortKey]:
+    ) -> Set[PortKey]:
         """Describe the node anew and return the keys of ServicePorts that changed by it.
 
         `node` stays the same object while it is equal.
@@ -184,12 +191,16 @@ class DesiredState:
         described = describe_node(self._settings, node, host_addresses, service_cidrs)
         if described != self.node:
             self.node = described
-        changed: set[PortKey] = set()
+        own = tuple([node_address(self._settings, node, family) for family in FAMILIES])
+        if own == self._own:  # as after nearly every change of this host's addresses
+            return set()
+        self._own = own
+        changed: dict[PortKey, None] = {}
         for key in self._ranged:
             port = self.ports[key]
             allows = self._holds_node(port.source_ranges, key.family, node)
             self._put(structs.replace(port, allows_own_vips=allows), changed)
-        return changed
+        return changed.keys()
 
     def owner(self, key: PortKey, frontend: Frontend) -> PortKey | None:
         """Return who owns a frontend that a ServicePort asks for, None if nobody claims it any more."""
@@ -202,11 +213,11 @@ class DesiredState:
             return structs.replace(port, external_ips=())
         return port
 
-    def _put(self, new: DesiredPort, changed: set[PortKey]) -> None:
+    def _put(self, new: DesiredPort, changed: dict[PortKey, None]) -> None:
         old = self.ports.get(new.key)
         if old != new:
             self.ports[new.key] = new
-            changed.add(new.key)
+            changed[new.key] = None
             if new.source_ranges:
                 self._ranged[new.key] = None
             elif old is not None and old.source_ranges:
@@ -246,8 +257,10 @@ class DesiredState:
             (owned if owner == port.key else lost).append(frontend)
         return tuple(owned), tuple(lost)
 
-    def _reclaim(self, name: ServiceName, asked: Mapping[PortKey, _Asked]) -> set[PortKey]:
-        """Replace a service's claims. Return keys of other services that won or lost an address."""
+    def _reclaim(
+        self, name: ServiceName, asked: Mapping[PortKey, _Asked]
+    ) -> tuple[set[PortKey], set[PortKey]]:
+        """Replace a service's claims. Return keys of other services that won or lost an address, and all that won one."""
         withdrawn = [
             (key, self._asked[key])
             for key in self._keys_of.get(name, ())
@@ -271,12 +284,15 @@ class DesiredState:
                 claims = self._claims.get(address, ())
                 before.setdefault(address, claims[0].key if claims else None)
                 self._claims[address] = tuple(sorted((*claims, _Claim(new.created, key))))
-        heirs: set[PortKey] = set()
+        losers: set[PortKey] = set()
+        winners: set[PortKey] = set()
         for address, earlier in before.items():
             later = self._claims[address][0].key if address in self._claims else None
             if earlier != later:
-                heirs.update(key for key in (earlier, later) if key is not None)
-        return {key for key in heirs if key not in asked and key in self._asked}
+                losers.update([earlier] if earlier is not None else [])
+                winners.update([later] if later is not None else [])
+        others = {key for key in losers | winners if key not in asked and key in self._asked}
+        return others, winners
 
 
 def _by_address(port: ServicePort) -> dict[_Address, Frontend]:

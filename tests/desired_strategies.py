@@ -24,8 +24,8 @@ _VIPS: Final[Mapping[Family, tuple[str, ...]]] = {
     "IPv6": ("fd00:10:96::1", "fd00:10:96::2"),
 }
 _OUTER: Final[Mapping[Family, tuple[str, ...]]] = {
-    "IPv4": ("203.0.113.1", "203.0.113.2"),
-    "IPv6": ("2001:db8::1", "2001:db8::2"),
+    "IPv4": ("203.0.113.1", "203.0.113.2", "10.96.0.1"),  # the last one is another's cluster IP
+    "IPv6": ("2001:db8::1", "2001:db8::2", "fd00:10:96::1"),
 }
 _RANGES: Final[Mapping[Family, tuple[tuple[str, ...], ...]]] = {
     "IPv4": (

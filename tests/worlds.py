@@ -1,6 +1,6 @@
 """A cache and a desired state run together, as the reconciler does, one service at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from proxy.cache import Cache
 from proxy.desired import DesiredState
@@ -20,7 +20,7 @@ class World:
         self.cache.apply([one.event() for one in news], 0.0)
         return list(self.cache.take_changes())
 
-    def describe(self, name: ServiceName) -> set[PortKey]:
+    def describe(self, name: ServiceName) -> Set[PortKey]:
         """Describe one service anew and return the keys that changed by it."""
         return self.desired.update(
             name, self.cache.services.get(name), self.cache.endpoints(name), self.cache.node

@@ -72,7 +72,9 @@ def rule(expressions: Sequence[Expression], why: str) -> RuleSpec:
     return RuleSpec(packed, f"{why} [{digest}]")
 
 
-def declared(name: str, key: str, data: str | None = None, *, is_interval: bool = False) -> SetSpec:
+def declared(
+    name: str, key: str, data: str | None = None, *, is_interval: bool = False
+) -> SetSpec:
     """Return a set, or with data a map, with key and data in the words of the stock tool."""
     declared_key = declare(key)
     declared_data = declare(data) if data is not None else None

@@ -4,7 +4,7 @@ Belief is changed in three ways only: a transaction the kernel confirmed is fold
 corrected by what was read back, or everything is read anew and a new belief begins.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from backends.nftables.model import (
@@ -165,7 +165,16 @@ class Observed:
             old = self.rendered.get(key)
             both = rendered if old is None else old if rendered is None else old.joined(rendered)
             if both is not None:
+                taken = tuple(self._taken_over(key, rendered)) if rendered is not None else ()
+                both = both.joined(Rendered(targets=taken)) if taken else both
                 self._occupy(key, both, rendered.targets if rendered is not None else ())
+
+    def _taken_over(self, key: PortKey, rendered: Rendered) -> Iterator[Target]:
+        """Yield what others have at addresses that are this one's from now on: whoever owns them cleans up there."""
+        for target in rendered.targets:
+            holder = self.holders.get((key.family, target.key), key)
+            if holder != key and holder in self.rendered:
+                yield from [t for t in self.rendered[holder].targets if t.key == target.key]
 
     def occupy(self, plan: NftPlan) -> None:
         """Note what ServicePorts and the node occupy now that a plan has taken effect."""

@@ -34,6 +34,7 @@ from backends.nftables.model import (
     Keys,
     Transaction,
 )
+from backends.nftables.names import holds_intervals
 from proxy.model import Family, PortKey
 
 T = TypeVar("T")
@@ -93,7 +94,10 @@ def in_order(
     left: list[Keys] = []
     is_diverting = False
     for (family, set_name), values in sets.items():
-        gone, new = _differences(values, facts[family].elements.get(set_name, {}))
+        believed = facts[family].elements.get(set_name, {})
+        gone, new = _differences(values, believed)
+        if (gone or new) and holds_intervals(set_name):
+            gone, new = _anew(values, believed)
         if set_name in _LAST_IN:
             middle.note(family, set_name, gone, new)
             continue
@@ -132,6 +136,17 @@ def _differences(
             gone.append(Element(key, old, owner))
         if data is not ABSENT:
             new.append(Element(key, data, owner))
+    return gone, new
+
+
+def _anew(values: Values, believed: Mapping[bytes, Data]) -> tuple[list[Element], list[Element]]:
+    """Return all elements of a set of ranges to delete, and all to add.
+
+    A bound that stays would make the kernel find overlaps with what is added, and refuse that (EEXIST, 6.18).
+    """
+    after = {key: (data, None) for key, data in believed.items()} | values
+    gone = [Element(key, data, after[key][1]) for key, data in believed.items()]
+    new = [Element(key, data, owner) for key, (data, owner) in after.items() if data is not ABSENT]
     return gone, new
 
 

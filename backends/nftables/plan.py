@@ -43,7 +43,7 @@ def plan(
     """
     layout = tables.for_node(desired.node)
     draft = Draft(observed, layout)
-    if observed.layout is not layout and observed.layout is not None:
+    if observed.layout is not layout:  # an earlier process may have had another mark
         refresh(draft, observed)
     if not changed:
         draft.sweep()

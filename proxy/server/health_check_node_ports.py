@@ -39,7 +39,7 @@ IDLE_S: Final = 90.0
 MOST_CONNECTIONS: Final = 512
 """How many there may be over all ports together, so that nobody can use up the files of the process."""
 _RETRY_AT_LEAST_S: Final = 1.0
-"""How long after a failure it is not tried again, whatever happens."""
+"""How long after a failure it is not tried again, unless another of ours has gone."""
 _ATTEMPTS_TO_SAY: Final = 2
 _BACKLOG: Final = 64
 _TURN: Final = 32
@@ -221,17 +221,20 @@ class HealthCheckNodePorts:
     async def _sync(self) -> None:
         """Close what is not wanted any more, then open what is missing: a port may have changed hands."""
         due, self._due = self._due, set()
-        if due or self._is_time():
-            due |= {place.service for place in self._failures}
-            self._tried_s = time.monotonic()
         wanted = {name: frozenset(self._places(name)) for name in sorted(due)}
-        for name, places in wanted.items():
-            self._close(name, places)
+        closed = [self._close(name, places) for name, places in wanted.items()]
+        is_retry = any(closed) or self._is_time()
+        if is_retry:
+            self._tried_s = time.monotonic()
+            for name in {place.service for place in self._failures}:
+                wanted[name] = frozenset(self._places(name))
         count = 0
         for name, places in wanted.items():
             for place in sorted(places - self._listeners.get(name, {}).keys()):
                 if name in self._due:
                     break  # other places may be wanted by now
+                if place in self._failures and not is_retry:
+                    continue
                 await self._try_to_open(place)
                 count += 1
                 if count % _TURN == 0:
@@ -249,14 +252,17 @@ class HealthCheckNodePorts:
             for address in (_ANY[family],) if addresses is None else addresses:
                 yield _Place(name, family, address, check.port)
 
-    def _close(self, name: ServiceName, but: frozenset[_Place]) -> None:
+    def _close(self, name: ServiceName, but: frozenset[_Place]) -> bool:
+        """Close what is not wanted; return whether there was something."""
         listeners = self._listeners.get(name, {})
-        for place in [place for place in listeners if place not in but]:
+        unwanted = [place for place in listeners if place not in but]
+        for place in unwanted:
             listeners.pop(place).close()
         if not listeners:
             self._listeners.pop(name, None)
         for place in [p for p in self._failures if p.service == name and p not in but]:
             del self._failures[place]
+        return bool(unwanted)
 
     async def _try_to_open(self, place: _Place) -> None:
         try:

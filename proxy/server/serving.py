@@ -10,6 +10,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.errors import ConfigError
 
 BIND_RETRY_S: Final = 5.0
+IDLE_S: Final = 90.0
+"""How long a connection may stay without a request."""
 _LONGEST_LINE: Final = 1 << 16
 """Bytes of a request's first line; up to there it is refused in words, beyond as malformed."""
 _GOODBYE_S: Final = 1.0
@@ -35,6 +37,7 @@ async def serve(app: web.Application, host: str, port: int) -> web.AppRunner:
         access_log=None,
         logger=requests_log,
         max_line_size=_LONGEST_LINE,
+        keepalive_timeout=IDLE_S,
         shutdown_timeout=_GOODBYE_S,
     )
     await runner.setup()

@@ -49,6 +49,8 @@ class Problems(NamedTuple):
 
     object: str
     rejected: tuple[Rejected, ...]
+    uid: str = ""
+    """The object's, if it is known: by it, tools find the Events about an object."""
 
 
 Event = Upsert | Delete | Synced | Problems

@@ -6,7 +6,7 @@ readings into events and remembers which objects have problems, so that these ar
 
 from typing import Final, NamedTuple
 
-from proxy.model import Rejected
+from proxy.model import EndpointSlice, Rejected, Service
 from proxy.sources import convert, wire
 from proxy.sources.decode import Decoded
 from proxy.sources.events import (
@@ -84,7 +84,8 @@ class Intake:
         events: list[Event] = [Upsert(value)] if value is not None else self._gone(key)
         if rejected:
             self._troubled.add(key)
-            events.append(Problems(str(key), rejected))
+            uid = value.uid if isinstance(value, Service | EndpointSlice) else ""
+            events.append(Problems(str(key), rejected, uid))
         elif key in self._troubled:
             events.append(self._relieve(key))
         return events

@@ -83,16 +83,24 @@ class IpvsKernel:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Sockets opened in the `with` block are sockets to this kernel, and stay so."""
+        """Sockets of generic netlink opened in the `with` block are sockets to this kernel, and stay so.
+
+        Those of other protocols are opened as without it, so fakes of several can be entered one in another.
+        """
+        others = socket._open
+
+        def opened(protocol: int) -> object:
+            return self._open() if protocol == codec.NETLINK_GENERIC else others(protocol)
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(socket, "_open", self._open)
+            patch.setattr(socket, "_open", opened)
             yield
 
     def count(self, server: ServerId, address: str, port: int, load: Load) -> None:
         """Let a destination have so many connections, whether it is there or comes later."""
         self._loads[_key_of(server), _place_of(address, port)] = load
 
-    def _open(self, _protocol: int) -> FakeKernel:
+    def _open(self) -> FakeKernel:
         endpoint = FakeKernel()
         endpoint.answer = self._answer
         return endpoint
@@ -135,8 +143,7 @@ class IpvsKernel:
             raise _RefusalError(errno.EEXIST)
         server = _Server({kind: given[kind] for kind in (1, 5, 2, 3, 4) if kind in given})
         self._adopt(server, given, flags)
-        if not flags & _HASHED:  # otherwise the kernel believes that it is in the table already
-            self._servers[key] = server
+        self._servers[key] = server
 
     def _set_server(self, attrs: dict[int, memoryview]) -> None:
         given = _server_attrs(attrs)

@@ -48,9 +48,17 @@ class LinksKernel:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Sockets opened in the `with` block are sockets to this kernel, and stay so."""
+        """Sockets of rtnetlink opened in the `with` block are sockets to this kernel, and stay so.
+
+        Those of other protocols are opened as without it, so fakes of several can be entered one in another.
+        """
+        others = socket._open
+
+        def opened(protocol: int) -> object:
+            return self._open() if protocol == codec.NETLINK_ROUTE else others(protocol)
+
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(socket, "_open", self._open)
+            patch.setattr(socket, "_open", opened)
             yield
 
     def add(self, name: str, kind: str = "", *addresses: str) -> int:
@@ -63,7 +71,7 @@ class LinksKernel:
             self._new_address(Message(message.kind, message.flags, 0, memoryview(message.payload)))
         return index
 
-    def _open(self, _protocol: int) -> FakeKernel:
+    def _open(self) -> FakeKernel:
         endpoint = FakeKernel()
         endpoint.answer = self._answer
         return endpoint
@@ -123,7 +131,8 @@ class LinksKernel:
             raise _RefusalError(errno.ENODEV)
         if len(key[1]) == 16 and (key[1][0] == 0xFF or not any(key[1])):
             raise _RefusalError(errno.EADDRNOTAVAIL)
-        self._addresses[key] = codec.read_u32(attrs[8])
+        only_ipv6 = route.IFA_F_NODAD if len(key[1]) == 4 else 0
+        self._addresses[key] = codec.read_u32(attrs[8]) & ~only_ipv6
 
     def _del_address(self, message: Message) -> None:
         key = self._key(message)

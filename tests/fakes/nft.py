@@ -41,7 +41,9 @@ _ELEMENTS_PER_MESSAGE: Final = 300
 _ELEMENT_FLAGS: Final = 3
 _INTERVAL_END: Final = 1
 _CATCH_ALL: Final = 2
-_FILLED_BY_RULES: Final = 0xFFFF  # the limit of a set to which a rule adds elements, unless it has another one
+_FILLED_BY_RULES: Final = (
+    0xFFFF  # the limit of a set to which a rule adds elements, unless it has another one
+)
 
 
 class NftKernel:

@@ -34,6 +34,13 @@ def test_what_changes_again_while_it_waits_has_waited_from_the_first(backlog: Ba
     assert (len(backlog), backlog.done(WEB)) == (0, None)
 
 
+def test_what_changes_again_goes_to_the_end_of_the_row(backlog: Backlog) -> None:
+    backlog.add(OF_WEB, [WEB], change(1.0), 2.0)
+    backlog.add(OF_API, [API, WEB], change(3.0), 4.0)
+
+    assert list(backlog) == [API, WEB]
+
+
 def test_what_stands_in_the_row_is_not_put_there_again(backlog: Backlog) -> None:
     backlog.add(OF_WEB, [WEB], change(1.0), 2.0)
 

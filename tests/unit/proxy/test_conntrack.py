@@ -302,6 +302,10 @@ def test_what_has_much_in_common_is_looked_for_in_one_walk() -> None:
     assert conntrack.filters([several_frontends]) == [
         Filter(IPV4, source=packed_end(B), is_translated=True)
     ]
+    new = make_task(A, frontends=(EXTERNAL,), fresh=(EXTERNAL,), bound=(C,), service="default/new")
+    assert conntrack.filters([new, several_frontends])[1:] == [
+        Filter(IPV4, source=packed_end(B), is_translated=True)
+    ]
 
 
 def test_what_has_nothing_in_common_but_ports_is_looked_for_one_by_one_unless_it_is_much() -> None:

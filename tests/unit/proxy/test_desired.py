@@ -1,6 +1,7 @@
 """The desired state: pools and frontends of a ServicePort, and what counts as changed."""
 
 import random
+from collections.abc import Set
 
 import pytest
 from hypothesis import given, settings
@@ -34,11 +35,11 @@ WEB = make_key("default/web")
 
 def update(
     desired: DesiredState, service: Service, *slices: EndpointSlice, node: NodeInfo | None = None
-) -> set[PortKey]:
+) -> Set[PortKey]:
     return desired.update(service.name, service, merge(slices), node or make_node())
 
 
-def remove(desired: DesiredState, name: str) -> set[PortKey]:
+def remove(desired: DesiredState, name: str) -> Set[PortKey]:
     return desired.update(make_service_name(name), None, {}, make_node())
 
 

@@ -1,5 +1,7 @@
 """Who owns an address that several services ask for, and who takes over when the owner goes."""
 
+from collections.abc import Set
+
 import pytest
 from hypothesis import given, settings
 
@@ -19,11 +21,11 @@ OLD, NEW = "2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z"
 WEB, API = make_key("default/web"), make_key("default/api")
 
 
-def update(desired: DesiredState, service: Service) -> set[PortKey]:
+def update(desired: DesiredState, service: Service) -> Set[PortKey]:
     return desired.update(service.name, service, {}, make_node())
 
 
-def remove(desired: DesiredState, name: str) -> set[PortKey]:
+def remove(desired: DesiredState, name: str) -> Set[PortKey]:
     return desired.update(make_service_name(name), None, {}, make_node())
 
 
@@ -58,6 +60,14 @@ def test_the_older_service_owns_a_contested_address(order: tuple[Service, Servic
     assert desired.ports[WEB].lost == ()
     assert desired.ports[API].frontends == (Frontend("ClusterIP", "10.96.0.2", 80),)
     assert desired.ports[API].lost == (SHARED,)
+
+
+def test_who_gets_an_address_is_named_before_who_loses_it() -> None:
+    desired = DesiredState()
+    update(desired, YOUNGER)
+
+    assert list(update(desired, OLDER)) == [WEB, API]
+    assert list(update(desired, claimant("default/web", OLD, "10.96.0.1", ips=()))) == [API, WEB]
 
 
 @pytest.mark.parametrize(

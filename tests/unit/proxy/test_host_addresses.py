@@ -2,7 +2,7 @@
 
 import errno
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -11,7 +11,7 @@ from proxy.errors import KernelError
 from proxy.netlink import codec, socket
 from proxy.netlink.codec import Message
 from proxy.netlink.socket import NetlinkSocket
-from tests.fakes.netlink import LOST, FakeKernel, Reply, done, piece
+from tests.fakes.netlink import LOST, FakeKernel, Reply, done, piece, reply
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def address(text: str, *, peer: str = "", flags: int = 0) -> bytes:
     attributes = codec.attr(1, ipaddress.ip_address(peer or text).packed)
     if len(packed) == 4 or peer:
         attributes += codec.attr(2, packed)
-    return head + attributes + codec.attr(8, bytes(4))
+    return head + attributes + codec.attr_u32(8, flags)
 
 
 def read(kernel: FakeKernel) -> frozenset[str]:
@@ -108,3 +108,40 @@ def test_addresses_of_other_protocols_are_passed_over(kernel: FakeKernel) -> Non
     ]
 
     assert read(kernel) == {"192.0.2.1"}
+
+
+def interface(number: int, name: str) -> bytes:
+    return bytes(4) + number.to_bytes(4, "little") + bytes(8) + codec.attr_string(3, name)
+
+
+def read_without(kernel: FakeKernel, link: Callable[[int], bytes]) -> frozenset[str]:
+    """Read an address of interface 1, leaving out an interface that the kernel tells of in this way."""
+
+    def answer(sent: list[Message]) -> list[Reply]:
+        seq = sent[0].seq
+        if sent[0].kind == 18:  # RTM_GETLINK
+            return [link(seq)]
+        return [piece(seq, address("192.0.2.1")), done(seq)]
+
+    kernel.answer = answer
+    with NetlinkSocket(codec.NETLINK_ROUTE) as door:
+        return host_addresses.read(door, "ours0")
+
+
+@pytest.mark.parametrize(("number", "left"), [(1, set[str]()), (2, {"192.0.2.1"})])
+def test_the_addresses_of_one_interface_can_be_left_out(
+    kernel: FakeKernel, number: int, left: set[str]
+) -> None:
+    def told(seq: int) -> bytes:
+        return codec.message(16, 0, seq, interface(number, "ours0"))
+
+    assert read_without(kernel, told) == left
+
+
+def test_an_interface_that_is_not_there_leaves_nothing_out(kernel: FakeKernel) -> None:
+    assert read_without(kernel, lambda seq: reply(seq, errno.ENODEV)) == {"192.0.2.1"}
+
+
+def test_an_interface_that_cannot_be_found_is_an_error(kernel: FakeKernel) -> None:
+    with pytest.raises(KernelError, match="find interface ours0"):
+        read_without(kernel, lambda seq: reply(seq, errno.EPERM))

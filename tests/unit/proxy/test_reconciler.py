@@ -209,6 +209,34 @@ def test_batches_are_bounded_by_endpoints_unless_all_is_made_anew(
     daemon.live(life)
 
 
+def test_an_address_has_a_new_owner_before_the_old_one_loses_it(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciler, "CHUNK_ENDPOINTS", 1)
+
+    def asking(name: str, number: int, created: str) -> Service:
+        port = make_service_port(
+            name, cluster_ip=f"10.96.0.{number}", external_ips=("203.0.113.1",)
+        )
+        return make_service(name, port, created=created)
+
+    async def life() -> None:
+        daemon.tell_all(asking("default/younger", 1, "2026"), service("default/aside", 3))
+        await daemon.pass_s()
+        daemon.backend.applied.clear()
+        daemon.tell(
+            make_slice("younger-1", make_endpoint(A), service="younger"),
+            service("default/aside", 4),
+            asking("default/older", 2, "2025"),
+        )
+        await daemon.pass_s()
+
+        names = [key.name.name for (key,) in daemon.backend.applied]
+        assert names == ["aside", "older", "younger"]
+
+    daemon.live(life)
+
+
 def test_a_change_is_programmed_at_once_and_journalled(daemon: Daemon) -> None:
     async def life() -> None:
         daemon.tell_all(make_service(), service("default/api", 11))

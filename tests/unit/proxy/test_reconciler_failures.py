@@ -1,6 +1,6 @@
 """The reconciler when the kernel is out of reach or something has a defect, and what that may not cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import pytest
 
@@ -156,7 +156,7 @@ class _Defective(DesiredState):
         service: Service | None,
         merged: Mapping[tuple[Family, SlicePort], Merged],
         node: NodeInfo,
-    ) -> set[PortKey]:
+    ) -> Set[PortKey]:
         if name.name == "api" and self._times_left > 0:
             self._times_left -= 1
             raise ValueError("a defect")

@@ -95,7 +95,9 @@ def test_many_culprits_of_whom_few_are_named_are_found_by_halving_the_rest(daemo
 
         assert set(daemon.reconciler.quarantine) == bad
         assert len(daemon.backend.kernel) == 256 - len(bad)
-        assert sum(map(len, daemon.backend.applied)) <= 256 * (8 + 2)  # all in eight sizes, and alone
+        assert sum(map(len, daemon.backend.applied)) <= 256 * (
+            8 + 2
+        )  # all in eight sizes, and alone
 
     daemon.live(life)
 

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 import pytest
 
 from backends.kernel import links
+from backends.kernel.ipvs import Ipvs
 from backends.kernel.links import Links, Unbound
 from proxy.errors import KernelError
 from proxy.netlink import codec, socket
 from proxy.netlink.route import IFA_F_NODAD, IFA_F_NOPREFIXROUTE, InterfaceAddress
+from tests.fakes.ipvs import IpvsKernel
 from tests.fakes.links import LinksKernel
 from tests.fakes.netlink import LOST, FakeKernel, done, piece, reply, text
 
 NAME = "ours0"
-FLAGS = IFA_F_NODAD | IFA_F_NOPREFIXROUTE
 
 
 @pytest.fixture
@@ -141,8 +142,8 @@ def test_addresses_of_both_families_are_put_on_with_all_their_bits(door: Links) 
     assert door.bind(index, ["10.96.0.1", "2001:db8::1"]) == []
 
     assert door.addresses() == [
-        InterfaceAddress(index, "10.96.0.1", 32, FLAGS),
-        InterfaceAddress(index, "2001:db8::1", 128, FLAGS),
+        InterfaceAddress(index, "10.96.0.1", 32, IFA_F_NOPREFIXROUTE),
+        InterfaceAddress(index, "2001:db8::1", 128, IFA_F_NOPREFIXROUTE | IFA_F_NODAD),
     ]
 
 
@@ -206,3 +207,9 @@ def test_no_addresses_are_no_send(endpoint: FakeKernel) -> None:
         assert door.unbind(7, []) == []
 
     assert endpoint.sent == []
+
+
+def test_fakes_of_several_protocols_stand_beside_each_other() -> None:
+    with LinksKernel().entered(), IpvsKernel().entered(), Links() as door, Ipvs() as ipvs:
+        assert door.ensure_dummy(NAME)
+        assert ipvs.info().version == (1, 2, 1)

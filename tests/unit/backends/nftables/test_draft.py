@@ -284,4 +284,26 @@ def test_unused_addresses_are_dropped_only_once_all_services_are_there() -> None
 
     wider = DesiredNode(service_cidrs=("10.96.0.0/15",))
     later = plan(whole({port.key: port}, wider), observed, [], LAYOUT)
-    assert steps(later) == [{"service-cidrs": 2}]
+    assert steps(later) == [
+        {"service-cidrs": 3}
+    ]  # one bound of two is the same, and written all the same
+
+
+def test_who_was_stopped_half_way_through_taking_a_frontend_over_leaves_no_slots_there() -> None:
+    loser = make_desired("default/web", A, B, C, outer=(NODE_PORT,))
+    winner = make_desired(
+        "default/api", D, cluster_ip="10.96.0.11", outer=(NODE_PORT,), affinity_timeout_s=60
+    )
+    observed = believing(loser)
+    rest = make_desired("default/web", A, B, C)
+
+    stopped = plan_for(observed, winner, rest)
+    assert len(stopped.transactions) > 1
+    observed.fold(stopped.transactions[0])
+    observed.begin(stopped)
+    carry_out(plan_for(observed, winner, rest), observed)
+    for _ in range(2):  # what is left for packets on their way goes as well
+        carry_out(plan_for(observed), observed)
+
+    assert observed.tables["IPv4"].elements["nodeport-endpoints-tcp"] == {}
+    assert len(verdicts(observed, NODEPORTS)) == 1

@@ -1,9 +1,10 @@
 """In which order elements are written."""
 
 from backends.nftables.belief import TableFacts
-from backends.nftables.model import Batch, Data
+from backends.nftables.model import SERVICE_CIDRS, Batch, Data
 from backends.nftables.order import ABSENT, Absent, Going, Step, Values, in_order
 from proxy.model import Family
+from tests.unit.backends.nftables.planning import WEB
 
 KEY = b"key"
 
@@ -95,3 +96,23 @@ def test_what_is_changed_does_not_leave() -> None:
 
     for options in ({"late": ("endpoints-tcp",)}, {"leaving": ("endpoints-tcp",)}):
         assert ordered({"endpoints-tcp": b"x"}, {"endpoints-tcp": b"y"}, **options) == [changed]
+
+
+def test_ranges_are_written_as_a_whole() -> None:
+    facts = TableFacts()
+    facts.elements = {SERVICE_CIDRS: {b"a\0": None, b"d\1": None, b"e\0": None}}
+    wanted: Values = {b"a\0": (ABSENT, None), b"b\0": (None, WEB), b"c\1": (None, WEB)}
+
+    first, *others, left = in_order(
+        {("IPv4", SERVICE_CIDRS): wanted}, {"IPv4": facts}, Going({}, {})
+    )
+
+    (deleted,), (added,) = first.deletes, first.adds
+    assert [e.key for e in deleted.elements] == [b"a\0", b"d\1", b"e\0"]
+    assert [(e.key, e.owner) for e in added.elements] == [
+        (b"d\1", None), (b"e\0", None), (b"b\0", WEB), (b"c\1", WEB),
+    ]  # fmt: skip
+    assert not any(others)
+    assert not left
+    unchanged: Values = dict.fromkeys(facts.elements[SERVICE_CIDRS], (None, WEB))
+    assert not any(in_order({("IPv4", SERVICE_CIDRS): unchanged}, {"IPv4": facts}, Going({}, {})))

@@ -4,13 +4,17 @@ import pytest
 
 from backends.kernel.nft_messages import BaseChain
 from backends.nftables.belief import Observed, TableFacts
+from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import (
     REFUSED,
     SERVICES,
     ChainFacts,
 )
+from backends.nftables.plan import plan
 from backends.nftables.prune import is_entangled, is_unusable, judge, prune
-from tests.desired_strategies import whole
+from proxy.desired import Frontend
+from tests.desired_strategies import desired_state, make_desired, whole
+from tests.model_builders import make_key
 from tests.unit.backends.nftables.planning import (
     LAYOUT,
     A,
@@ -120,3 +124,32 @@ def test_rules_that_could_make_a_loop_are_seen_before_the_kernel_refuses_them(
         facts.chains[stranger] = ChainFacts(None, ())
 
     assert is_entangled(facts, LAYOUT, "IPv4") == entangled
+
+
+def test_with_another_mark_all_chains_that_pick_have_it_as_soon_as_the_hook_that_masquerades() -> (
+    None
+):
+    desired = desired_state(
+        *[
+            make_desired(
+                f"default/s{size}",
+                *(A, B)[:size],
+                cluster_ip=f"10.96.0.{size}",
+                outer=(Frontend("NodePort", None, 30000 + size),),
+            )
+            for size in (1, 2)
+        ]
+    )
+    old, new = (
+        Layout(NftSettings(families=("IPv4",), masquerade_mark=mark)) for mark in (0x4000, 0x8000)
+    )
+    earlier = Observed({"IPv4": TableFacts()})
+    carry_out(plan(whole(desired), earlier, list(desired), old), earlier)
+    observed = Observed(earlier.tables)
+
+    carry_out(plan(whole(desired), observed, [make_key("default/s1")], new), observed)
+
+    chains = observed.tables["IPv4"].chains
+    assert chains["postrouting"] == new.fixed("IPv4").chains["postrouting"]
+    for name in ("external-nodeport-tcp-1", "external-nodeport-tcp-2"):
+        assert chains[name] == new.chain("IPv4", name).facts

@@ -44,7 +44,9 @@ BODY = """{
 class Node:
     """The reconciler on a fake kernel, with health check node ports that run."""
 
-    def __init__(self, *addresses: str, idle_s: float = LIMIT_S * 2) -> None:
+    def __init__(
+        self, *addresses: str, retry_s: float = RETRY_S, idle_s: float = LIMIT_S * 2
+    ) -> None:
         self.reconciler: Reconciler = make_reconciler([])
         self.reconciler.desired._settings = NodeSettings(node_port_addresses=addresses)
         self.is_healthy = True
@@ -53,7 +55,7 @@ class Node:
             self.reconciler,
             lambda: self.is_healthy,
             lambda check, error: self.busy.append((check, error)),
-            retry_s=RETRY_S,
+            retry_s=retry_s,
             idle_s=idle_s,
         )
         self.reconciler.on_round = self.ports.heard
@@ -69,6 +71,12 @@ class Node:
 
     async def listens_on(self, *places: str) -> None:
         await self.until(lambda: self.ports.places == sorted(places))
+
+    async def counts(self, endpoints: int) -> None:
+        """Wait until the only Service there is has so many, and what follows from that is done."""
+        wanted = self.ports._wanted
+        await self.until(lambda: [c.local["IPv4"] for c in wanted.values()] == [endpoints])
+        await self.until(lambda: not self.ports._wake.is_set() and not self.ports._due)
 
     def run(self, life: Callable[["Node"], Awaitable[None]]) -> None:
         async def main() -> None:
@@ -323,6 +331,35 @@ def test_a_taken_port_is_said_once_and_had_when_it_is_free(port: int) -> None:
         assert error.endswith("Address already in use")
 
     Node().run(life)
+
+
+def test_a_taken_port_is_not_tried_again_with_every_change(port: int) -> None:
+    async def life(node: Node) -> None:
+        with socket.create_server(("0.0.0.0", port)):
+            node.tell(web(port))
+            await node.until(lambda: node.ports._failures)
+            for number in range(1, 5):
+                node.tell(pods(*[f"10.1.0.{n}:80" for n in range(number)]))
+                await node.counts(number)
+
+            assert [*node.ports._failures.values()] == [1]
+            assert node.busy == []
+
+    Node(retry_s=LIMIT_S * 2).run(life)
+
+
+def test_a_port_that_another_service_had_is_taken_at_once(port: int) -> None:
+    async def life(node: Node) -> None:
+        node.tell(web(port, "default/old"))
+        await node.listens_on(f"0.0.0.0:{port}")
+        node.tell(web(port, "default/new", "10.96.0.11"))
+        await node.until(lambda: node.ports._failures)
+
+        node.tell(Delete("Service", "default", "old"))
+        await node.until(lambda: not node.ports._failures)
+        assert json.loads((await ask(port)).text)["service"]["name"] == "new"
+
+    Node(retry_s=LIMIT_S * 2).run(life)
 
 
 def test_a_taken_port_that_is_no_longer_wanted_is_forgotten(port: int) -> None:

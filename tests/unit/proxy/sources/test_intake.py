@@ -114,7 +114,7 @@ def test_problems_follow_their_object_and_are_taken_back_once() -> None:
 
     assert intake.apply(odd) == [
         Upsert(_value(odd)),
-        Problems("Service default/web", odd.rejected),
+        Problems("Service default/web", odd.rejected, "uid-of-web"),
     ]
     assert intake.apply(sound) == [Upsert(_value(sound)), Problems("Service default/web", ())]
     assert intake.apply(sound) == [Upsert(_value(sound))]

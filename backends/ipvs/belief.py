@@ -1,0 +1,219 @@
+"""What we believe is in the kernel, and which ServicePort occupies what. Pure.
+
+Belief is changed in three ways only: a step the kernel confirmed is folded in, single objects are corrected by what was
+read back, or everything is read anew and a new belief begins.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from backends.ipvs.model import (
+    AddressStep,
+    Data,
+    Frontend,
+    IpvsPlan,
+    NftStep,
+    NodePart,
+    Operation,
+    Place,
+    Rendered,
+)
+from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
+from backends.kernel.nft_table import ChainFacts, SetFacts
+from proxy.model import Family, PortKey
+
+DRAIN_S: Final = 900.0
+"""After so long a destination goes with whatever connections it has: as long as the kernel keeps silent ones."""
+
+
+class TableFacts:
+    """Belief about one table.
+
+    `has_to_go`: it is dormant, or has sets or chains of another shape or somebody else's, so that it is made anew. Found
+    out when it is read.
+    """
+
+    def __init__(self) -> None:
+        self.is_present = False
+        self.is_dormant = False
+        self.has_to_go = False
+        self.chains: dict[str, ChainFacts] = {}
+        self.sets: dict[str, SetFacts] = {}
+        self.elements: dict[str, dict[bytes, Data]] = {}
+
+
+class Observed:
+    """Belief about everything we own, and which ServicePort occupies what.
+
+    `device` is our device's index, None without one; `bound` are the addresses on it, `elsewhere` those of all other
+    interfaces. `destinations` has an entry for each of `servers`. `draining` says until when a destination that nobody
+    wants may keep its connections.
+    `references` counts how many ServicePorts need an element that several may share, `holders` says which one occupies a
+    frontend, `numbers` which one a number in firewall marks stands for.
+    `generation` is the ruleset generation our belief stands for, `commits` how many of them were ours.
+    """
+
+    def __init__(
+        self,
+        tables: dict[Family, TableFacts],
+        *,
+        generation: int = 0,
+        device: int | None = None,
+        bound: Iterable[str] = (),
+        elsewhere: frozenset[str] = frozenset(),
+    ) -> None:
+        self.tables: Final = tables
+        self.generation = generation
+        self.commits = 0
+        self.device = device
+        self.bound: dict[str, None] = dict.fromkeys(bound)
+        self.elsewhere = elsewhere
+        self.servers: dict[ServerId, VirtualServer] = {}
+        self.destinations: dict[ServerId, dict[Place, Destination]] = {}
+        self.draining: dict[ServerId, dict[Place, float]] = {}
+        self.rendered: dict[PortKey, Rendered] = {}
+        self.references: dict[tuple[Family, str, bytes], int] = {}
+        self.holders: dict[tuple[Family, bytes], PortKey] = {}
+        self.numbers: dict[tuple[Family, int], PortKey] = {}
+        self.node: NodePart | None = None
+        self.layout: object = None
+
+    @property
+    def is_rebuild_due(self) -> bool:
+        """Whether a table must be made anew as a whole."""
+        return any(facts.has_to_go for facts in self.tables.values())
+
+    def fold_nft(self, step: NftStep) -> None:
+        """Take in a transaction that the kernel has confirmed."""
+        for family in step.rebuild:
+            self.tables[family] = TableFacts()
+        for family in step.tables:
+            self.tables[family].is_present = True
+        for family, spec in step.sets:
+            self.tables[family].sets[spec.name] = spec.facts
+            self.tables[family].elements[spec.name] = {}
+        for family, chain in step.chains:
+            self.tables[family].chains[chain.name] = chain.facts
+        for batch in step.deletes:
+            elements = self.tables[batch.family].elements[batch.set]
+            for element in batch.elements:
+                del elements[element.key]
+        for batch in step.adds:
+            self.tables[batch.family].elements[batch.set].update(
+                [(element.key, element.data) for element in batch.elements]
+            )
+        self.generation += 1
+        self.commits += 1
+
+    def fold_addresses(self, step: AddressStep, refused: Collection[str]) -> None:
+        """Take in what was bound and unbound, but for what the kernel would not."""
+        for address, _ in step.bind:
+            if address not in refused:
+                self.bound[address] = None
+        for address, _ in step.unbind:
+            if address not in refused:
+                self.bound.pop(address, None)
+
+    def fold_operation(self, operation: Operation, now_s: float) -> None:
+        """Take in a message to IPVS that the kernel has confirmed."""
+        server, spec = operation.server, operation.spec
+        if operation.verb == "del server":
+            self.forget_server(server)
+        elif isinstance(spec, VirtualServer):
+            self.servers[server] = spec
+            self.destinations.setdefault(server, {})
+        elif isinstance(spec, Destination):
+            place = spec.address, spec.port
+            if operation.verb == "del destination":
+                self.destinations[server].pop(place, None)
+                self._stay(server, place)
+                return
+            self.destinations[server][place] = spec
+            if operation.is_draining:
+                self.drain(server, place, now_s + DRAIN_S)
+            else:
+                self._stay(server, place)
+
+    def drain(self, server: ServerId, place: Place, until_s: float) -> None:
+        """Note that a destination nobody wants keeps its connections for some time."""
+        self.draining.setdefault(server, {}).setdefault(place, until_s)
+
+    def _stay(self, server: ServerId, place: Place) -> None:
+        if server in self.draining:
+            self.draining[server].pop(place, None)
+            if not self.draining[server]:
+                del self.draining[server]
+
+    def forget_server(self, server: ServerId) -> None:
+        self.servers.pop(server, None)
+        self.destinations.pop(server, None)
+        self.draining.pop(server, None)
+
+    def correct_server(
+        self, server: ServerId, found: VirtualServer | None, destinations: Iterable[Destination]
+    ) -> None:
+        """Replace what is believed of a virtual server by what was read."""
+        if found is None:
+            self.forget_server(server)
+            return
+        self.servers[server] = found
+        self.destinations[server] = {(each.address, each.port): each for each in destinations}
+        for place in list(self.draining.get(server, ())):
+            if place not in self.destinations[server]:
+                self._stay(server, place)
+
+    def correct_elements(
+        self, family: Family, set_name: str, keys: Collection[bytes], actual: Mapping[bytes, Data]
+    ) -> None:
+        """Replace what is believed of some elements by what was read; those missing in `actual` do not exist."""
+        elements = self.tables[family].elements.setdefault(set_name, {})
+        for key in keys:
+            if key in actual:
+                elements[key] = actual[key]
+            else:
+                elements.pop(key, None)
+
+    # --- who occupies what
+
+    def begin(self, plan: IpvsPlan) -> None:
+        """Note what ServicePorts occupy while a plan is being carried out: the old and the new."""
+        for key, rendered in plan.rendered.items():
+            old = self.rendered.get(key)
+            both = rendered if old is None else old if rendered is None else old.joined(rendered)
+            if both is not None:
+                self._occupy(key, both, rendered.frontends if rendered is not None else ())
+
+    def occupy(self, plan: IpvsPlan) -> None:
+        """Note what ServicePorts and the node occupy now that a plan has taken effect."""
+        for key in plan.rendered:
+            old = self.rendered.get(key)
+            for frontend in old.frontends if old else ():
+                if self.holders.get((key.family, frontend.key)) == key:
+                    del self.holders[key.family, frontend.key]
+        for key, rendered in plan.rendered.items():
+            self._occupy(key, rendered, rendered.frontends if rendered is not None else ())
+        if plan.node is not None:
+            self.node = plan.node
+        if plan.layout is not None:
+            self.layout = plan.layout
+
+    def _occupy(self, key: PortKey, rendered: Rendered | None, held: Iterable[Frontend]) -> None:
+        old = self.rendered.pop(key, None)
+        before = old.shared if old is not None else frozenset()
+        after = rendered.shared if rendered is not None else frozenset()
+        for name, member in after - before:
+            reference = (key.family, name, member)
+            self.references[reference] = self.references.get(reference, 0) + 1
+        for name, member in before - after:
+            reference = (key.family, name, member)
+            self.references[reference] -= 1
+            if not self.references[reference]:
+                del self.references[reference]
+        if old is not None and old.number is not None:
+            self.numbers.pop((key.family, old.number), None)
+        if rendered is not None:
+            self.rendered[key] = rendered
+            if rendered.number is not None:
+                self.numbers[key.family, rendered.number] = key
+        for frontend in held:
+            self.holders[key.family, frontend.key] = key

@@ -1,0 +1,244 @@
+"""The side rules: hooks, chains and sets of our nftables tables, for given settings and a given node. Pure.
+
+README.md follows a packet through them. Whatever depends on a single service is an element. They judge the first
+packet of a connection, before IPVS sees it, and masquerade what IPVS has translated.
+"""
+
+from typing import Final
+
+from backends.ipvs.marks import Marks
+from backends.ipvs.model import (
+    ALLOWED,
+    BOUND,
+    DROPPED,
+    ELSEWHERE,
+    EXTERNALS,
+    GUARDED,
+    HAIRPIN,
+    NODEPORT_IPS,
+    NODEPORT_SHORTCUTS,
+    NODEPORTS,
+    NODEPORTS_DROPPED,
+    NODEPORTS_REFUSED,
+    PLACES,
+    REFUSED,
+    SERVICE_CIDRS,
+    SERVICES,
+    SHORTCUTS,
+    Kind,
+)
+from backends.kernel import nft_phrases as say
+from backends.kernel.nft_messages import BaseChain
+from backends.kernel.nft_numbers import Hook
+from backends.kernel.nft_pods import Detector, LocalMode
+from backends.kernel.nft_table import ChainFacts, ChainSpec, RuleSpec, SetSpec, declared, rule
+from proxy.desired_node import DesiredNode
+from proxy.model import IPV4, Family, Value
+
+_PRIORITY_DNAT, _PRIORITY_SNAT = -100, 100  # NF_IP_PRI_NAT_DST, NF_IP_PRI_NAT_SRC
+_REFUSE: Final = "refuse"
+_CLUSTER_IP: Final = "cluster-ip"
+_SOURCES: Final = "sources"
+_OUTER: Final = "outer"
+_BOUND_ADDRESS: Final = "bound-address"
+_NODE_PORT: Final = "node-port"
+_DISPATCH: Final = "dispatch"
+
+
+class IpvsSettings(Value, frozen=True, kw_only=True):
+    """What of the settings shapes virtual servers and rules.
+
+    `cluster_cidrs` holds at most one CIDR of each family: sources in it are local pods, in mode ClusterCIDR.
+    `interface` is the bridge's name or the prefix, in the modes that have one. `offset` rotates the destinations of
+    new virtual servers, so that not every node begins with the same one. Virtual servers with an address in
+    `exclude_cidrs` are not removed where we have no service.
+    """
+
+    families: tuple[Family, ...]
+    scheduler: str = "rr"
+    masquerade_mark: int = 0x4000
+    masquerade_all: bool = False
+    local_mode: LocalMode = "ClusterCIDR"
+    cluster_cidrs: tuple[str, ...] = ()
+    interface: str = ""
+    exclude_cidrs: tuple[str, ...] = ()
+    offset: int = 0
+
+
+class Layout:
+    """Our tables for given settings and a given node. Specs are made once and then the same objects for ever."""
+
+    def __init__(self, settings: IpvsSettings, node: DesiredNode | None = None) -> None:
+        self.settings = settings
+        self.families = settings.families
+        self.marks = Marks(settings.masquerade_mark)
+        self._node = node or DesiredNode()
+        is_by_node = settings.local_mode == "NodeCIDR"
+        cidrs = self._node.pod_cidrs if is_by_node else settings.cluster_cidrs
+        self._detector = Detector(
+            mode=settings.local_mode, cidrs=cidrs, interface=settings.interface
+        )
+        self._sets = {family: _sets(family) for family in self.families}
+        self._chains = {family: self._chains_of(family) for family in self.families}
+        self.chain_facts: dict[Family, dict[str, ChainFacts]] = {
+            family: {spec.name: spec.facts for spec in chains}
+            for family, chains in self._chains.items()
+        }
+        self.set_facts = {
+            family: {spec.name: spec.facts for spec in sets} for family, sets in self._sets.items()
+        }
+        self._of_nodes: dict[object, Layout] = {}
+
+    def for_node(self, node: DesiredNode) -> "Layout":
+        """Return the layout for a node: the ranges of its pods and where NodePorts listen are in the rules."""
+        if node is self._node:
+            return self
+        is_by_node = self.settings.local_mode == "NodeCIDR"
+        opened = tuple([node.node_port_addresses.get(f) is None for f in self.families])
+        key = (node.pod_cidrs if is_by_node else (), opened)
+        found = self._of_nodes.get(key)
+        if found is None:
+            found = self._of_nodes[key] = Layout(self.settings, node)
+        return found
+
+    def sets(self, family: Family) -> tuple[SetSpec, ...]:
+        return self._sets[family]
+
+    def chains(self, family: Family) -> tuple[ChainSpec, ...]:
+        """Return the chains, every chain before those that refer to it."""
+        return self._chains[family]
+
+    def _chains_of(self, family: Family) -> tuple[ChainSpec, ...]:
+        dispatch = (rule([*say.is_new(), say.jump(_DISPATCH)], "services"),)
+        return (
+            ChainSpec(
+                _REFUSE,
+                None,
+                (
+                    # The kernel limits the rate of its ICMP errors, and a local connect() over IPv6 ignores them.
+                    rule(say.reset(), "TCP: at once"),
+                    rule([say.refuse(family)], "port unreachable"),
+                ),
+            ),
+            ChainSpec(
+                _CLUSTER_IP,
+                None,
+                (*self._masquerade_internal(family), rule([say.accept()], "to IPVS")),
+            ),
+            ChainSpec(
+                _SOURCES,
+                None,
+                (
+                    rule(
+                        [*say.source_of_frontend_in(family, ALLOWED), say.leave()], "in the ranges"
+                    ),
+                    rule([say.drop()], "everybody else"),
+                ),
+            ),
+            ChainSpec(_OUTER, None, tuple(self._outer(family, "address"))),
+            ChainSpec(
+                _BOUND_ADDRESS,
+                None,
+                (
+                    rule(
+                        [*say.frontend_in(family, SERVICES), say.goto(_CLUSTER_IP)], "cluster IPs"
+                    ),
+                    rule([say.jump(_OUTER)], "external IPs, load balancers"),
+                    rule([say.goto(_REFUSE)], "a port no service defines"),
+                ),
+            ),
+            ChainSpec(_NODE_PORT, None, tuple(self._outer(family, "node-port"))),
+            self._dispatch(family),
+            ChainSpec("prerouting", BaseChain("nat", Hook.PREROUTING, _PRIORITY_DNAT), dispatch),
+            ChainSpec("output", BaseChain("nat", Hook.OUTPUT, _PRIORITY_DNAT), dispatch),
+            ChainSpec(
+                "postrouting",
+                BaseChain("nat", Hook.POSTROUTING, _PRIORITY_SNAT),
+                tuple(self._postrouting(family)),
+            ),
+        )
+
+    def _dispatch(self, family: Family) -> ChainSpec:
+        here = say.destination_is_local(family)
+        if self._node.node_port_addresses.get(family) is not None:
+            here = say.destination_in(family, NODEPORT_IPS)
+        return ChainSpec(
+            _DISPATCH,
+            None,
+            (
+                rule([*say.destination_in(family, BOUND), say.goto(_BOUND_ADDRESS)], "our device"),
+                # an address of this node may be an external IP of some port: others are still NodePorts
+                rule([*say.destination_in(family, ELSEWHERE), say.jump(_OUTER)], "external IPs"),
+                rule(
+                    [*say.destination_in(family, SERVICE_CIDRS), say.drop()],
+                    "an address no service has",
+                ),
+                rule([*here, say.goto(_NODE_PORT)], "NodePorts"),
+            ),
+        )
+
+    def _masquerade_internal(self, family: Family) -> list[RuleSpec]:
+        """Mark traffic to cluster IPs that does not come from a local pod (or, if configured, all of it)."""
+        mark = say.or_mark(self.settings.masquerade_mark)
+        if self.settings.masquerade_all:
+            return [rule(mark, "masquerade everything")]
+        outside = self._detector.is_no_pod(family)
+        if outside is None:
+            return []
+        return [rule([*outside, *mark], "masquerade what is not from a local pod")]
+
+    def _outer(self, family: Family, kind: Kind) -> list[RuleSpec]:
+        """Look a frontend up that is meant for the world outside.
+
+        Whom the policy for that world does not concern takes a short cut: pods here and the node itself.
+        """
+        places, has_address = PLACES[kind], kind == "address"
+
+        def mark(name: str) -> say.Phrase:
+            found = say.mark_by_frontend(family, name, has_address=has_address)
+            return [*found, say.accept()]
+
+        def listed(name: str) -> say.Phrase:
+            return say.frontend_in(family, name, has_address=has_address)
+
+        pod = self._detector.is_pod(family)
+        guarded = [rule([*listed(GUARDED), say.jump(_SOURCES)], "source ranges")]
+        return [
+            *(guarded if has_address else []),
+            *([rule([*pod, *mark(places.shortcuts)], "pods of this node")] if pod else []),
+            rule([*say.source_is_local(), *mark(places.shortcuts)], "this node itself"),
+            rule(mark(places.externals), "by protocol and port"),
+            rule([*listed(places.dropped), say.drop()], "none for the policy"),
+            rule([*listed(places.refused), say.goto(_REFUSE)], "nothing usable"),
+        ]
+
+    def _postrouting(self, family: Family) -> list[RuleSpec]:
+        bit, marks = self.settings.masquerade_mark, self.marks
+        both = say.mark_is(marks.value | bit, marks.mask | bit)
+        # what the node sends to an address of our device has that address as its source
+        own = [*say.source_in(family, BOUND), *say.original_destination_in(family, BOUND)]
+        return [
+            rule([*both, *say.clear_mark(), say.masquerade()], "marked by us, masquerade"),
+            rule([*say.mark_is(marks.value, marks.mask), *say.clear_mark()], "marked by us"),
+            rule([*say.mark_has(bit), *say.toggle_mark(bit), say.masquerade()], "masquerade"),
+            rule([*own, say.masquerade()], "this node itself"),
+            rule(
+                [*say.source_and_destination_in(family, HAIRPIN), say.masquerade()],
+                "a pod that reaches itself",
+            ),
+        ]
+
+
+def _sets(family: Family) -> tuple[SetSpec, ...]:
+    address = "ipv4_addr" if family == IPV4 else "ipv6_addr"
+    frontend, node_port = f"{address} . inet_proto . inet_service", "inet_proto . inet_service"
+    return (
+        *[declared(name, address) for name in (BOUND, ELSEWHERE, NODEPORT_IPS)],
+        *[declared(name, frontend) for name in (SERVICES, DROPPED, REFUSED, GUARDED)],
+        *[declared(name, frontend, "mark") for name in (EXTERNALS, SHORTCUTS)],
+        *[declared(name, node_port, "mark") for name in (NODEPORTS, NODEPORT_SHORTCUTS)],
+        *[declared(name, node_port) for name in (NODEPORTS_DROPPED, NODEPORTS_REFUSED)],
+        declared(ALLOWED, f"{address} . {frontend}", is_interval=True),
+        declared(SERVICE_CIDRS, address, is_interval=True),
+        declared(HAIRPIN, f"{address} . {address}"),
+    )

@@ -1,0 +1,270 @@
+"""What the ipvs backend has in the kernel, as plain values: virtual servers, addresses, and elements of its tables. Pure.
+
+Everything of ours bears one name: the dummy device whose addresses are cluster IPs and VIPs, and one nftables table in each
+family. A virtual server is ours if its address is on that device, or its firewall mark in our range (see `marks`).
+Not compared with the kernel: connection counts, what persistence remembers, rule handles, weights of what drains.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
+from backends.kernel.nft_table import ChainSpec, SetSpec
+from proxy.desired_node import DesiredNode
+from proxy.model import Family, PortKey, Protocol, Value
+
+DEVICE: Final = "sliceproxy-ipvs"
+TABLE: Final = "sliceproxy-ipvs"
+PROBE_TABLE: Final = "sliceproxy-ipvs-probe"
+BOUND: Final = "bound"
+ELSEWHERE: Final = "elsewhere"
+SERVICES: Final = "services"
+EXTERNALS: Final = "externals"
+SHORTCUTS: Final = "shortcuts"
+DROPPED: Final = "dropped"
+REFUSED: Final = "refused"
+GUARDED: Final = "guarded"
+ALLOWED: Final = "allowed"
+NODEPORTS: Final = "nodeports"
+NODEPORT_SHORTCUTS: Final = "nodeport-shortcuts"
+NODEPORTS_DROPPED: Final = "nodeports-dropped"
+NODEPORTS_REFUSED: Final = "nodeports-refused"
+NODEPORT_IPS: Final = "nodeport-ips"
+SERVICE_CIDRS: Final = "service-cidrs"
+HAIRPIN: Final = "hairpin"
+
+Kind = Literal["address", "node-port"]
+
+
+class Places(NamedTuple):
+    """The sets in which a frontend may have an element; `externals` and `shortcuts` are maps to firewall marks."""
+
+    services: str
+    externals: str
+    shortcuts: str
+    dropped: str
+    refused: str
+    guarded: str
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return tuple([name for name in self if name])
+
+
+PLACES: Final[dict[Kind, Places]] = {
+    "address": Places(SERVICES, EXTERNALS, SHORTCUTS, DROPPED, REFUSED, GUARDED),
+    "node-port": Places(
+        "", NODEPORTS, NODEPORT_SHORTCUTS, NODEPORTS_DROPPED, NODEPORTS_REFUSED, ""
+    ),
+}
+MARKING: Final = (EXTERNALS, SHORTCUTS, NODEPORTS, NODEPORT_SHORTCUTS)
+
+Data = bytes | None
+"""What an element maps to: a firewall mark as registers hold it, or None for a member of a plain set."""
+Place = tuple[str, int]
+"""Address and port of a destination."""
+SharedMember = tuple[str, bytes]
+"""A member of a set that several ServicePorts may need: the set's name and the key."""
+
+
+class Element(NamedTuple):
+    """An element of one of our sets or maps, and the ServicePort it is there for (None: nobody's)."""
+
+    key: bytes
+    data: Data
+    owner: PortKey | None
+
+
+class Batch(NamedTuple):
+    """Elements of one set."""
+
+    family: Family
+    set: str
+    elements: tuple[Element, ...]
+
+
+class NftStep(NamedTuple):
+    """An nftables transaction: all of it, or nothing. In order: tables, sets, chains, deletes, adds.
+
+    `rebuild` names families whose table is unusable as it stands and is made anew in this transaction.
+    """
+
+    rebuild: tuple[Family, ...] = ()
+    tables: tuple[Family, ...] = ()
+    sets: tuple[tuple[Family, SetSpec], ...] = ()
+    chains: tuple[tuple[Family, ChainSpec], ...] = ()
+    deletes: tuple[Batch, ...] = ()
+    adds: tuple[Batch, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The number of objects written."""
+        fixed = sum(map(len, (self.rebuild, self.tables, self.sets, self.chains)))
+        return fixed + sum(len(batch.elements) for batch in (*self.deletes, *self.adds))
+
+
+class AddressStep(NamedTuple):
+    """Addresses to be put on our device, or to be taken from it, each with its owner."""
+
+    bind: tuple[tuple[str, PortKey | None], ...] = ()
+    unbind: tuple[tuple[str, PortKey | None], ...] = ()
+    is_device_missing: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.bind) + len(self.unbind) + self.is_device_missing
+
+
+Verb = Literal[
+    "add server", "set server", "del server",
+    "add destination", "set destination", "del destination",
+]  # fmt: skip
+
+
+class Operation(NamedTuple):
+    """One message to IPVS, and for whom. `is_draining`: the destination gets weight 0 and goes when it is idle."""
+
+    verb: Verb
+    server: ServerId
+    spec: VirtualServer | Destination | None
+    owner: PortKey | None
+    is_draining: bool = False
+
+
+class IpvsStep(NamedTuple):
+    """Messages to IPVS, each by itself."""
+
+    operations: tuple[Operation, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.operations)
+
+
+Step = NftStep | AddressStep | IpvsStep
+
+
+class WantedServer(NamedTuple):
+    """A virtual server with its destinations, in the order in which they are added."""
+
+    server: VirtualServer
+    destinations: dict[Place, Destination]
+
+
+class Frontend(NamedTuple):
+    """One frontend as it is rendered: its key in our sets, and the virtual server there would be at its address.
+
+    A frontend of the kind "node-port" has none. `allowed` are the sources that may come in, as keys of that set.
+    """
+
+    kind: Kind
+    key: bytes
+    server: ServerId | None
+    allowed: frozenset[bytes] = frozenset()
+
+
+class Rendered(Value, frozen=True, kw_only=True):
+    """What a ServicePort occupies: frontends, the number in its firewall marks, and set members it shares with others."""
+
+    frontends: tuple[Frontend, ...] = ()
+    number: int | None = None
+    marked: tuple[ServerId, ...] = ()
+    """All virtual servers that its number can stand for, whether or not they are there."""
+    shared: frozenset[SharedMember] = frozenset()
+
+    def joined(self, other: "Rendered") -> "Rendered":
+        """Return what is occupied while one is being turned into the other."""
+        return Rendered(
+            frontends=tuple(dict.fromkeys([*self.frontends, *other.frontends])),
+            number=self.number if other.number is None else other.number,
+            marked=tuple(dict.fromkeys([*self.marked, *other.marked])),
+            shared=self.shared | other.shared,
+        )
+
+
+class NodePart(Value, frozen=True):
+    """What of the whole node is programmed: the elements that are there for the node, not for a service.
+
+    `described` is the DesiredNode they stand for, `is_settled` whether all services were programmed before.
+    """
+
+    described: DesiredNode
+    is_settled: bool
+    members: frozenset[tuple[Family, str, bytes]] = frozenset()
+
+
+class IpvsPlan:
+    """Steps in order, and what ServicePorts and the node occupy once they are done.
+
+    `drains` are destinations that nobody wants and that have weight 0 already; `reaps`: what drains is looked after.
+    """
+
+    def __init__(
+        self,
+        steps: tuple[Step, ...],
+        rendered: dict[PortKey, Rendered | None],
+        *,
+        drains: tuple[tuple[ServerId, Place], ...] = (),
+        reaps: bool = False,
+        node: NodePart | None = None,
+        layout: object = None,
+    ) -> None:
+        self.steps = steps
+        self.rendered = rendered
+        self.drains = drains
+        self.reaps = reaps
+        self.node = node
+        self.layout = layout
+
+    def __bool__(self) -> bool:
+        return bool(self.steps or self.drains or self.reaps)
+
+    def describe(self) -> list[str]:
+        """Return one line for each operation, in the order in which they are carried out."""
+        lines: list[str] = []
+        for number, step in enumerate(self.steps, start=1):
+            lines += [f"{number} {line}" for line in _describe(step)]
+        lines += [f"{server}: {place} drains" for server, place in self.drains]
+        return lines
+
+
+def has_drains(protocol: Protocol) -> bool:
+    """Whether connections of a protocol may end by themselves: UDP has none, and of SCTP nobody sees the end."""
+    return protocol == "TCP"
+
+
+def _describe(step: Step) -> list[str]:
+    if isinstance(step, IpvsStep):
+        return [_operation_words(each) for each in step.operations]
+    if isinstance(step, AddressStep):
+        return [
+            *([f"make device {DEVICE}"] if step.is_device_missing else []),
+            *[f"bind {address}{_whose(owner)}" for address, owner in step.bind],
+            *[f"unbind {address}{_whose(owner)}" for address, owner in step.unbind],
+        ]
+    nft = {"IPv4": "ip", "IPv6": "ip6"}
+    lines = [f"delete table {nft[family]} {TABLE}" for family in step.rebuild]
+    lines += [f"add table {nft[family]} {TABLE}" for family in step.tables]
+    lines += [f"add set {nft[family]} {TABLE} {spec.name}" for family, spec in step.sets]
+    lines += [f"write chain {nft[family]} {TABLE} {spec.name}" for family, spec in step.chains]
+    for verb, batches in (("delete", step.deletes), ("add", step.adds)):
+        lines += [
+            f"{verb} element {nft[batch.family]} {TABLE} {batch.set} {element.key.hex()}"
+            f"{'' if element.data is None else f' : {element.data.hex()}'}{_whose(element.owner)}"
+            for batch in batches
+            for element in batch.elements
+        ]
+    return lines
+
+
+def _operation_words(operation: Operation) -> str:
+    spec = operation.spec
+    what = ""
+    if isinstance(spec, Destination):
+        what = f" {spec} weight {spec.weight}"
+    elif spec is not None:
+        what = f" {spec.scheduler}"
+    return f"{operation.verb} {operation.server}{what}{_whose(operation.owner)}"
+
+
+def _whose(owner: PortKey | None) -> str:
+    return f"  # {owner}" if owner is not None else ""
