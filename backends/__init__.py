@@ -21,6 +21,12 @@ def _nftables(settings: Settings) -> Backend[Any, Any]:
     return NftablesBackend.from_settings(settings)
 
 
+def _ipvs(settings: Settings) -> Backend[Any, Any]:
+    from backends.ipvs.backend import IpvsBackend
+
+    return IpvsBackend.from_settings(settings)
+
+
 def _null(_settings: Settings) -> Backend[Any, Any]:
     from backends.null.backend import NullBackend
 
@@ -29,8 +35,11 @@ def _null(_settings: Settings) -> Backend[Any, Any]:
 
 FACTORIES: Final[dict[str, Callable[[Settings], Backend[Any, Any]]]] = {
     "nftables": _nftables,
+    "ipvs": _ipvs,
     "null": _null,
 }
+OWN_DEVICE: Final = "sliceproxy-ipvs"
+"""The interface whose addresses are those of Services: they are not this host's."""
 AUTOMATIC: Final = ("nftables",)
 """What an empty mode tries, in this order."""
 

@@ -30,7 +30,7 @@ import uvloop
 
 from backends.kernel.nft import Nft
 from bench import workload
-from proxy import app, heap
+from proxy import app, heap, threads
 from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
@@ -44,6 +44,7 @@ QUIET_S = 5.0
 
 def main() -> None:
     """Serve commands until standard input ends."""
+    threads.switch_often()
     uvloop.run(serve(sys.argv[1:]))
 
 

@@ -5,10 +5,15 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from backends.ipvs.model import DEVICE
+from backends.kernel import ipvs_messages
+from backends.kernel.ipvs import Ipvs
+from backends.kernel.links import Links
 from backends.kernel.nft import Nft
 from backends.nftables.model import TABLE
 from e2e.namespace import Namespace
 from tests.contract.host import Ground
+from tests.contract.ipvs_host import IpvsHost, OtherThings
 from tests.contract.laws import KernelLaws
 from tests.contract.nftables_host import NftablesHost, OtherTables
 
@@ -64,3 +69,27 @@ class TestNftables(KernelLaws):
     @pytest.fixture
     def ground(self, namespace: Namespace) -> Ground:
         return NamespaceGround(namespace)
+
+
+class IpvsGround:
+    """Hosts in one namespace, one after the other."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+
+    @contextmanager
+    def fresh(self) -> Iterator[IpvsHost]:
+        self._namespace.run(["nft", "flush", "ruleset"])
+        with self._namespace.entered(), Ipvs() as ipvs, Links() as links:
+            servers = [ipvs_messages.del_server(server.id) for server in ipvs.list_servers()]
+            assert ipvs.carry_out(servers) == []
+            links.remove_dummy(DEVICE)
+        with ExitStack() as closing:
+            yield IpvsHost(self._namespace.entered, OtherThings(), closing)
+
+
+@pytest.mark.requires("ipvs", "dummy")
+class TestIpvs(KernelLaws):
+    @pytest.fixture
+    def ground(self, namespace: Namespace) -> Ground:
+        return IpvsGround(namespace)

@@ -6,6 +6,7 @@ order. Either way the rules stay in the kernel: a proxy that restarts must not b
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import signal
 import time
@@ -16,7 +17,7 @@ from typing import Any, Final
 import uvloop
 
 import backends
-from proxy import heap, host_addresses, sysctls
+from proxy import heap, host_addresses, sysctls, threads
 from proxy.announcer import Announcer
 from proxy.backend import Backend
 from proxy.cache import Cache
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings) -> int:
     """Run until told to stop and return the exit code."""
+    threads.switch_often()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings))
     return 0
@@ -213,7 +215,7 @@ def _lives(parts: Parts) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
 
     reconciler.on_round = hear_round
     yield "source", _feed(parts.source, deliver, reconciler.cache)
-    yield "host addresses", host_addresses.watch(hear_addresses)
+    yield "host addresses", host_addresses.watch(hear_addresses, without=backends.OWN_DEVICE)
     yield "reconciler", reconciler.run()
     yield "verifier", parts.verifier.run()
     yield "conntrack", sweeper.run()
@@ -224,11 +226,12 @@ def _lives(parts: Parts) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
 
 
 async def _serve_http(parts: Parts, hearers: list[Callable[[Round], None]]) -> None:
-    # The HTTP library takes a while to load; services come first.
+    # The HTTP library takes a while to load, a tenth of a second without a pause; services come first.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(SERVE_AT_LATEST_S):
             await parts.reconciler.is_synced.wait()
-    from proxy.server import servers  # noqa: PLC0415
+    await threads.to_thread(importlib.import_module, "proxy.server.servers")
+    from proxy.server import servers  # noqa: PLC0415 - loaded by now
 
     await servers.run(parts, hearers)
 

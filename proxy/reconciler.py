@@ -27,6 +27,7 @@ from proxy.health import Condition, Progress
 from proxy.journal import Entry, Journal, Round
 from proxy.model import FAMILIES, NodeInfo, PortKey, ServiceName, Value
 from proxy.schedule import Backoff, Schedule
+from proxy.threads import to_thread
 
 NODE_WAIT_S: Final = 30.0
 CHUNK_ENDPOINTS: Final = 1000
@@ -280,7 +281,9 @@ class Reconciler:
 
     async def _prune(self, leftovers: "Leftovers") -> None:
         """Remove what nothing asks for. What the kernel will not remove waits, and holds nothing else up."""
-        plan = self.backend.prune(self.desired.whole, self.observed)
+        # A walk over everything: 0.2 s at 10,000 services. What it reads only this task changes, but for
+        # corrections by the verifier; if it removes what one of them did away with, all is read anew.
+        plan = await to_thread(self.backend.prune, self.desired.whole, self.observed)
         error = ""
         try:
             applied = await self.backend.apply(plan, self.observed)

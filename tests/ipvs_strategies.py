@@ -70,7 +70,7 @@ def destinations(draw: st.DrawFn, family: Family) -> Destination:
 _VIPS: Final[dict[Family, str]] = {IPV4: "10.96.0.1", IPV6: "2001:db8::1"}
 # those that no packet can be sent to are refused
 _PODS: Final[dict[Family, tuple[str, ...]]] = {
-    IPV4: ("10.0.0.1", "10.0.0.2", "127.0.0.1", "0.0.0.1", "224.0.0.1", "255.255.255.255"),
+    IPV4: ("10.0.0.1", "10.0.0.2", "127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255"),
     IPV6: ("2001:db8:1::1", "2001:db8:1::2", "::1", "::", "fe80::1", "ff02::1"),
 }
 IDS: Final = (
@@ -94,8 +94,8 @@ def _message(chance: random.Random) -> bytes:
         chance.choice([0, 8080]),
         chance.choice([0, 1, 1, 100, 2**31 - 1, 2**31, 2**32 - 1]),
         chance.choice(list(Forwarding)),
-        chance.choice([0, 1, 2**32 - 1]),
-        chance.choice([0, 0, 1, 2]),
+        chance.choice([0, 0, 1, 2, 2**31 - 1, 2**31]),
+        chance.choice([0, 0, 0, 1, 2, 2**31 - 1, 2**31]),
     )
     return chance.choice(
         [

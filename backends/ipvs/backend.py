@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
-from backends.ipvs import kernel, node_settings, probing
-from backends.ipvs.belief import Observed
+from msgspec import structs
+
+from backends.ipvs import deadlines, kernel, node_settings, probing
+from backends.ipvs.belief import DRAIN_S, Observed
 from backends.ipvs.draining import reap
 from backends.ipvs.held import Look
 from backends.ipvs.kernel import Doors
@@ -54,10 +56,12 @@ class IpvsBackend:
         open_ipvs: Callable[[], Ipvs] = Ipvs,
         open_links: Callable[[], Links] = Links,
         prepare: Callable[[Ipvs], None] = lambda _: None,
+        deadlines_file: Path | None = None,
     ) -> None:
         self.layout = layout
         self._open = open_nft, open_ipvs, open_links
         self._prepare = prepare
+        self._deadlines_file = deadlines_file
         self._opened: list[Doors] = []
         # A step in a thread and the second look of a verification must not mix.
         self._lock = asyncio.Lock()
@@ -83,7 +87,11 @@ class IpvsBackend:
                 offset=node_settings.offset(settings.node_name),
             )
         )
-        return cls(layout, prepare=lambda ipvs: node_settings.enforce(settings.ipvs, ipvs))
+        return cls(
+            layout,
+            prepare=lambda ipvs: node_settings.enforce(settings.ipvs, ipvs),
+            deadlines_file=deadlines.FILE,
+        )
 
     @property
     def _doors(self) -> Doors:
@@ -107,7 +115,10 @@ class IpvsBackend:
     async def observe(self) -> Observed:
         doors = self._doors
         async with self._lock:
-            return await asyncio.to_thread(kernel.read_everything, doors, self.layout)
+            observed = await asyncio.to_thread(kernel.read_everything, doors, self.layout)
+        if self._deadlines_file is not None:
+            observed.deadlines = deadlines.load(self._deadlines_file)
+        return observed
 
     def plan(self, desired: Desired, observed: Observed, changed: Collection[PortKey]) -> IpvsPlan:
         return plan(desired, observed, changed, self.layout)
@@ -116,31 +127,35 @@ class IpvsBackend:
         return prune(desired, observed, self.layout)
 
     async def apply(self, plan: IpvsPlan, observed: Observed) -> Applied:
-        operations, transactions = 0, 0
-        was_draining = sum(map(len, observed.draining.values()))
-        async with self._lock:
+        before = {server: dict(places) for server, places in observed.draining.items()}
+        try:
+            applied = await self._apply(plan, observed)
+        finally:
+            if self._deadlines_file is not None and observed.draining != before:
+                deadlines.save(self._deadlines_file, observed.all_deadlines)
+        if not observed.draining or applied.failed:
+            return applied
+        is_more = observed.draining.keys() - before or len(plan.rendered)
+        return structs.replace(applied, again_s=LOOK_S if is_more else LOOK_AGAIN_S)
 
+    async def _apply(self, plan: IpvsPlan, observed: Observed) -> Applied:
+        operations, transactions = 0, 0
+        async with self._lock:
             for number, step in enumerate(plan.steps):
                 failed = await self._take(step, observed)
                 transactions += 1
-                if failed:
-                    return Applied(
-                        operations=operations, transactions=transactions, failed=failed
-                    )
-                operations += step.size
-                if number == 0 and len(plan.steps) > 1:
+                if number == 0 and (len(plan.steps) > 1 or failed):
                     observed.begin(plan)
+                if failed:
+                    return Applied(operations=operations, transactions=transactions, failed=failed)
+                operations += step.size
             now_s = time.time()
             for server, place in plan.drains:
-                observed.start_draining(server, place, now_s)
+                observed.drain(server, place, now_s + DRAIN_S)
             observed.occupy(plan)
             if plan.reaps:
                 operations += reap(self._doors.ipvs, observed, now_s)
-        still = sum(map(len, observed.draining.values()))
-        again_s = None
-        if still:
-            again_s = LOOK_S if still > was_draining else LOOK_AGAIN_S
-        return Applied(operations=operations, transactions=transactions, again_s=again_s)
+        return Applied(operations=operations, transactions=transactions)
 
     async def _take(self, step: Step, observed: Observed) -> Failed:
         """Take one step and fold it in; return the ServicePorts that the kernel would not have, and why."""
@@ -178,14 +193,13 @@ class IpvsBackend:
         else:
             refusals = await asyncio.to_thread(kernel.carry_out, ipvs, operations)
         now_s = time.time()
-        for number, operation in enumerate(operations):
-            if number not in refusals:
+        doubtful: dict[ServerId, None] = {operations[number].server: None for number in refusals}
+        for operation in operations:
+            if operation.server not in doubtful:
                 observed.fold_operation(operation, now_s)
         failed: Failed = {}
-        doubtful: dict[ServerId, None] = {}
         for number, refusal in refusals.items():
             owner = operations[number].owner
-            doubtful[operations[number].server] = None
             if owner is None:
                 raise KernelError("IPVS", refusal.errno, str(refusal))
             failed.setdefault(owner, str(refusal))

@@ -26,6 +26,9 @@ DRAIN_S: Final = 900.0
 """After so long a destination goes with whatever connections it has: as long as the kernel keeps silent ones."""
 
 
+Stranger = tuple[VirtualServer, dict[Place, Destination]]
+
+
 class TableFacts:
     """Belief about one table.
 
@@ -47,7 +50,9 @@ class Observed:
 
     `device` is our device's index, None without one; `bound` are the addresses on it, `elsewhere` those of all other
     interfaces. `destinations` has an entry for each of `servers`. `draining` says until when a destination that nobody
-    wants may keep its connections.
+    wants may keep its connections, `deadlines` what an earlier process has said about it.
+    `strangers` are virtual servers of others by address, as of the last reading of everything: those at an address that we
+    put on our device are ours from then on, with their connections.
     `references` counts how many ServicePorts need an element that several may share, `holders` says which one occupies a
     frontend, `numbers` which one a number in firewall marks stands for.
     `generation` is the ruleset generation our belief stands for, `commits` how many of them were ours.
@@ -70,7 +75,9 @@ class Observed:
         self.elsewhere = elsewhere
         self.servers: dict[ServerId, VirtualServer] = {}
         self.destinations: dict[ServerId, dict[Place, Destination]] = {}
+        self.strangers: dict[str, dict[ServerId, Stranger]] = {}
         self.draining: dict[ServerId, dict[Place, float]] = {}
+        self.deadlines: dict[tuple[ServerId, Place], float] = {}
         self.rendered: dict[PortKey, Rendered] = {}
         self.references: dict[tuple[Family, str, bytes], int] = {}
         self.holders: dict[tuple[Family, bytes], PortKey] = {}
@@ -110,6 +117,8 @@ class Observed:
         for address, _ in step.bind:
             if address not in refused:
                 self.bound[address] = None
+                for server, (found, destinations) in self.strangers.pop(address, {}).items():
+                    self.servers[server], self.destinations[server] = found, destinations
         for address, _ in step.unbind:
             if address not in refused:
                 self.bound.pop(address, None)
@@ -135,10 +144,21 @@ class Observed:
                 self._stay(server, place)
 
     def drain(self, server: ServerId, place: Place, until_s: float) -> None:
-        """Note that a destination nobody wants keeps its connections for some time."""
+        """Note that a destination nobody wants keeps its connections for some time, begun perhaps before a restart."""
+        until_s = min(until_s, self.deadlines.pop((server, place), until_s))
         self.draining.setdefault(server, {}).setdefault(place, until_s)
 
+    @property
+    def all_deadlines(self) -> dict[ServerId, dict[Place, float]]:
+        """Until when destinations may drain, also those of an earlier process that were not planned yet."""
+        found = {server: dict(places) for server, places in self.draining.items()}
+        for (server, place), until_s in self.deadlines.items():
+            if place in self.destinations.get(server, ()):
+                found.setdefault(server, {})[place] = until_s
+        return found
+
     def _stay(self, server: ServerId, place: Place) -> None:
+        self.deadlines.pop((server, place), None)
         if server in self.draining:
             self.draining[server].pop(place, None)
             if not self.draining[server]:

@@ -21,7 +21,7 @@ from backends.ipvs.model import (
     WantedServer,
     has_drains,
 )
-from backends.kernel.ipvs_objects import Destination, ServerId
+from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
 from proxy.addresses import unpack_ip
 from proxy.model import Family, PortKey
 
@@ -127,7 +127,7 @@ class Draft:
                 if other.key == frontend.key:
                     self._allow(owner, other.allowed, is_wanted=False)
         for name in PLACES[frontend.kind].all:
-            data: Data | Absent = elements[name] if name in elements else ABSENT
+            data: Data | Absent = elements.get(name, ABSENT)
             self.values(owner.family, name)[frontend.key] = (data, owner)
         self._allow(owner, frontend.allowed, is_wanted=True)
         if frontend.server is not None:
@@ -154,18 +154,27 @@ class Draft:
         for server, (wanted, owner, is_graceful) in self._servers.items():
             if wanted is not None:
                 self._make(wanted, owner)
-            elif server in self.observed.servers:
+                continue
+            believed, there = self._believed(server)
+            if believed is not None:
                 if is_graceful and owner is not None and has_drains(owner.name.protocol):
-                    for place in self.observed.destinations[server]:
-                        self._drain(server, place, owner)
-                    if self.observed.destinations[server]:
+                    for place, destination in there.items():
+                        self._drain(server, place, owner, destination)
+                    if there:
                         continue
                 self.end.append(Operation("del server", server, None, owner))
 
+    def _believed(self, server: ServerId) -> tuple[VirtualServer | None, dict[Place, Destination]]:
+        """Return what is there, or will be ours as soon as its address is on our device."""
+        believed = self.observed.servers.get(server)
+        stranger = self.observed.strangers.get(server.address, {}).get(server)
+        if believed is None and stranger is not None:
+            return stranger
+        return believed, self.observed.destinations.get(server, {})
+
     def _make(self, wanted: WantedServer, owner: PortKey | None) -> None:
         server = wanted.server.id
-        believed = self.observed.servers.get(server)
-        there = self.observed.destinations.get(server, {})
+        believed, there = self._believed(server)
         if believed is None:
             self.make.append(Operation("add server", server, wanted.server, owner))
         elif believed != wanted.server:
@@ -177,11 +186,12 @@ class Draft:
                 self.make.append(Operation("set destination", server, destination, owner))
         for place in there:
             if place not in wanted.destinations:
-                self._drain(server, place, owner)
+                self._drain(server, place, owner, there[place])
 
-    def _drain(self, server: ServerId, place: Place, owner: PortKey | None) -> None:
+    def _drain(
+        self, server: ServerId, place: Place, owner: PortKey | None, destination: Destination
+    ) -> None:
         """Have a destination go: once it is idle where that can be seen, else at once."""
-        destination: Destination = self.observed.destinations[server][place]
         if owner is None or not has_drains(owner.name.protocol):
             self.end.append(Operation("del destination", server, destination, owner))
         elif destination.weight:

@@ -106,9 +106,12 @@ def read_everything(doors: Doors, layout: Layout) -> Observed:
         elsewhere=addresses.elsewhere,
     )
     for server in doors.ipvs.list_servers():
+        found = [each for each, _ in doors.ipvs.list_destinations(server.id)]
         if is_our_server(server.id, layout, observed.bound):
-            found = doors.ipvs.list_destinations(server.id)
-            observed.correct_server(server.id, server, [each for each, _ in found])
+            observed.correct_server(server.id, server, found)
+        elif server.id.protocol is not None:
+            there = {(each.address, each.port): each for each in found}
+            observed.strangers.setdefault(server.id.address, {})[server.id] = server, there
     return observed
 
 
@@ -132,12 +135,12 @@ def read_server(
 def read_addresses(links: Links) -> Addresses:
     """Read the addresses of this host."""
     link = links.find(DEVICE)
-    device = link.index if link is not None and is_ours(link) and link.is_up else None
-    index = link.index if link is not None and is_ours(link) else None
+    device = link.ifindex if link is not None and is_ours(link) and link.is_up else None
+    index = link.ifindex if link is not None and is_ours(link) else None
     bound: set[str] = set()
     elsewhere: set[str] = set()
     for each in links.addresses():
-        (bound if each.index == index else elsewhere).add(each.address)
+        (bound if each.ifindex == index else elsewhere).add(each.address)
     return Addresses(device, frozenset(bound), frozenset(elsewhere))
 
 

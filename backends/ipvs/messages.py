@@ -3,7 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from backends.ipvs.model import ALLOWED, SERVICE_CIDRS, TABLE, Batch, Data, Element, NftStep, Operation
+from backends.ipvs.model import (
+    ALLOWED,
+    SERVICE_CIDRS,
+    TABLE,
+    Batch,
+    Data,
+    Element,
+    NftStep,
+    Operation,
+)
 from backends.kernel import ipvs_messages, nft_elements, nft_messages
 from backends.kernel.ipvs_objects import Destination, VirtualServer
 from backends.kernel.nft_numbers import MessageKind
@@ -65,7 +74,8 @@ def pack_operation(operation: Operation) -> bytes:
             return ipvs_messages.set_destination(server, spec)
         case "del destination", Destination():
             return ipvs_messages.del_destination(server, spec.address, spec.port)
-    return ipvs_messages.del_server(server)
+        case _:
+            return ipvs_messages.del_server(server)
 
 
 def parse_interval(set_name: str, element: nft_elements.Element) -> bytes:

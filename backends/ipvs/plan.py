@@ -81,7 +81,12 @@ def finish(
     """Return the plan a draft amounts to."""
     steps = in_order(draft)
     return IpvsPlan(
-        steps, rendered, drains=tuple(draft.drains), reaps=reaps, node=node, layout=draft.layout
+        steps,
+        rendered,
+        drains=tuple(draft.drains),
+        reaps=reaps,
+        node=node,
+        layout=draft.layout,
     )
 
 

@@ -66,17 +66,25 @@ def prune(desired: Desired, observed: Observed, layout: Layout) -> IpvsPlan:
     for (family, name), needed in occupied.elements.items():
         surplus = observed.tables[family].elements.get(name, {}).keys() - needed
         draft.values(family, name).update(dict.fromkeys(surplus, (ABSENT, None)))
-        if name == BOUND:
-            needed_addresses = {unpack_ip(member).text for member in needed}
-            for address in observed.bound:
-                if family == _family(address) and address not in needed_addresses:
-                    draft.addresses[address] = (False, None)
+    _prune_addresses(draft, occupied)
     excluded = [ipaddress.ip_network(cidr) for cidr in layout.settings.exclude_cidrs]
     for server in observed.servers:
         is_kept = server in occupied.servers or server in observed.draining
         if not is_kept and not _is_excluded(server, excluded):
             draft.put_server(None, server, None)
     return finish(draft, {}, node)
+
+
+def _prune_addresses(draft: Draft, occupied: _Occupied) -> None:
+    needed = {
+        unpack_ip(member).text
+        for (_, name), members in occupied.elements.items()
+        if name == BOUND
+        for member in members
+    }
+    for address in draft.observed.bound:
+        if address not in needed:
+            draft.addresses[address] = (False, None)
 
 
 def _is_excluded(
@@ -112,7 +120,3 @@ def _keep_for(port: DesiredPort, observed: Observed, layout: Layout, occupied: _
             for _address, _port in observed.destinations.get(frontend.server, ()):
                 member = pack_address(_address)
                 occupied.elements[family, HAIRPIN].add(member + member)
-
-
-def _family(address: str) -> Family:
-    return "IPv6" if ":" in address else "IPv4"

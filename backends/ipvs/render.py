@@ -106,7 +106,8 @@ class _Renderer:
         return Frontend("address", packed + rest, server, allowed)
 
     def _internal(self, frontend: Frontend) -> dict[str, Data]:
-        assert frontend.server is not None
+        if frontend.server is None:
+            raise ValueError("a cluster IP without an address")
         flags = ServerFlag.SCHEDULER_2 if self._settings.scheduler in _BY_PORT else ServerFlag(0)
         timeout_s = self._port.affinity_timeout_s
         if timeout_s is not None:
@@ -139,7 +140,8 @@ class _Renderer:
 
     def _marked(self, role: Role, pool: tuple[Endpoint, ...]) -> bytes | None:
         """Ask for the virtual server of one role; return its mark, None if it would have no destination."""
-        assert self._number is not None
+        if self._number is None:
+            raise ValueError("an external frontend without a number for its marks")
         mark = self._marks.mark(self._number, role)
         identity = marked(self._port.key.family, mark)
         scheduler = self._settings.scheduler

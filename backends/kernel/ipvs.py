@@ -1,6 +1,6 @@
 """The door to IPVS: carries out messages and lists what there is, over generic netlink. Shell; holds no policy.
 
-Messages are those of `ipvs_messages`. Many go in one send, some 90 times as fast as one by one, but the kernel knows
+Messages are those of `ipvs_messages`. Many go in one send, some 20 times as fast as one by one, but the kernel knows
 no transactions here: each stands for itself, and a refused one keeps no other from being carried out.
 """
 
@@ -52,7 +52,8 @@ class Refusal(Value, frozen=True):
 class Ipvs:
     """IPVS in the network namespace of the thread that makes this object; one socket, open until `close`.
 
-    Not for use by two threads at the same time. Raises Unsupported if the kernel has no IPVS; KernelError.
+    Not for use by two threads at the same time. Making one loads the kernel's module ip_vs. Raises Unsupported if
+    there is none; KernelError.
     """
 
     def __init__(self) -> None:
@@ -124,7 +125,7 @@ class Ipvs:
         if not isinstance(reply, Ack):
             return generic.parse_family(reply.payload)
         if reply.errno == errno.ENOENT:
-            raise Unsupported("IPVS", "this kernel has none, or its module ip_vs is not loaded")
+            raise Unsupported("IPVS", "this kernel has no module ip_vs, or cannot load it")
         raise _kernel_error("find IPVS", reply)
 
     def _dump(self, message: bytes) -> list[memoryview]:

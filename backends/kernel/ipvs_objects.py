@@ -73,7 +73,7 @@ class Destination(NamedTuple):
 
     With weight 0 it gets no new connections, but those of clients that are bound to it by persistence unless the
     kernel is told otherwise (expire_quiescent_template). With `upper_threshold` connections it gets no more until
-    they are fewer than `lower_threshold`; 0 is no limit.
+    they are fewer than `lower_threshold`; 0 is no limit. Weight and thresholds are below 2**31.
     """
 
     address: str

@@ -21,6 +21,7 @@ from proxy.backend import Applied, Drift, Held
 from proxy.config.settings import Settings
 from proxy.desired import Desired
 from proxy.model import FAMILIES, IPV4, PortKey
+from proxy.threads import to_thread
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class NftablesBackend:
 
     async def observe(self) -> Observed:
         async with self._lock:
-            tables, generation = await asyncio.to_thread(
+            tables, generation = await to_thread(
                 kernel.read_tables, self._nft, self.layout.families
             )
         for family, facts in tables.items():
@@ -91,7 +92,7 @@ class NftablesBackend:
                     if size <= INLINE_OBJECTS:
                         kernel.commit(self._nft, transaction)
                     else:
-                        await asyncio.to_thread(kernel.commit, self._nft, transaction)
+                        await to_thread(kernel.commit, self._nft, transaction)
                 except kernel.RefusedElements as refused:
                     owners = refused.owners or _owners(transaction)
                     if not owners:

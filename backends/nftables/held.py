@@ -22,6 +22,7 @@ from backends.nftables.words import element_words
 from proxy.backend import Held
 from proxy.desired import DesiredPort
 from proxy.model import Family, PortKey
+from proxy.threads import to_thread
 
 ELEMENTS_AT_ONCE: Final = 125
 """How many elements are read before others may run: some two milliseconds."""
@@ -61,7 +62,7 @@ class Look:
 
     async def list_everything(self, background: Nft) -> None:
         """List all elements in a thread. Where belief says the same, that is what is told from now on."""
-        self._listed = await asyncio.to_thread(_list, background, list(self._observed.tables))
+        self._listed = await to_thread(_list, background, list(self._observed.tables))
 
     async def at_ports(
         self, desired: Mapping[PortKey, DesiredPort], keys: Iterable[PortKey]

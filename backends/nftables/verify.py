@@ -15,9 +15,12 @@ from backends.nftables.names import is_private_set
 from proxy.backend import Drift
 from proxy.model import Family, PortKey
 from proxy.netlink.socket import DumpInterrupted
+from proxy.threads import to_thread
 
 SINGLE_READS: Final = 1000
 """With more suspects than this, those that are suspect twice decide; everything is then observed anew."""
+_PARTS: Final = 64
+"""What was seen is kept in so many sets: Python lets no other thread run while it enlarges one, or throws one away."""
 
 
 class Suspects(NamedTuple):
@@ -50,9 +53,9 @@ async def verify(nft: Nft, background: Nft, lock: asyncio.Lock, observed: Observ
     """
     async with lock:
         generation, commits = nft.generation(), observed.commits
-    suspects = await asyncio.to_thread(find_suspects, background, observed)
+    suspects = await to_thread(find_suspects, background, observed)
     if suspects.total > SINGLE_READS:
-        suspects = suspects.also_in(await asyncio.to_thread(find_suspects, background, observed))
+        suspects = suspects.also_in(await to_thread(find_suspects, background, observed))
     async with lock:
         drifts = _confirm(nft, suspects, observed)
         # Whoever changed something since we began is seen by the next look at the generation.
@@ -73,14 +76,16 @@ def find_suspects(nft: Nft, observed: Observed) -> Suspects:
             continue
         for set_name in list(belief.sets):  # of single ServicePorts they come and go
             believed = belief.elements.get(set_name, {})
-            seen: set[bytes] = set()
+            seen: list[set[bytes]] = [set() for _ in range(_PARTS)]
             different: list[bytes] = []
             for block in kernel.list_elements(nft, family, set_name):
                 for key, data in block:
-                    seen.add(key)
+                    seen[hash(key) % _PARTS].add(key)
                     if believed.get(key, nft) != data:
                         different.append(key)
-            different += [key for key in list(believed) if key not in seen]
+            different += [key for key in list(believed) if key not in seen[hash(key) % _PARTS]]
+            while seen:
+                seen.pop()
             if different:
                 suspects.elements[family, set_name] = different
     return suspects

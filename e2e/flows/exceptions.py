@@ -38,6 +38,7 @@ class Row(NamedTuple):
 
 TABLE: Final[Mapping[str, Sequence[Row]]] = {
     "nftables": (),
+    "ipvs": (),
 }
 
 

@@ -2,7 +2,12 @@
 # What the command prints goes out through a port of its own, apart from what the kernel says on the console.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 ip link set lo up
-sh /run/guest/command.sh </dev/null >/dev/vport0p1 2>&1
+until port=$(ls /dev/vport*p1 2>/dev/null); do sleep 0.1; done # the driver announces it a little later
+{
+    # the first words tell the host that we are up
+    echo "guest: Linux $(uname -r), up after $(cut -d. -f1 /proc/uptime) s"
+    sh /run/guest/command.sh
+} </dev/null >"$port" 2>&1
 echo $? >/run/guest/status
 echo o >/proc/sysrq-trigger
 while :; do sleep 60; done

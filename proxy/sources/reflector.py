@@ -239,7 +239,8 @@ class Reflector:
                 self._is_away = self._is_down = False
                 self._failures.rest_until(now_s + _ABSENT_S)
             case 404:
-                self.fail("server", f"the server has no {self._resource.path} ({words})", now_s)
+                words = f"the server has no {self._resource.path} ({words})"
+                self.fail("server", words, now_s, status.retry_after_s)
             case 410:
                 if self._task == "list":
                     self._position.forget_list()

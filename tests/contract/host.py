@@ -78,6 +78,15 @@ class KernelHost(Host, Protocol):
         """Everything that is ours, as a value that is false if there is nothing."""
         ...
 
+    @property
+    def calls_at_most(self) -> int:
+        """So many system calls may one change cost."""
+        ...
+
+    def is_noticed(self, before: Any, after: Any) -> bool:
+        """Whether the kernel tells at once that one state has become another, as `state` returns them."""
+        ...
+
     def occupy(self, port: DesiredPort) -> None:
         """Have somebody put something else where a new ServicePort's frontend has to go."""
         ...

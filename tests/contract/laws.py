@@ -223,7 +223,7 @@ class KernelLaws(Laws):
 
             host.disturb(seed)
             there = host.state(await host.read_back(backend, observed))
-            assert there == before or backend.has_foreign_change(observed)
+            assert backend.has_foreign_change(observed) or not host.is_noticed(before, there)
             drifts = await backend.verify(observed)
             assert bool(drifts) == (there != before)
             assert not backend.has_foreign_change(observed)
@@ -412,7 +412,7 @@ class KernelLaws(Laws):
         many = run_on(ground, costs_of_changes(10_000))
 
         assert few == many
-        assert all(0 < cost.calls <= 6 and 0 < cost.written <= 30 for cost in few.values()), few
+        assert all(0 < cost.written <= 30 for cost in few.values()), few
 
     def test_l6_an_empty_plan_makes_no_system_call(self, ground: Ground) -> None:
         async def run(host: KernelHost) -> None:

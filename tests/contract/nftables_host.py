@@ -103,6 +103,8 @@ class Others(Protocol):
 class NftablesHost:
     """`entered` is where sockets are opened."""
 
+    calls_at_most = 6
+
     def __init__(
         self,
         entered: Callable[[], AbstractContextManager[None]],
@@ -140,6 +142,9 @@ class NftablesHost:
             )
             for family, facts in observed.tables.items()
         }
+
+    def is_noticed(self, before: object, after: object) -> bool:
+        return before != after
 
     def watch(self, observed: Observed, visits: Visits) -> None:
         _watch_in(vars(observed), ("rendered", "references", "holders"), visits)

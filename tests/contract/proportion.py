@@ -111,6 +111,7 @@ def costs_of_changes(
             host.spent(backend)
             await program(backend, observed, after, [key])
             costs[name] = host.spent(backend)
+            assert 0 < costs[name].calls <= host.calls_at_most, (name, costs[name])
         return costs
 
     return run

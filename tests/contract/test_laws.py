@@ -4,6 +4,7 @@ import pytest
 
 import backends
 from tests.contract.host import Ground
+from tests.contract.ipvs_host import FakeIpvsGround
 from tests.contract.laws import KernelLaws, Laws
 from tests.contract.nftables_host import FakeNftablesGround
 from tests.contract.null_host import NullGround
@@ -13,6 +14,12 @@ class TestNull(Laws):
     @pytest.fixture
     def ground(self) -> Ground:
         return NullGround()
+
+
+class TestIpvs(KernelLaws):
+    @pytest.fixture
+    def ground(self) -> Ground:
+        return FakeIpvsGround()
 
 
 class TestNftables(KernelLaws):

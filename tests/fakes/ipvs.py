@@ -218,6 +218,8 @@ class IpvsKernel:
             raise _RefusalError(errno.EINVAL)
         if _number(given[4]) >= 2**31 or _number(given[6]) > _number(given[5]):
             raise _RefusalError(errno.ERANGE)
+        if _number(given[5]) >= 2**31:  # seen on Debian's 6.1.192
+            raise _RefusalError(errno.EINVAL)
         return server, place, given
 
     # --- settings and lists
@@ -297,7 +299,7 @@ def _can_be_sent_to(server: _Server, given: Attrs) -> bool:
     """Whether the kernel takes it for an address of a single host, as it asks of a new destination (ip_vs_new_dest)."""
     if _number(given[11]) == _AF_INET:
         four = ipaddress.IPv4Address(given[1][:4])
-        return not (four.is_multicast or four.packed[0] == 0 or four.packed == b"\xff" * 4)
+        return not (four.is_multicast or four.packed in {bytes(4), b"\xff" * 4})
     six = ipaddress.IPv6Address(given[1])
     return not (six.is_multicast or six.is_link_local or six.is_unspecified)
 

@@ -362,7 +362,9 @@ def _key(entry: memoryview, chosen: Set, position: int) -> bytes:
     key = nft_elements.parse_element(entry).key
     if len(key) != (0 if flags & _CATCH_ALL else chosen.shape.key_length):
         raise RefusalError(errno.EINVAL, position)
-    return key + b"end" if flags & _INTERVAL_END else key
+    if flags & _INTERVAL_END:
+        return key + b"end"
+    return key + (nft_elements.parse_element(entry).key_end or b"")
 
 
 def _check_target(table: Table, name: str, position: int) -> None:

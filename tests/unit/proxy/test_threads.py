@@ -1,12 +1,13 @@
 """Calls in a thread: what they return and raise, and that nobody leaves before they have ended."""
 
 import asyncio
+import sys
 import threading
 
 import pytest
 
 from proxy.errors import KernelError
-from proxy.threads import to_thread
+from proxy.threads import switch_often, to_thread
 
 
 def test_what_a_call_returns_is_returned_from_another_thread() -> None:
@@ -53,3 +54,12 @@ def test_cancelling_waits_for_the_end_of_the_call(fails: bool) -> None:
     asyncio.run(main())
 
     assert ended == ["call", "caller"]
+
+
+def test_the_loop_does_not_wait_long_for_a_thread_that_computes() -> None:
+    before_s = sys.getswitchinterval()
+    try:
+        switch_often()
+        assert sys.getswitchinterval() < 0.001
+    finally:
+        sys.setswitchinterval(before_s)

@@ -11,6 +11,7 @@ import pytest
 
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft
+from backends.kernel.nft_messages import Table
 from backends.kernel.nft_numbers import NFPROTO_IPV4
 from backends.nftables import backend as module
 from backends.nftables.backend import NftablesBackend
@@ -231,3 +232,42 @@ def test_closing_leaves_the_tables(backend: NftablesBackend, nft: Nft) -> None:
     backend.close()
 
     assert nft.find_table(NFPROTO_IPV4, TABLE) is not None
+
+
+class Reading(Nft):
+    """How many threads read at the same time; a reader goes on when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_begun, self.may_end = threading.Event(), threading.Event()
+        self.readers = self.most = 0
+
+    def find_table(self, family: int, name: str) -> Table | None:
+        self.readers += 1
+        self.most = max(self.most, self.readers)
+        self.has_begun.set()
+        self.may_end.wait(10)
+        found = super().find_table(family, name)
+        self.readers -= 1
+        return found
+
+
+def test_a_socket_is_free_only_when_a_cancelled_verification_has_ended(
+    nf_tables: NftKernel,
+) -> None:
+    async def work() -> int:
+        backend = NftablesBackend(LAYOUT)
+        observed = await adopt(backend, desired_state(WEB))
+        reading = backend._background = Reading()
+        cancelled = asyncio.create_task(backend.verify(observed))
+        await asyncio.to_thread(reading.has_begun.wait)
+        reading.has_begun.clear()
+        cancelled.cancel()
+        again = asyncio.create_task(backend.verify(observed))
+        assert not await asyncio.to_thread(reading.has_begun.wait, 0.05)
+        reading.may_end.set()
+        assert await again == []
+        assert cancelled.cancelled()
+        return reading.most
+
+    assert run(work()) == 1

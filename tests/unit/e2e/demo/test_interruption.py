@@ -1,6 +1,9 @@
-"""Signals wait for a safe place, and nothing of that outlives the demo."""
+"""Signals wait for a safe place, and nothing of that outlives the demo.
 
-import os
+They are sent to the thread of the test: one sent to the process goes to any thread that does not block it, and here
+the event loops of other tests may have left some. The demo has no other, which is tried in a process of its own.
+"""
+
 import signal
 import subprocess
 import sys
@@ -34,16 +37,35 @@ def _signals_as_before() -> Iterator[None]:
 def test_a_signal_is_noticed_where_we_look_and_not_before(number: signal.Signals) -> None:
     with Interruption() as interruption:
         interruption.check()
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         with pytest.raises(Interrupted, match=number.name) as caught:
             interruption.check()
 
     assert caught.value.number == number
 
 
+def test_a_signal_to_the_whole_process_waits_as_well() -> None:
+    script = """\
+import os, signal
+from e2e.demo.interruption import Interrupted, Interruption
+with Interruption() as interruption:
+    os.kill(os.getpid(), signal.SIGINT)
+    try:
+        interruption.check()
+    except Interrupted as interrupted:
+        print(interrupted)
+"""
+
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert (told.returncode, told.stdout, told.stderr) == (0, "SIGINT\n", "")
+
+
 def test_once_interrupted_it_stays_so() -> None:
     with Interruption() as interruption:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         for _ in range(2):
             with pytest.raises(Interrupted):
                 interruption.check()
@@ -51,7 +73,7 @@ def test_once_interrupted_it_stays_so() -> None:
 
 def test_a_pause_ends_with_the_signal() -> None:
     with Interruption() as interruption:
-        os.kill(os.getpid(), signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
         begun_s = time.monotonic()
         with pytest.raises(Interrupted):
             interruption.pause(30.0)
@@ -70,7 +92,7 @@ def test_a_pause_without_a_signal_lasts() -> None:
 def test_signals_that_nobody_looked_for_are_gone_with_it() -> None:
     with Interruption():
         for number in FROM_THE_TERMINAL:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     assert signal.sigpending() == set()
 
@@ -80,7 +102,7 @@ def test_what_was_ignored_before_stays_ignored(number: signal.Signals) -> None:
     previous = signal.signal(number, signal.SIG_IGN)
     try:
         with Interruption() as interruption:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
             interruption.check()
     finally:
         signal.signal(number, previous)

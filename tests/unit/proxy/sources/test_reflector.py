@@ -663,7 +663,7 @@ def test_a_server_that_is_back_and_refuses_is_not_away(
     assert bench.reflector.hurry(bench.now_s) is ends
 
 
-@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize("code", [404, 429, 503])
 def test_a_server_that_asks_for_time_gets_it(code: int) -> None:
     bench = Bench()
     bench.ask()

@@ -1,0 +1,205 @@
+"""What the kernel holds for ServicePorts at this moment, compared with belief: for somebody who looks. Shell.
+
+Single objects are asked for by name, between two steps, so that every answer is compared with the belief of the same
+instant. To look at everything, a thread lists it first; then only what differs from belief is asked for again.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from backends.ipvs import kernel
+from backends.ipvs.belief import Observed
+from backends.ipvs.kernel import Doors
+from backends.ipvs.layout import Layout
+from backends.ipvs.model import ALLOWED, PLACES, Data, Place, Rendered
+from backends.ipvs.render import render_port
+from backends.ipvs.verify import compare, differs_in_structure
+from backends.ipvs.words import element_words
+from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer
+from proxy.backend import Held
+from proxy.desired import DesiredPort
+from proxy.model import Family, PortKey
+
+_STRANGERS_SHOWN: Final = 100
+_NOTHING: Final = Rendered()
+
+
+class Look:
+    """One look at the kernel. The lock keeps our own steps away while objects are read."""
+
+    def __init__(
+        self, doors: Doors, lock: asyncio.Lock, observed: Observed, layout: Layout
+    ) -> None:
+        self._doors = doors
+        self._lock = lock
+        self._observed = observed
+        self._layout = layout
+        self._found: Observed | None = None
+
+    async def read_everything(self, background: Doors) -> None:
+        """List everything in a thread. Where belief says the same, that is what is told from now on."""
+        self._found = await asyncio.to_thread(kernel.read_everything, background, self._layout)
+
+    async def at_port(self, port: DesiredPort | None, key: PortKey) -> Held:
+        """Return what is held for one ServicePort."""
+        rendered = self._rendered(port, key)
+        if self._found is not None:
+            held = self._recall(key, rendered, self._found)
+            if held is not None:
+                return held
+        lines: list[str] = []
+        differences: list[str] = []
+        async with self._lock:
+            for name, keys in _elements(rendered).items():
+                actual = kernel.read_elements(self._doors.nft, key.family, name, keys)
+                believed = self._observed.tables[key.family].elements.get(name, {})
+                _tell_elements(key.family, name, (keys, actual, believed), lines, differences)
+            for server in self._servers(rendered):
+                found, destinations = kernel.read_server(self._doors.ipvs, server)
+                self._tell_server(server, (found, destinations), lines, differences)
+        return Held(key=key, lines=tuple(lines), differences=tuple(differences))
+
+    def _rendered(self, port: DesiredPort | None, key: PortKey) -> Rendered:
+        """Return what a ServicePort occupies, or would where the kernel would not take it."""
+        rendered = self._observed.rendered.get(key)
+        if rendered is not None:
+            return rendered
+        if port is None or key.family not in self._layout.families:
+            return _NOTHING
+        layout = self._layout
+        made = render_port(port, layout.settings, layout.marks, self._observed.elsewhere, 0)
+        return Rendered(frontends=made.rendered.frontends, shared=made.rendered.shared)
+
+    def _servers(self, rendered: Rendered) -> Iterator[ServerId]:
+        """Yield the virtual servers of a ServicePort that are there or should be."""
+        for frontend in rendered.frontends:
+            if frontend.server is not None:
+                yield frontend.server
+        yield from rendered.marked
+
+    def _recall(self, key: PortKey, rendered: Rendered, found: Observed) -> Held | None:
+        """Return what was listed if it is as believed."""
+        lines: list[str] = []
+        for name, keys in _elements(rendered).items():
+            actual = found.tables[key.family].elements.get(name, {})
+            believed = self._observed.tables[key.family].elements.get(name, {})
+            for one in keys:
+                if (one in actual) != (one in believed) or actual.get(one) != believed.get(one):
+                    return None
+                if one in actual:
+                    lines.append(element_words(key.family, name, one, actual[one]))
+        for server in self._servers(rendered):
+            there = found.destinations.get(server)
+            if found.servers.get(server) != self._observed.servers.get(
+                server
+            ) or there != self._observed.destinations.get(server):
+                return None
+            if server in found.servers:
+                lines.append(_server_words(found.servers[server]))
+                lines += [_destination_words(each, None) for each in (there or {}).values()]
+        return Held(key=key, lines=tuple(lines))
+
+    def _tell_server(
+        self,
+        server: ServerId,
+        read: tuple[VirtualServer | None, list[tuple[Destination, Load]]],
+        lines: list[str],
+        differences: list[str],
+    ) -> None:
+        found, listed = read
+        if found is not None:
+            lines.append(_server_words(found))
+            lines += [_destination_words(each, load) for each, load in listed]
+        believed = self._observed.servers.get(server)
+        if found != believed:
+            differences.append(
+                f"virtual server {server}: {_words_of(found)}, was {_words_of(believed)}"
+            )
+        there = {(each.address, each.port): each for each, _ in listed}
+        before = self._observed.destinations.get(server, {})
+        differences += [
+            _destination_difference(server, place, there, before)
+            for place in there.keys() | before.keys()
+            if there.get(place) != before.get(place)
+        ]
+
+    async def at_strangers(self) -> Held:
+        """Return what is there in all, and what no ServicePort stands for. Everything was listed before."""
+        if self._found is None:
+            return Held(key=None)
+        observed, lines, differences = self._observed, list[str](), list[str]()
+        async with self._lock:
+            found = await asyncio.to_thread(kernel.read_everything, self._doors, self._layout)
+            suspects = compare(found, observed)
+        for family, facts in found.tables.items():
+            lines.append(f"{family}: {len(facts.chains)} chains, {len(facts.sets)} sets")
+            if differs_in_structure(facts, observed.tables[family]):
+                differences.append(f"{family}: our table, or a chain or set in it, was changed")
+            for name, elements in facts.elements.items():
+                lines.append(f"{family}: {len(elements)} elements in {name}")
+        for (family, name), keys in suspects.elements.items():
+            differences += [f"{family}: {element_words(family, name, key, None)}" for key in keys]
+        differences += [f"virtual server {server}" for server in suspects.servers]
+        if (found.device, found.bound) != (observed.device, observed.bound):
+            differences.append("our device, or addresses on it, were changed")
+        lines.append(f"{len(found.servers)} virtual servers, {len(found.bound)} addresses")
+        return Held(
+            key=None, lines=tuple(lines), differences=tuple(differences[:_STRANGERS_SHOWN])
+        )
+
+
+def _elements(rendered: Rendered) -> dict[str, list[bytes]]:
+    """Return where elements of a ServicePort may be: keys by set."""
+    found: dict[str, list[bytes]] = {}
+    for frontend in rendered.frontends:
+        for name in PLACES[frontend.kind].all:
+            found.setdefault(name, []).append(frontend.key)
+        if frontend.allowed:
+            found.setdefault(ALLOWED, []).extend(sorted(frontend.allowed))
+    for name, member in sorted(rendered.shared):
+        found.setdefault(name, []).append(member)
+    return found
+
+
+def _tell_elements(
+    family: Family,
+    name: str,
+    read: tuple[Iterable[bytes], Mapping[bytes, Data], Mapping[bytes, Data]],
+    lines: list[str],
+    differences: list[str],
+) -> None:
+    keys, actual, believed = read
+    for key in keys:
+        if key in actual:
+            lines.append(element_words(family, name, key, actual[key]))
+        if (key in actual) == (key in believed) and actual.get(key) == believed.get(key):
+            continue
+        what = "missing" if key not in actual else "changed" if key in believed else "unexpected"
+        data = actual.get(key, believed.get(key))
+        differences.append(f"{what}: {element_words(family, name, key, data)}")
+
+
+def _words_of(server: VirtualServer | None) -> str:
+    return "none" if server is None else f"{server.scheduler}, flags {server.flags:#x}"
+
+
+def _server_words(server: VirtualServer) -> str:
+    sticky = f" persistent {server.timeout_s} s" if server.timeout_s else ""
+    return f"{server.id} {server.scheduler}{sticky}"
+
+
+def _destination_words(destination: Destination, load: Load | None) -> str:
+    counts = "" if load is None else f" active {load.active} inactive {load.inactive}"
+    return f"→ {destination} weight {destination.weight}{counts}"
+
+
+def _destination_difference(
+    server: ServerId,
+    place: Place,
+    there: Mapping[Place, Destination],
+    before: Mapping[Place, Destination],
+) -> str:
+    now, then = there.get(place), before.get(place)
+    words = [f"weight {each.weight}" if each else "none" for each in (now, then)]
+    return f"destination {place[0]} {place[1]} of {server}: {words[0]}, was {words[1]}"

@@ -1,0 +1,195 @@
+"""Background verification: compare belief with the kernel, and take back what proves wrong. Shell.
+
+A thread reads everything through doors of its own while changes go on, so what it finds different is only suspected:
+each suspect is read once more, between two steps, before it counts as drift.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from backends.ipvs import kernel
+from backends.ipvs.belief import Observed, TableFacts
+from backends.ipvs.kernel import Doors
+from backends.ipvs.layout import Layout
+from backends.ipvs.model import ALLOWED, BOUND, ELSEWHERE, PLACES
+from backends.ipvs.render import pack_address
+from backends.kernel.ipvs_objects import ServerId
+from proxy.backend import Drift
+from proxy.model import Family, PortKey
+
+SINGLE_READS: Final = 1000
+"""With more suspects than this, everything is observed anew."""
+
+
+class Suspects(NamedTuple):
+    """Where the kernel seemed to differ: whole tables (in their structure), elements, virtual servers, addresses."""
+
+    structures: list[Family]
+    elements: dict[tuple[Family, str], list[bytes]]
+    servers: list[ServerId]
+    has_addresses: bool
+
+    @property
+    def total(self) -> int:
+        return sum(map(len, self.elements.values())) + len(self.servers)
+
+
+async def verify(
+    doors: Doors, background: Doors, lock: asyncio.Lock, observed: Observed, layout: Layout
+) -> list[Drift]:
+    """Return confirmed drift, with belief corrected.
+
+    A drift without a key means that everything must be observed anew.
+    """
+    async with lock:
+        generation, commits = doors.nft.generation(), observed.commits
+    found = await asyncio.to_thread(kernel.read_everything, background, layout)
+    async with lock:
+        drifts = list(_confirm(doors, compare(found, observed), observed, layout))
+        # Whoever changed something since we began is seen by the next look at the generation.
+        observed.generation = generation + observed.commits - commits
+    return drifts
+
+
+def compare(found: Observed, observed: Observed) -> Suspects:
+    """Return where two beliefs differ. Pure, and a full walk."""
+    structures: list[Family] = []
+    elements: dict[tuple[Family, str], list[bytes]] = {}
+    for family, belief in observed.tables.items():
+        facts = found.tables[family]
+        if differs_in_structure(facts, belief):
+            structures.append(family)
+            continue
+        for name, believed in belief.elements.items():
+            actual = facts.elements.get(name, {})
+            if actual != believed:
+                keys = {key for key, _ in actual.items() ^ believed.items()}
+                elements[family, name] = sorted(keys)
+    servers = [
+        server
+        for server in found.servers.keys() | observed.servers.keys()
+        if found.servers.get(server) != observed.servers.get(server)
+        or found.destinations.get(server) != observed.destinations.get(server)
+    ]
+    has_addresses = (found.device, found.bound, found.elsewhere) != (
+        observed.device,
+        observed.bound,
+        observed.elsewhere,
+    )
+    return Suspects(structures, elements, servers, has_addresses)
+
+
+def differs_in_structure(found: TableFacts, belief: TableFacts) -> bool:
+    return (found.is_present, found.is_dormant, found.chains, found.sets) != (
+        belief.is_present,
+        belief.is_dormant,
+        belief.chains,
+        belief.sets,
+    )
+
+
+def _confirm(
+    doors: Doors, suspects: Suspects, observed: Observed, layout: Layout
+) -> Iterator[Drift]:
+    if suspects.total > SINGLE_READS:
+        yield Drift(key=None, what=f"{suspects.total} objects")
+        return
+    for family in suspects.structures:
+        if differs_in_structure(kernel.read_structure(doors.nft, family), observed.tables[family]):
+            yield Drift(key=None, what=f"{family}: our table, or a chain or set in it")
+    owners = Owners(observed) if suspects.total or suspects.has_addresses else None
+    if owners is None:
+        return
+    for (family, name), keys in suspects.elements.items():
+        actual = kernel.read_elements(doors.nft, family, name, keys)
+        believed = observed.tables[family].elements.get(name, {})
+        for key in keys:
+            if (key in actual) == (key in believed) and actual.get(key) == believed.get(key):
+                continue
+            what = "missing" if key not in actual else "changed" if key in believed else "foreign"
+            yield Drift(
+                key=owners.of_element(family, name, key),
+                what=f"{family}: {what} element {key.hex()} of {name}",
+            )
+            observed.correct_elements(family, name, (key,), actual)
+    for server in suspects.servers:
+        yield from _confirm_server(doors, server, observed, owners)
+    if suspects.has_addresses:
+        yield from _confirm_addresses(doors, observed, owners)
+
+
+def _confirm_server(
+    doors: Doors, server: ServerId, observed: Observed, owners: "Owners"
+) -> Iterator[Drift]:
+    found, listed = kernel.read_server(doors.ipvs, server)
+    destinations = {(each.address, each.port): each for each, _ in listed}
+    if (found, destinations) == (
+        observed.servers.get(server),
+        observed.destinations.get(server, {}),
+    ):
+        return
+    observed.correct_server(server, found, destinations.values())
+    yield Drift(key=owners.of_server(server), what=f"virtual server {server} or its destinations")
+
+
+def _confirm_addresses(doors: Doors, observed: Observed, owners: "Owners") -> Iterator[Drift]:
+    """Addresses of other interfaces come and go without being drift; whoever has a frontend there is planned again."""
+    found = kernel.read_addresses(doors.links)
+    if found.device != observed.device:
+        observed.device = found.device
+        observed.bound = dict.fromkeys(found.bound)
+        yield Drift(key=None, what="our device")
+        return
+    for address in found.bound ^ observed.bound.keys():
+        owner = owners.of_address(address)
+        if address in found.bound:
+            observed.bound[address] = None
+        else:
+            del observed.bound[address]
+        what = "foreign" if address in found.bound else "missing"
+        yield Drift(key=owner, what=f"{what} address {address} on our device")
+    moved = found.elsewhere ^ observed.elsewhere
+    observed.elsewhere = found.elsewhere
+    for address in moved:
+        for key in owners.all_of_address(address):
+            yield Drift(key=key, what=f"{address}, which came to or left another interface")
+
+
+class Owners:
+    """Who occupies what: looked up only when something differs. Of those who share an object, any one will do."""
+
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
+        self._elements: dict[tuple[Family, str, bytes], PortKey] = {}
+        self._servers: dict[ServerId, PortKey] = {}
+        self._addresses: dict[tuple[Family, bytes], list[PortKey]] = {}
+        for key, rendered in observed.rendered.items():
+            family = key.family
+            for frontend in rendered.frontends:
+                for name in PLACES[frontend.kind].all:
+                    self._elements[family, name, frontend.key] = key
+                for allowed in frontend.allowed:
+                    self._elements[family, ALLOWED, allowed] = key
+                if frontend.server is not None:
+                    self._servers[frontend.server] = key
+            for server in rendered.marked:
+                self._servers[server] = key
+            for name, member in rendered.shared:
+                self._elements[family, name, member] = key
+                if name in (BOUND, ELSEWHERE):
+                    self._addresses.setdefault((family, member), []).append(key)
+
+    def of_element(self, family: Family, name: str, key: bytes) -> PortKey | None:
+        return self._elements.get((family, name, key))
+
+    def of_server(self, server: ServerId) -> PortKey | None:
+        return self._servers.get(server)
+
+    def all_of_address(self, address: str) -> list[PortKey]:
+        family: Family = "IPv6" if ":" in address else "IPv4"
+        return self._addresses.get((family, pack_address(address)), [])
+
+    def of_address(self, address: str) -> PortKey | None:
+        owners = self.all_of_address(address)
+        return owners[0] if owners else None
