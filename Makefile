@@ -4,10 +4,10 @@ PYTHON := .venv/bin/python
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint e2e bench clean
+.PHONY: help demo test lint e2e e2e-ipvs e2e-all bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 8
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 10
 
 demo: ## a node, pods, clients in namespaces: roll-outs under load, no failed connection (root); SOURCE=apiserver: over HTTPS
 	@.ci/setup --root demo
@@ -21,6 +21,14 @@ e2e: ## only the end-to-end tests, in network namespaces (root)
 	@.ci/setup --root e2e
 	@$(PYTHON) -m pytest e2e
 
+e2e-ipvs: ## the tests that are for a kernel with IPVS: here if this one has it, else in a virtual machine
+	@.ci/setup --guest
+	@$(PYTHON) -m e2e.guest
+
+e2e-all: ## every test: those of `make test`, then those for a kernel with IPVS, also the ones that take long
+	@.ci/setup --guest
+	@status=0; $(PYTHON) -m pytest tests e2e || status=$$?; $(PYTHON) -m e2e.guest --all && exit $$status
+
 lint: ## style, types, layers, and what may not stand in the tree
 	@.ci/setup
 	@.ci/lint
@@ -30,5 +38,5 @@ bench: ## measure, and print ratios against named references (root)
 	@$(PYTHON) -m bench
 
 clean: ## remove what the other targets made, but for bench/results
-	@rm -rf .venv dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .cache dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -14,9 +14,12 @@ from tests import suite_report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the flow suite be run with some backends only."""
+    """Let the flow suite be run with some backends only, or be sampled."""
     parser.addoption(
         "--backend", action="append", help="the flow suite with this backend only; may be repeated"
+    )
+    parser.addoption(
+        "--sample", action="store_true", help="of the flow suite, one scenario for each feature"
     )
 
 

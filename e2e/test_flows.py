@@ -1,7 +1,7 @@
 """The flow suite: every scenario of e2e/flows/scenarios, with every backend this kernel offers, over both families.
 
 One test for each scenario, backend and proxy setting; what they have in common is built once. `--backend NAME` runs
-one backend only.
+one backend only, `--sample` one scenario for each feature.
 """
 
 import tempfile
@@ -30,6 +30,8 @@ NAMES = [
     for each in feature.scenarios
     for setting in each.settings
 ]
+# the first of each feature stands for it, in the first of its settings
+SAMPLE = {file: (setting, name) for file, name, setting in reversed(NAMES)}
 
 
 class Case(NamedTuple):
@@ -56,6 +58,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A case for each backend, setting and scenario, in the order that changes the daemon least."""
     if "case" not in metafunc.fixturenames:
         return
+    is_sample = metafunc.config.getoption("--sample", default=False)
     cases = [
         pytest.param(
             Case(backend, setting, file, each),
@@ -66,7 +69,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         for setting in SETTINGS
         for file, feature in FEATURES.items()
         for each in feature.scenarios
-        if setting in each.settings
+        if setting in each.settings and (not is_sample or (setting, each.name) == SAMPLE.get(file))
     ]
     metafunc.parametrize("case", cases)
 

@@ -207,7 +207,7 @@ def test_more_destinations_than_fit_one_piece_are_listed(ipvs: Ipvs) -> None:
 
 @pytest.mark.timeout(300)
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(st.sampled_from(MESSAGES), min_size=20, max_size=120))
 def test_the_fake_refuses_and_keeps_what_the_kernel_does(

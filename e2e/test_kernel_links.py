@@ -167,7 +167,7 @@ def carry_out(door: Links, changes: list[tuple[str, list[str]]]) -> list[object]
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(changes)
 def test_the_fake_refuses_and_keeps_what_the_kernel_does(

@@ -99,7 +99,10 @@ class Cache:
     def slice_sizes(self) -> Iterator[int]:
         """Yield how many endpoints each slice states, over all its ports. A full walk."""
         for each in self._slices.values():
-            yield sum([len(endpoints) for _, endpoints in each.ports])
+            if len(each.ports) == 1:  # as usual
+                yield len(each.ports[0][1])
+            else:
+                yield sum([len(endpoints) for _, endpoints in each.ports])
 
     def slices_per_service(self) -> Iterator[int]:
         """Yield how many slices each service has that has any. A full walk."""

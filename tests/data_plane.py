@@ -51,8 +51,9 @@ class Treatment(NamedTuple):
 Behaviour = dict[Connection, Treatment]
 
 _PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP"}
-_PICK = re.compile(r"goto (pick|external|shortcut)(-nodeport)?(-local)?-(tcp|udp|sctp)-([0-9]+)")
-_STICK = re.compile(r"goto affinity(-external|-shortcut)?(-local)?-([0-9a-f]{16})")
+_PICK = re.compile(
+    r"goto (pick|external|shortcut)(-nodeport)?(-local)?-(tcp|udp|sctp)-([0-9]+)(-affinity-[0-9]+)?"
+)
 _MARKS: Final[dict[str, Marked]] = {
     "external": "masqueraded", "shortcut": "kept for pods", "pick": "kept",
 }  # fmt: skip
@@ -149,6 +150,7 @@ class _Reader:
             **_pools(family, facts.elements, "nodeport-"),
         }
         self._read: set[tuple[Connection, bool]] = set()
+        self._sticky: set[tuple[int, bool]] = set()
 
     def read(self) -> Behaviour:
         found: Behaviour = {}
@@ -186,11 +188,22 @@ class _Reader:
         with_address = self._of("services").keys() | self._of("externals").keys()
         assert self._of("refused").keys() <= with_address
         assert self._of("nodeports-refused").keys() <= self._of("nodeports").keys()
+        self._check_no_number_is_left()
         width = 4 if self._family == "IPv4" else 16
         for key in self._of("vip-sources"):
             assert key[:width] == key[width : 2 * width]
             connection = self._connection(key[width:])
             assert connection in self._leave_out or found[connection].takes_own_vip
+
+    def _check_no_number_is_left(self) -> None:
+        if self._leave_out:
+            return
+        left = {(_upper_half(n), False) for n in self._of("affinity-endpoints")}
+        left |= {(_upper_half(n), True) for n in self._of("affinity-endpoints-local")}
+        for key in self._of("affinity-slots"):
+            owner, slot = struct.unpack("=II", key)
+            left.add((owner >> 16, slot >= 65536))
+        assert left <= self._sticky, f"numbers: {left - self._sticky}"
 
     def _of(self, name: str) -> Mapping[bytes, Data]:
         return self._elements.get(name, {})
@@ -199,38 +212,49 @@ class _Reader:
         self, connection: Connection, verdict: Data, *, is_refused: bool
     ) -> tuple[Served, Marked, bool]:
         assert isinstance(verdict, str)
-        sticky, pick = _STICK.fullmatch(verdict), _PICK.fullmatch(verdict)
-        if sticky is not None:
-            pool = self._sticky_pool(sticky[3], is_local=bool(sticky[2]))
-            marked = _MARKS[(sticky[1] or "-pick")[1:]]
-            assert verdict.removeprefix("goto ") in self._facts.chains
+        pick = _PICK.fullmatch(verdict)
+        assert pick is not None, f"{connection} leads to {verdict!r}"
+        assert pick[4].upper() == connection.protocol
+        assert bool(pick[2]) == (connection.address == ANY_NODE_ADDRESS)
+        is_local, is_sticky = bool(pick[3]), bool(pick[6])
+        if is_sticky:
+            pool = self._sticky_pool(self._service(connection), is_local=is_local)
         else:
-            assert pick is not None, f"{connection} leads to {verdict!r}"
-            assert pick[4].upper() == connection.protocol
-            assert bool(pick[2]) == (connection.address == ANY_NODE_ADDRESS)
-            pool = self._pools.get((connection, bool(pick[3])), {})
-            self._read.add((connection, bool(pick[3])))
-            _check(pool, int(pick[5]), connection)
-            marked = _MARKS[pick[1]]
-            assert verdict.removeprefix("goto ") in self._facts.chains
+            pool = self._pools.get((connection, is_local), {})
+            self._read.add((connection, is_local))
+        _check(pool, int(pick[5]), connection)
+        marked = _MARKS[pick[1]]
+        assert verdict.removeprefix("goto ") in self._facts.chains
         assert not (pool and is_refused), f"{connection} is refused and served"
         nothing: Served = "refused" if is_refused else "dropped"
-        return frozenset(pool.values()) or nothing, marked, sticky is not None
+        return frozenset(pool.values()) or nothing, marked, is_sticky
 
-    def _sticky_pool(self, identity: str, *, is_local: bool) -> dict[int, str]:
+    def _service(self, connection: Connection) -> int:
+        """The number of the ServicePort to which a frontend with session affinity belongs."""
+        is_node_port = connection.address == ANY_NODE_ADDRESS
+        numbers = self._of("affinity-nodeports" if is_node_port else "affinity-services")
+        (word,) = [data for key, data in numbers.items() if self._connection(key) == connection]
+        assert isinstance(word, bytes)
+        number, endpoint = divmod(struct.unpack("=I", word)[0], 1 << 16)
+        assert 0x1000 <= number < 0x8000
+        assert not endpoint
+        return int(number)
+
+    def _sticky_pool(self, service: int, *, is_local: bool) -> dict[int, str]:
         """The endpoints in the slots of one list with session affinity. What is in no slot must not be in the list."""
-        part = "-local" if is_local else ""
-        endpoints = self._of(f"affinity-endpoints{part}-{identity}")
+        elements = self._of(f"affinity-endpoints{'-local' if is_local else ''}")
+        endpoints = {n: e for n, e in elements.items() if _upper_half(n) == service}
+        self._sticky.add((service, is_local))
         first = 65536 if is_local else 0
         pool: dict[int, str] = {}
-        for key, number in self._of(f"affinity-slots-{identity}").items():
-            slot = struct.unpack("=I", key)[0] - first
-            if 0 <= slot < 65536:
+        for key, number in self._of("affinity-slots").items():
+            owner, slot = struct.unpack("=II", key)
+            if owner == service << 16 and 0 <= slot - first < 65536:
                 assert isinstance(number, bytes)
+                assert _upper_half(number) == service
                 assert struct.unpack("=I", number)[0] % 16 == 0
-                pool[slot] = _endpoint(self._family, endpoints[number])
+                pool[slot - first] = _endpoint(self._family, endpoints[number])
         assert len(endpoints) == len(pool) == len(set(pool.values()))
-        assert sorted(pool) == list(range(len(pool)))
         return pool
 
     def _ranges(self, key: bytes) -> tuple[frozenset[Range], bool]:
@@ -289,6 +313,11 @@ def _pools(
             number = slot - 65536 if is_local else slot
             pools.setdefault((connection, is_local), {})[number] = _endpoint(family, data)
     return pools
+
+
+def _upper_half(word: bytes) -> int:
+    number: int = struct.unpack("=I", word)[0]
+    return number >> 16
 
 
 def _endpoint(family: Family, data: Data) -> str:

@@ -57,11 +57,13 @@ class IpvsBackend:
         open_links: Callable[[], Links] = Links,
         prepare: Callable[[Ipvs], None] = lambda _: None,
         deadlines_file: Path | None = None,
+        now_s: Callable[[], float] = time.time,
     ) -> None:
         self.layout = layout
         self._open = open_nft, open_ipvs, open_links
         self._prepare = prepare
         self._deadlines_file = deadlines_file
+        self._now_s = now_s
         self._opened: list[Doors] = []
         # A step in a thread and the second look of a verification must not mix.
         self._lock = asyncio.Lock()
@@ -131,9 +133,11 @@ class IpvsBackend:
         try:
             applied = await self._apply(plan, observed)
         finally:
-            if self._deadlines_file is not None and observed.draining != before:
-                deadlines.save(self._deadlines_file, observed.all_deadlines)
-        if not observed.draining or applied.failed:
+            if observed.draining != before:
+                log.info("%d destinations drain", sum(map(len, observed.draining.values())))
+                if self._deadlines_file is not None:
+                    deadlines.save(self._deadlines_file, observed.all_deadlines)
+        if not observed.draining:
             return applied
         is_more = observed.draining.keys() - before or len(plan.rendered)
         return structs.replace(applied, again_s=LOOK_S if is_more else LOOK_AGAIN_S)
@@ -144,12 +148,14 @@ class IpvsBackend:
             for number, step in enumerate(plan.steps):
                 failed = await self._take(step, observed)
                 transactions += 1
-                if number == 0 and (len(plan.steps) > 1 or failed):
+                # of a refused transaction nothing was done, of messages to IPVS perhaps some
+                is_begun = not failed or not isinstance(step, NftStep)
+                if number == 0 and is_begun and (failed or len(plan.steps) > 1):
                     observed.begin(plan)
                 if failed:
                     return Applied(operations=operations, transactions=transactions, failed=failed)
                 operations += step.size
-            now_s = time.time()
+            now_s = self._now_s()
             for server, place in plan.drains:
                 observed.drain(server, place, now_s + DRAIN_S)
             observed.occupy(plan)
@@ -192,7 +198,7 @@ class IpvsBackend:
             refusals = kernel.carry_out(ipvs, operations)
         else:
             refusals = await asyncio.to_thread(kernel.carry_out, ipvs, operations)
-        now_s = time.time()
+        now_s = self._now_s()
         doubtful: dict[ServerId, None] = {operations[number].server: None for number in refusals}
         for operation in operations:
             if operation.server not in doubtful:

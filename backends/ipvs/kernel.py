@@ -21,6 +21,9 @@ from proxy.netlink.socket import DumpInterrupted
 _STRICT_ATTEMPTS: Final = 10
 _LOOSE_ATTEMPTS: Final = 10
 _DORMANT: Final = 1  # NFT_TABLE_F_DORMANT
+_KUBE_PROXYS: Final = (
+    "kube-ipvs0"  # not another interface's: its addresses go when kube-proxy is cleaned up
+)
 _GONE: Final = (errno.ESRCH, errno.ENOENT)
 
 
@@ -137,10 +140,14 @@ def read_addresses(links: Links) -> Addresses:
     link = links.find(DEVICE)
     device = link.ifindex if link is not None and is_ours(link) and link.is_up else None
     index = link.ifindex if link is not None and is_ours(link) else None
+    predecessor = links.find(_KUBE_PROXYS)
     bound: set[str] = set()
     elsewhere: set[str] = set()
     for each in links.addresses():
-        (bound if each.ifindex == index else elsewhere).add(each.address)
+        if each.ifindex == index:
+            bound.add(each.address)
+        elif predecessor is None or each.ifindex != predecessor.ifindex:
+            elsewhere.add(each.address)
     return Addresses(device, frozenset(bound), frozenset(elsewhere))
 
 

@@ -111,6 +111,7 @@ class NftablesBackend:
         return Applied(
             operations=operations,
             transactions=len(plan.transactions),
+            failed=plan.refused,
             again_s=SWEEP_S if observed.is_sweep_due else None,
         )
 

@@ -7,7 +7,10 @@ corrected by what was read back, or everything is read anew and a new belief beg
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
+from backends.nftables.affinity import LAST_SERVICE, next_service, parse_service
 from backends.nftables.model import (
+    AFFINITY_NODEPORTS,
+    AFFINITY_SERVICES,
     NOTHING_PRIVATE,
     ChainFacts,
     Data,
@@ -16,9 +19,11 @@ from backends.nftables.model import (
     Private,
     Rendered,
     SetFacts,
+    Sticky,
     Target,
     Transaction,
 )
+from backends.nftables.names import timeout_of
 from proxy.model import Family, PortKey
 
 Place = tuple[Family, str]
@@ -88,6 +93,8 @@ class Observed:
 
     `references` counts how many ServicePorts need an element that several may share, `holders` says which
     one occupies a frontend: after one has moved, its former owner must not take it down.
+    `services` are the numbers of ServicePorts with session affinity, `services_found` those there were when everything
+    was read: they are adopted, and not given to others until all ServicePorts have been planned once.
     `generation` is the ruleset generation our belief stands for, `commits` how many of them were ours.
     `leaving` is what was left for packets on their way since the last sweep, `due` what goes with the next one.
     `node` is what the tables hold for the node itself, None as long as nothing is known of it.
@@ -109,6 +116,10 @@ class Observed:
         self.rendered: dict[PortKey, Rendered] = {}
         self.references: dict[tuple[Family, str, bytes], int] = {}
         self.holders: dict[tuple[Family, bytes], PortKey] = {}
+        self.services: dict[tuple[Family, int], PortKey] = {}
+        self.services_found = {family: _services(facts) for family, facts in tables.items()}
+        self._next_services: dict[Family, int] = {}
+        self._timeouts: dict[tuple[Family, int], int] = {}
         self.leaving = Leaving()
         self.due = Leaving()
         self.node: NodePart | None = None
@@ -123,6 +134,20 @@ class Observed:
         """Whether an element is only left for packets on their way."""
         place = family, set_name
         return any(key in each.elements.get(place, ()) for each in (self.leaving, self.due))
+
+    def has_leaving(self, family: Family, set_name: str) -> bool:
+        """Whether any elements of a set are only left for packets on their way."""
+        place = family, set_name
+        return place in self.leaving.elements or place in self.due.elements
+
+    def next_service(self, family: Family) -> int:
+        """Return the number for the next ServicePort with session affinity: those that became free come last."""
+        found = self.services_found.get(family, ())
+        return self._next_services.get(family) or next_service(max(found, default=LAST_SERVICE))
+
+    def needs_timeout(self, family: Family, timeout_s: int) -> bool:
+        """Whether a ServicePort remembers clients for so long."""
+        return (family, timeout_s) in self._timeouts
 
     def fold(self, transaction: Transaction) -> None:
         """Take in a transaction that the kernel has confirmed."""
@@ -193,8 +218,15 @@ class Observed:
             self.layout = plan.layout
         if plan.is_sweep:
             self.leaving, self.due = Leaving(), self.leaving
+        self._number_on(plan)
         for family, name, keys in plan.leaving:
             self.leaving.elements.setdefault((family, name), set()).update(keys)
+
+    def _number_on(self, plan: NftPlan) -> None:
+        self._next_services |= plan.next_services
+        if plan.is_pruned:
+            self._next_services = {f: self.next_service(f) for f in self.tables}
+            self.services_found = {}
 
     def _stay(self, family: Family, set_name: str, keys: Iterable[bytes]) -> None:
         self.leaving.stay(family, set_name, keys)
@@ -217,11 +249,36 @@ class Observed:
         private = rendered.private if rendered is not None else NOTHING_PRIVATE
         if old is not None and old.private[:2] != private[:2]:
             self._retire(key.family, old.private, private)
+        sticky = rendered.sticky if rendered is not None else None
+        if sticky is not None or (old is not None and old.sticky is not None):
+            self._stick(key, old.sticky if old is not None else None, sticky)
         if rendered is not None:
             self.rendered[key] = rendered
             self._revive(key.family, rendered.private)
         for target in held:
             self.holders[key.family, target.key] = key
+
+    def _stick(self, key: PortKey, old: Sticky | None, new: Sticky | None) -> None:
+        """Note whose number is whose, and which chains for session affinity nobody needs any more."""
+        family = key.family
+        if old is not None and self.services.get((family, old.service)) == key:
+            del self.services[family, old.service]
+        if new is not None:
+            self.services[family, new.service] = key
+        for timeout_s in new.timeouts if new is not None else ():
+            total = self._timeouts.get((family, timeout_s), 0)
+            self._timeouts[family, timeout_s] = total + 1
+            if not total:
+                for each in (self.leaving, self.due):
+                    for place in [p for p in each.chains if _is_for(p, family, timeout_s)]:
+                        del each.chains[place]
+        for timeout_s in old.timeouts if old is not None else ():
+            self._timeouts[family, timeout_s] -= 1
+            if not self._timeouts[family, timeout_s]:
+                del self._timeouts[family, timeout_s]
+                there = [(family, name) for name in self.tables[family].chains]
+                unused = [place for place in there if _is_for(place, family, timeout_s)]
+                self.leaving.chains.update(dict.fromkeys(unused))
 
     def _retire(self, family: Family, old: Private, new: Private) -> None:
         facts = self.tables[family]
@@ -250,3 +307,18 @@ class Observed:
             else:
                 elements.pop(key, None)
                 self._stay(family, set_name, [key])
+
+
+def _services(facts: TableFacts) -> frozenset[int]:
+    """Return the numbers of ServicePorts with session affinity to which frontends lead."""
+    words = [
+        word
+        for name in (AFFINITY_SERVICES, AFFINITY_NODEPORTS)
+        for word in facts.elements.get(name, {}).values()
+    ]
+    return frozenset([number for word in words if (number := parse_service(word)) is not None])
+
+
+def _is_for(place: Place, family: Family, timeout_s: int) -> bool:
+    """Whether this is a chain for session affinity that lasts so long."""
+    return place[0] == family and timeout_of(place[1]) == timeout_s

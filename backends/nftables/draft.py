@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from backends.nftables.affinity import pack_service
 from backends.nftables.belief import Observed, Place, TableFacts
 from backends.nftables.layout import Layout
 from backends.nftables.model import (
@@ -122,19 +123,28 @@ class Draft:
                 keys = slot_keys(row._replace(length=len(old)))
                 self.values(owner.family, name).update(dict.fromkeys(keys, (ABSENT, owner)))
 
-    def put(self, owner: PortKey, frontend: RenderedFrontend) -> None:
-        """Ask for a frontend: its verdicts and its slots, leaving in place the slots that can stay."""
+    def put(self, owner: PortKey, frontend: RenderedFrontend, service: int | None = None) -> None:
+        """Ask for a frontend: its verdicts and its slots, leaving in place the slots that can stay.
+
+        `service` is the number of a ServicePort with session affinity.
+        """
         family, target = owner.family, frontend.target
         holder = self._holders.get((family, target.key), owner)
         if holder != owner:
             self._take_over(owner, holder, target.key)
         if frontend.cluster is not None:
-            self._put_slots(owner, target, 0, frontend.cluster)
+            self._put_list(owner, target, 0, frontend.cluster)
         if frontend.local is not None:
-            self._put_slots(owner, target, LOCAL_FROM, frontend.local)
+            self._put_list(owner, target, LOCAL_FROM, frontend.local)
         members, leads = dict(frontend.members), {lead.set: lead for lead in frontend.leads}
+        affinity = PLACES[target.kind].affinity
         for name, key in target.places():
             data: Data | Absent = ABSENT
+            if name == affinity:
+                if service is None:
+                    self.leave(owner, name, (key,))
+                    continue
+                data = pack_service(service)
             if name in leads:
                 data = f"goto {self._lead(family, target, leads[name])}"
             elif members.get(name) == key:
@@ -156,16 +166,21 @@ class Draft:
                 values = self.values(owner.family, row.set)
                 values.update(dict.fromkeys(slot_keys(row), gone))
 
-    def _put_slots(
-        self, owner: PortKey, target: Target, first: int, pool: Sequence[bytes]
-    ) -> None:
+    def _put_list(self, owner: PortKey, target: Target, first: int, pool: Sequence[bytes]) -> None:
         name = PLACES[target.kind].slots[target.protocol]
-        row = Row(name, target.prefix, first, len(pool))
+        self.put_slots(owner, Row(name, target.prefix, first, len(pool)), pool)
+
+    def put_slots(self, owner: PortKey, row: Row, pool: Sequence[bytes]) -> None:
+        """Ask for a list in its slots. What can stay in its slot stays."""
+        name = row.set
         old = believed_slots(self.believed(owner.family, name), row)
         changes = changed_slots(old, pool)
         if self._has_withdrawn:  # perhaps these very slots, for which another owner is found now
             changes = dict(enumerate(old[: len(pool)])) | changes
-        slots = self.values(owner.family, name)
+        if not changes and len(old) == len(pool):
+            slots: Values = {}
+        else:
+            slots = self.values(owner.family, name)
         for number, data in changes.items():
             slots[slot_key(row.prefix, row.first + number)] = (data, owner)
         for number in range(len(pool), len(old)):
@@ -181,11 +196,34 @@ class Draft:
             if isinstance(verdict, str) and _is_alike(verdict.removeprefix("goto "), chain):
                 chain = verdict.removeprefix("goto ")
         if is_picking(chain):
-            before = leads_to(chain)
-            if before is not None:
-                self._chains[family, before] = None
-            self._chains[family, chain] = None
+            self.demand(family, chain)
         return chain
+
+    def put_members(
+        self, owner: PortKey, set_name: str, wanted: Mapping[bytes, Data], gone: Iterable[bytes]
+    ) -> None:
+        """Ask for some elements that are the ServicePort's own, and for others no more."""
+        believed = self.believed(owner.family, set_name)
+        changed: Values = {
+            key: (data, owner) for key, data in wanted.items() if believed.get(key) != data
+        }
+        changed |= dict.fromkeys(gone, (ABSENT, owner))
+        if changed:
+            self.values(owner.family, set_name).update(changed)
+        if self._observed.has_leaving(owner.family, set_name):
+            self._staying.append((owner.family, set_name, wanted))
+
+    def leave(self, owner: PortKey, set_name: str, keys: Iterable[bytes]) -> None:
+        """Elements are not needed any more, and stay for a while."""
+        family, believed = owner.family, self.believed(owner.family, set_name)
+        left = [
+            key
+            for key in keys
+            if key in believed and not self._observed.is_leaving(family, set_name, key)
+        ]
+        if left:
+            self.values(family, set_name).update(dict.fromkeys(left, (ABSENT, owner)))
+            self._going.leaving.setdefault((family, set_name), set()).update(left)
 
     # --- what is there for one ServicePort alone
 
@@ -206,10 +244,8 @@ class Draft:
         owner: PortKey,
         set_name: str,
         wanted: Mapping[bytes, Data],
-        *,
-        is_late: bool = False,
     ) -> None:
-        """Ask for the whole content of a set that is the ServicePort's own. What goes may have to go late."""
+        """Ask for the whole content of a set that is the ServicePort's own."""
         believed = self.believed(owner.family, set_name)
         self._staying.append((owner.family, set_name, wanted))
         if believed == wanted:
@@ -218,19 +254,17 @@ class Draft:
         values.update({key: (data, owner) for key, data in wanted.items()})
         surplus = believed.keys() - wanted.keys()
         values.update(dict.fromkeys(surplus, (ABSENT, owner)))
-        if is_late:
-            self._going.leaving.setdefault((owner.family, set_name), set()).update(surplus)
 
     def demand(self, family: Family, chain: str) -> None:
-        """Ask for a chain that picks."""
-        self._chains[family, chain] = None
+        """Ask for a chain that picks, and for those it leads to."""
+        for name in (*leads_to(chain), chain):
+            self._chains[family, name] = None
 
     def refresh(self, family: Family) -> None:
         """Have the chains that pick made anew where their rules have changed, whoever may need them."""
-        names = [name for name in self.facts[family].chains if is_picking(name)]
-        self._chains.update(
-            dict.fromkeys([(family, name) for name in sorted(names, key=_by_reference)])
-        )
+        for name in self.facts[family].chains:
+            if is_picking(name):
+                self.demand(family, name)
 
     # --- the outcome
 
@@ -239,6 +273,10 @@ class Draft:
         rendered: dict[PortKey, Rendered | None],
         node: NodePart | None,
         more: Iterable[Transaction] = (),
+        *,
+        is_pruned: bool = False,
+        refused: Mapping[PortKey, str] | None = None,
+        next_services: Mapping[Family, int] | None = None,
     ) -> NftPlan:
         """Compare what is wanted with what is believed, and end with `more`."""
         first, middle, last, left = in_order(self._sets, self.facts, self._going)
@@ -257,6 +295,9 @@ class Draft:
             leaving=left,
             staying=[*self._staying, *self._needed_again()],
             is_sweep=self._is_sweep,
+            is_pruned=is_pruned,
+            refused=refused,
+            next_services=next_services,
         )
 
     def _needed_again(self) -> Iterator[Keys]:
@@ -271,7 +312,7 @@ class Draft:
         tables, sets, chains = self._skeleton()
         picking = [
             (family, spec)
-            for family, name in self._chains
+            for family, name in sorted(self._chains, key=_by_reference)
             if self.facts[family].chains.get(name)
             != (spec := self.layout.chain(family, name)).facts
         ]
@@ -310,16 +351,18 @@ class Draft:
         return tables, sets, chains
 
 
-def _by_reference(name: str) -> bool:
-    """Chains that mark come after those they lead to."""
-    return leads_to(name) is not None
+def _by_reference(place: Place) -> int:
+    """Chains come after those they lead to: what remembers, what picks, what marks."""
+    return ("remember", "pick", "external", "shortcut").index(parse_picking(place[1]).act)
 
 
 def _is_alike(believed: str, wanted: str) -> bool:
     """Whether two chains that pick differ in nothing but the capacity."""
     if not is_picking(believed) or not is_picking(wanted):
         return False
-    return parse_picking(believed)[:-1] == parse_picking(wanted)[:-1]
+    return parse_picking(believed)._replace(capacity=0) == parse_picking(wanted)._replace(
+        capacity=0
+    )
 
 
 def is_whole(facts: TableFacts, layout: Layout, family: Family) -> bool:

@@ -159,7 +159,7 @@ class Look:
             for first, count in _reach(family, target, seen).items():
                 for slot in slot_range(target.prefix, first, count):
                     yield family, name, slot
-        for row in rendered.private.rows:
+        for row in rendered.sticky.rows if rendered.sticky is not None else ():
             for slot in slot_range(row.prefix, row.first, capacity_for(row.length)):
                 yield family, row.set, slot
 
@@ -212,6 +212,8 @@ def _reach(family: Family, target: Target, seen: Mapping[Place, Seen]) -> dict[i
         chain = verdict.removeprefix("goto ") if isinstance(verdict, str) else ""
         if is_picking(chain, target.protocol):
             picking = parse_picking(chain)
+            if picking.timeout_s:
+                continue  # its slots are not the frontend's
             first = LOCAL_FROM if picking.is_local else 0
             reach[first] = max(reach.get(first, 0), picking.capacity)
     return reach

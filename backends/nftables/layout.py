@@ -1,7 +1,7 @@
 """The fixed part of our tables: hooks and the chains every service shares, for given settings. Pure.
 
 README.md follows a packet through all of it. Whatever depends on a single service is an element (see `render`), or a
-chain of its own where there is no other way (see `affinity` and `firewall`).
+chain of its own where there is no other way (see `firewall`).
 """
 
 import functools
@@ -9,9 +9,8 @@ from typing import Final, NamedTuple
 
 from backends.kernel.nft_messages import BaseChain
 from backends.kernel.nft_numbers import Hook, SetFlag
+from backends.kernel.nft_pods import Detector, LocalMode
 from backends.nftables import rules
-from backends.nftables.affinity import CLIENTS_AT_MOST, NUMBER
-from backends.nftables.detector import Detector, LocalMode
 from backends.nftables.model import (
     CLUSTER_IP,
     CLUSTER_IPS,
@@ -31,9 +30,9 @@ from backends.nftables.model import (
     SetFacts,
     SetSpec,
 )
-from backends.nftables.names import holds_clients, is_picking, is_private_chain
+from backends.nftables.names import is_picking, is_private_chain
 from backends.nftables.picking import Marking, picking_spec
-from backends.nftables.sets import SLOT, address_type, declared, endpoint_type, shared_sets
+from backends.nftables.sets import address_type, declared, shared_sets
 from proxy.desired_node import DesiredNode
 from proxy.model import PROTOCOLS, Family, Value
 
@@ -121,19 +120,9 @@ class Layout:
         """Return what the fixed part of a table looks like when read back."""
         return self._fixed[family]
 
-    def has_private_shape(self, family: Family, name: str, found: SetFacts) -> bool:
+    def has_private_shape(self, family: Family, found: SetFacts) -> bool:
         """Whether a set whose name says that it is a single ServicePort's has the shape of such a set."""
-        if name.startswith("ranges-"):
-            expected = declared("", address_type(family), flags=SetFlag.INTERVAL)
-        elif holds_clients(name):
-            flags = SetFlag.EVAL | SetFlag.TIMEOUT
-            size = CLIENTS_AT_MOST
-            expected = declared("", address_type(family), "classid", flags=flags, size=size)
-        elif name.startswith("affinity-slots-"):
-            expected = declared("", SLOT, NUMBER)
-        else:
-            expected = declared("", NUMBER, endpoint_type(family, "TCP"))
-        return found == expected.facts
+        return found == declared("", address_type(family), flags=SetFlag.INTERVAL).facts
 
     def marking(self, family: Family) -> Marking:
         return self._marking[family]

@@ -5,7 +5,7 @@ Not compared with the kernel: rule handles, counters, the clients that session a
 chains no service needs any more (they are shared, hold no state, and stay until cleanup).
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from backends.kernel.nft_messages import BaseChain
@@ -29,6 +29,12 @@ NODEPORT_IPS: Final = "nodeport-ips"
 SERVICE_CIDRS: Final = "service-cidrs"
 VIP_SOURCES: Final = "vip-sources"
 HAIRPIN: Final = "hairpin"
+AFFINITY_CLIENTS: Final = "affinity-clients"
+AFFINITY_SERVICES: Final = "affinity-services"
+AFFINITY_NODEPORTS: Final = "affinity-nodeports"
+AFFINITY_SLOTS: Final = "affinity-slots"
+AFFINITY_ENDPOINTS: Final = "affinity-endpoints"
+AFFINITY_ENDPOINTS_LOCAL: Final = "affinity-endpoints-local"
 ENDPOINTS: Final[dict[Protocol, str]] = {
     "TCP": "endpoints-tcp",
     "UDP": "endpoints-udp",
@@ -58,12 +64,20 @@ class Places(NamedTuple):
     diverting: tuple[str, ...]
     """Looked up before the verdict, they lead elsewhere: short cuts, source ranges."""
     slots: dict[Protocol, str]
+    affinity: str
+    """Holds the number of the frontend's ServicePort where that has session affinity."""
 
 
 PLACES: Final[dict[Kind, Places]] = {
-    "cluster-ip": Places(SERVICES, REFUSED, (), ENDPOINTS),
-    "external-ip": Places(EXTERNALS, REFUSED, (SHORTCUTS, FIREWALL), ENDPOINTS),
-    "node-port": Places(NODEPORTS, NODEPORTS_REFUSED, (NODEPORT_SHORTCUTS,), NODEPORT_ENDPOINTS),
+    "cluster-ip": Places(SERVICES, REFUSED, (), ENDPOINTS, AFFINITY_SERVICES),
+    "external-ip": Places(EXTERNALS, REFUSED, (SHORTCUTS, FIREWALL), ENDPOINTS, AFFINITY_SERVICES),
+    "node-port": Places(
+        NODEPORTS,
+        NODEPORTS_REFUSED,
+        (NODEPORT_SHORTCUTS,),
+        NODEPORT_ENDPOINTS,
+        AFFINITY_NODEPORTS,
+    ),
 }
 DIVERTING: Final = frozenset([name for places in PLACES.values() for name in places.diverting])
 VERDICTS: Final = (*[places.verdicts for places in PLACES.values()], *sorted(DIVERTING))
@@ -164,7 +178,7 @@ class Target(NamedTuple):
     def places(self) -> list[tuple[str, bytes]]:
         """Return where this frontend may have elements of its own, slots apart: set and key."""
         places = PLACES[self.kind]
-        found = [(places.verdicts, self.key), (places.refused, self.key)]
+        found = [(n, self.key) for n in (places.verdicts, places.refused, places.affinity)]
         found += [(name, self.key) for name in places.diverting]
         if self.kind == "external-ip":
             found.append((VIP_SOURCES, self.prefix[:-4] + self.key))
@@ -190,28 +204,48 @@ class Row(NamedTuple):
 
 
 class Private(NamedTuple):
-    """Chains and sets of one ServicePort alone, with all elements in them but those that packets put there."""
+    """Chains and sets of one ServicePort alone, with all elements in them."""
 
     chains: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
     members: tuple[tuple[str, Collection[bytes]], ...] = ()
-    rows: tuple[Row, ...] = ()
     shape: object = None
     """What the content of the chains depends on: while it is equal, they need not be rendered again."""
-    next_id: int = 0
-    """The number for the next new endpoint: with session affinity clients remember numbers."""
 
     def joined(self, other: "Private") -> "Private":
         return Private(
             tuple(dict.fromkeys([*self.chains, *other.chains])),
             tuple(dict.fromkeys([*self.sets, *other.sets])),
             self.members + other.members,
-            self.rows + other.rows,
-            next_id=max(self.next_id, other.next_id),
         )
 
 
 NOTHING_PRIVATE: Final = Private()
+
+
+class Sticky(NamedTuple):
+    """What session affinity occupies for one ServicePort besides its frontends' elements.
+
+    `service` is the ServicePort's number, `members` are its endpoints by their numbers, `next_number` is for the next
+    new endpoint: clients remember numbers. `timeouts` (in seconds) name the chains it needs.
+    """
+
+    service: int
+    timeouts: tuple[int, ...]
+    members: tuple[tuple[str, Collection[bytes]], ...]
+    rows: tuple[Row, ...]
+    next_number: int
+
+    def joined(self, other: "Sticky | None") -> "Sticky":
+        if other is None:
+            return self
+        return Sticky(
+            other.service,
+            tuple(dict.fromkeys([*self.timeouts, *other.timeouts])),
+            self.members + other.members,
+            self.rows + other.rows,
+            other.next_number,
+        )
 
 
 class Rendered(Value, frozen=True, kw_only=True):
@@ -220,13 +254,17 @@ class Rendered(Value, frozen=True, kw_only=True):
 
     targets: tuple[Target, ...] = ()
     private: Private = NOTHING_PRIVATE
+    sticky: Sticky | None = None
     shared: frozenset[SharedMember] = frozenset()
 
     def places(self) -> Iterator[tuple[str, bytes]]:
         """Yield set and key of every element but slots, also of those there are only sometimes."""
         for target in self.targets:
             yield from target.places()
-        for name, keys in self.private.members:
+        members = self.private.members
+        if self.sticky is not None:
+            members += self.sticky.members
+        for name, keys in members:
             for key in keys:
                 yield name, key
         yield from self.shared
@@ -235,13 +273,15 @@ class Rendered(Value, frozen=True, kw_only=True):
         """Yield all slots."""
         for target in self.targets:
             yield from target.rows()
-        yield from self.private.rows
+        if self.sticky is not None:
+            yield from self.sticky.rows
 
     def joined(self, other: "Rendered") -> "Rendered":
         """Return what is occupied between two transactions that lead from this to the other."""
         return Rendered(
             targets=self.targets + other.targets,
             private=self.private.joined(other.private),
+            sticky=self.sticky.joined(other.sticky) if self.sticky else other.sticky,
             shared=self.shared | other.shared,
         )
 
@@ -296,7 +336,8 @@ class NftPlan:
 
     Once the first of several is, they occupy what they did before as well. Elements that are `leaving` are not needed
     any more and stay for a while; those that are `staying` may have been leaving. `is_sweep`: while there is anything
-    that leaves, whatever was left for a while goes.
+    that leaves, whatever was left for a while goes. `is_pruned`: nothing is left of an earlier process. `refused` are ServicePorts that are not served as asked for, and why;
+    `next_services` the numbers that new ones with session affinity get next.
     """
 
     def __init__(
@@ -309,6 +350,9 @@ class NftPlan:
         leaving: Sequence[Keys] = (),
         staying: Sequence[Keys] = (),
         is_sweep: bool = False,
+        is_pruned: bool = False,
+        refused: Mapping[PortKey, str] | None = None,
+        next_services: Mapping[Family, int] | None = None,
     ) -> None:
         self.transactions = transactions
         self.rendered = rendered
@@ -317,6 +361,9 @@ class NftPlan:
         self.leaving = leaving
         self.staying = staying
         self.is_sweep = is_sweep
+        self.is_pruned = is_pruned
+        self.refused = dict(refused or {})
+        self.next_services = dict(next_services or {})
 
     def __bool__(self) -> bool:
         return bool(self.transactions or self.leaving or self.is_sweep)

@@ -1,8 +1,9 @@
 """Names of chains and sets that are made on demand, and what each says. Pure.
 
 Chains that pick an endpoint are shared by all ServicePorts: `pick-tcp-8`, with marks set before `external-tcp-8` and
-`shortcut-tcp-8`; `-nodeport` for NodePorts, `-local` for lists of endpoints on this node. Chains and sets of a single
-ServicePort end in its identity, 16 hexadecimal digits.
+`shortcut-tcp-8`; `-nodeport` for NodePorts, `-local` for lists of endpoints on this node. Those for session affinity end
+in the time a client is remembered: `pick-tcp-8-affinity-10800`, and `remember-tcp-10800` to which they lead. Chains and
+sets of a single ServicePort end in its identity, 16 hexadecimal digits.
 """
 
 import functools
@@ -10,39 +11,47 @@ import hashlib
 import re
 from typing import Final, Literal, NamedTuple
 
-from backends.nftables.model import SERVICE_CIDRS, Kind
+from backends.nftables.model import AFFINITY_CLIENTS, SERVICE_CIDRS, Kind
 from proxy.model import PortKey, Protocol
 
-Act = Literal["pick", "external", "shortcut"]
+Act = Literal["pick", "external", "shortcut", "remember"]
+_PROTOCOL: Final = "-(tcp|udp|sctp)-"
+_NUMBER: Final = "([1-9][0-9]{0,6})"
 _PICKING: Final = re.compile(
-    r"(?:pick(?:-nodeport)?(?:-local)?|(?:external|shortcut)(?:-nodeport)?)-(tcp|udp|sctp)-([1-9][0-9]{0,6})"
+    rf"(?:(pick)(-nodeport)?(-local)?|(external|shortcut)(-nodeport)?){_PROTOCOL}{_NUMBER}(?:-affinity-{_NUMBER})?"
 )
-_PARTS: Final = re.compile(
-    r"(pick|external|shortcut)(-nodeport)?(-local)?-(tcp|udp|sctp)-([0-9]+)"
+_REMEMBERING: Final = re.compile(rf"remember(-local)?{_PROTOCOL}{_NUMBER}")
+_PRIVATE_CHAIN: Final = re.compile(r"firewall-[0-9a-f]{16}")
+_PRIVATE_SET: Final = re.compile(r"ranges-[0-9a-f]{16}-[0-9a-f]{8}")
+# Of 0.1 before it was released: session affinity had chains and sets for each ServicePort.
+_FORMER: Final = re.compile(
+    r"affinity(?:-external|-shortcut|(?:-known|-choose|-chosen)?(?:-local)?|-slots|-endpoints(?:-local)?)-[0-9a-f]{16}"
 )
-_PRIVATE_CHAIN: Final = re.compile(
-    r"(?:firewall|affinity(?:-external|-shortcut|(?:-known|-choose|-chosen)?(?:-local)?))-[0-9a-f]{16}"
-)
-_PRIVATE_SET: Final = re.compile(
-    r"(?:ranges-[0-9a-f]{16}-[0-9a-f]{8}|affinity(?:-slots|-endpoints(?:-local)?)?-[0-9a-f]{16})"
-)
-_CLIENTS: Final = re.compile(r"affinity-[0-9a-f]{16}")
 
 
 class Picking(NamedTuple):
-    """What the name of a chain that picks says."""
+    """What the name of a chain that picks says.
+
+    `timeout_s` is how long session affinity lasts, 0 without; then `remember` chains, which have no capacity, are what a
+    number that is found or drawn is handed to.
+    """
 
     act: Act
     is_node_port: bool
     is_local: bool
     protocol: Protocol
     capacity: int
+    timeout_s: int = 0
 
     @property
     def name(self) -> str:
         node_port = "-nodeport" if self.is_node_port else ""
         local = "-local" if self.is_local else ""
-        return f"{self.act}{node_port}{local}-{self.protocol.lower()}-{self.capacity}"
+        protocol = self.protocol.lower()
+        if self.act == "remember":
+            return f"remember{local}-{protocol}-{self.timeout_s}"
+        affinity = f"-affinity-{self.timeout_s}" if self.timeout_s else ""
+        return f"{self.act}{node_port}{local}-{protocol}-{self.capacity}{affinity}"
 
 
 def capacity_for(endpoints: int) -> int:
@@ -58,30 +67,48 @@ def picking_chain(
     *,
     act: Act = "pick",
     is_local: bool = False,
+    timeout_s: int = 0,
 ) -> str:
     """Return the name of the chain that picks among up to `capacity` endpoints."""
-    return Picking(act, kind == "node-port", is_local, protocol, capacity).name
+    return Picking(act, kind == "node-port", is_local, protocol, capacity, timeout_s).name
 
 
 def is_picking(name: str, protocol: Protocol | None = None) -> bool:
     """Whether this is the name of a chain that picks an endpoint, perhaps for one protocol only."""
-    match = _PICKING.fullmatch(name)
-    return (
-        match is not None
-        and (protocol is None or match[1] == protocol.lower())
-        and capacity_for(int(match[2])) == int(match[2])
-    )
+    picking = _parse(name)
+    return picking is not None and protocol in (None, picking.protocol)
 
 
-@functools.lru_cache(maxsize=1024)
 def parse_picking(name: str) -> Picking:
     """Return what the name of a chain that picks says. Raises ValueError for any other."""
-    match = _PARTS.fullmatch(name)
-    if match is None or not is_picking(name):
+    picking = _parse(name)
+    if picking is None:
         raise ValueError(f"no chain that picks an endpoint: {name}")
-    act: Act = match[1]  # type: ignore[assignment] # the pattern allows only these
-    protocol: Protocol = match[4].upper()  # type: ignore[assignment] # likewise
-    return Picking(act, bool(match[2]), bool(match[3]), protocol, int(match[5]))
+    return picking
+
+
+def timeout_of(name: str) -> int:
+    """Return how long the session affinity lasts for which a chain is there, in seconds; 0 if it is for none."""
+    picking = _parse(name)
+    return picking.timeout_s if picking is not None else 0
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse(name: str) -> Picking | None:
+    found = _REMEMBERING.fullmatch(name)
+    if found is not None:
+        return Picking("remember", False, bool(found[1]), _protocol(found[2]), 0, int(found[3]))
+    found = _PICKING.fullmatch(name)
+    if found is None or capacity_for(int(found[7])) != int(found[7]):
+        return None
+    act: Act = found[1] or found[4]  # type: ignore[assignment] # the pattern allows only these
+    is_node_port = bool(found[2] or found[5])
+    protocol, timeout_s = _protocol(found[6]), int(found[8] or 0)
+    return Picking(act, is_node_port, bool(found[3]), protocol, int(found[7]), timeout_s)
+
+
+def _protocol(word: str) -> Protocol:
+    return word.upper()  # type: ignore[return-value] # the patterns allow only these
 
 
 @functools.lru_cache(maxsize=4096)
@@ -92,7 +119,7 @@ def identity(key: PortKey) -> str:
 
 def is_private_chain(name: str) -> bool:
     """Whether chains of that name belong to a single ServicePort."""
-    return _PRIVATE_CHAIN.fullmatch(name) is not None
+    return _PRIVATE_CHAIN.fullmatch(name) is not None or _FORMER.fullmatch(name) is not None
 
 
 def is_private_set(name: str) -> bool:
@@ -102,7 +129,7 @@ def is_private_set(name: str) -> bool:
 
 def holds_clients(set_name: str) -> bool:
     """Whether packets put elements into that set: nobody compares them."""
-    return set_name.startswith("affinity-") and _CLIENTS.fullmatch(set_name) is not None
+    return set_name == AFFINITY_CLIENTS
 
 
 def holds_intervals(set_name: str) -> bool:

@@ -8,7 +8,14 @@ from typing import Final, NamedTuple
 
 from backends.kernel.nft_expressions import Numgen
 from backends.nftables import rules
-from backends.nftables.model import REFUSE, ChainSpec, Kind, RuleSpec
+from backends.nftables.model import (
+    AFFINITY_ENDPOINTS,
+    AFFINITY_ENDPOINTS_LOCAL,
+    REFUSE,
+    ChainSpec,
+    Kind,
+    RuleSpec,
+)
 from backends.nftables.names import Picking, parse_picking
 from proxy.model import Family
 
@@ -32,6 +39,8 @@ def attempts(capacity: int) -> int:
 def picking_spec(family: Family, name: str, marking: Marking) -> ChainSpec:
     """Return the chain of that name that picks an endpoint."""
     picking = parse_picking(name)
+    if picking.act == "remember":
+        return ChainSpec(name, None, tuple(_remembering(family, picking)))
     if picking.act == "pick":
         return ChainSpec(name, None, tuple(_picking(family, picking)))
     mark = marking.everything if picking.act == "external" else marking.shortcut
@@ -39,10 +48,18 @@ def picking_spec(family: Family, name: str, marking: Marking) -> ChainSpec:
     return ChainSpec(name, None, (mark, rules.rule([rules.goto(to)], "then as all others")))
 
 
-def leads_to(name: str) -> str | None:
-    """Return the chain that picks to which another one leads that only marks."""
+def leads_to(name: str) -> tuple[str, ...]:
+    """Return the other chains that one needs, every chain before those that refer to it.
+
+    One that only marks leads to one that picks, and one with session affinity to one that remembers clients.
+    """
     picking = parse_picking(name)
-    return None if picking.act == "pick" else picking._replace(act="pick").name
+    found: list[str] = []
+    if picking.timeout_s and picking.act != "remember":
+        found.append(picking._replace(act="remember", is_node_port=False).name)
+    if picking.act in ("external", "shortcut"):
+        found.append(picking._replace(act="pick").name)
+    return tuple(found)
 
 
 def _picking(family: Family, picking: Picking) -> Sequence[RuleSpec]:
@@ -57,11 +74,19 @@ def _picking(family: Family, picking: Picking) -> Sequence[RuleSpec]:
     kind: Kind = "node-port" if picking.is_node_port else "cluster-ip"
     capacity, is_local = picking.capacity, picking.is_local
 
+    remember = "".join(leads_to(picking.name))
+
     def draw(slot: Numgen, why: str) -> RuleSpec:
+        if remember:
+            return rules.rule(rules.draw_number(slot, remember), why)
         return rules.rule(rules.translate(family, picking.protocol, slot, kind), why)
 
     any_slot = rules.any_of(capacity, is_local=is_local)
-    written = [draw(any_slot, f"one of up to {capacity}")] * attempts(capacity)
+    written: list[RuleSpec] = []
+    if remember:
+        written.append(rules.rule(rules.note_service(family, kind), "whose affinity"))
+        written.append(rules.rule(rules.recall(family, remember), "who was here before"))
+    written += [draw(any_slot, f"one of up to {capacity}")] * attempts(capacity)
     if capacity > 2:
         half = rules.any_of(capacity // 2, is_local=is_local)
         written.append(draw(half, "one of the half that is full"))
@@ -70,4 +95,19 @@ def _picking(family: Family, picking: Picking) -> Sequence[RuleSpec]:
         rules.rule([*rules.is_refused(family, kind), rules.goto(REFUSE)], "no endpoint"),
         draw(rules.first(is_local=is_local), "the first endpoint has just come"),
         rules.rule([rules.drop()], "never untranslated"),
+    ]
+
+
+def _remembering(family: Family, picking: Picking) -> Sequence[RuleSpec]:
+    """Return the rules that remember a client and lead it to the endpoint whose number was found or drawn.
+
+    They return where that endpoint is gone: then another one is drawn.
+    """
+    endpoints = AFFINITY_ENDPOINTS_LOCAL if picking.is_local else AFFINITY_ENDPOINTS
+    to_endpoint = rules.translate_remembered(family, picking.protocol, endpoints)
+    return [
+        rules.rule(rules.note_client(family, picking.timeout_s), "remember the client"),
+        rules.rule(to_endpoint, "to its endpoint"),
+        rules.rule(rules.forget_client(family), "the endpoint is gone"),
+        rules.rule(rules.forget_number(), "another one"),
     ]

@@ -12,7 +12,9 @@ in one plan is therefore the same as changing it. `order` puts the operations in
 
 from collections.abc import Collection
 
-from backends.nftables.affinity import Affinity, affinity_chains
+from msgspec import structs
+
+from backends.nftables.affinity import SERVICES_AT_MOST
 from backends.nftables.belief import Observed
 from backends.nftables.draft import Draft
 from backends.nftables.firewall import interval_keys
@@ -28,8 +30,9 @@ from backends.nftables.model import (
 from backends.nftables.order import ABSENT
 from backends.nftables.private import plan_private
 from backends.nftables.render import RenderedPort, render_port
+from backends.nftables.sticky import Numbering, plan_sticky, withdraw_sticky
 from proxy.addresses import parse_cidr, parse_ip
-from proxy.desired import Desired
+from proxy.desired import Desired, DesiredPort
 from proxy.desired_node import DesiredNode
 from proxy.model import Family, PortKey
 
@@ -44,46 +47,73 @@ def plan(
     layout = tables.for_node(desired.node)
     draft = Draft(observed, layout)
     if observed.layout is not layout:  # an earlier process may have had another mark
-        refresh(draft, observed)
+        refresh(draft)
     if not changed:
         draft.sweep()
     rendered: dict[PortKey, Rendered | None] = {}
-    wanted: list[tuple[PortKey, RenderedPort]] = []
+    wanted: list[tuple[PortKey, RenderedPort, int | None]] = []
+    refused: dict[PortKey, str] = {}
+    numbering = Numbering(draft, observed)
     for key in changed:
         if key.family not in layout.families:
             continue  # this host does not have the family; the backend has said so
         old = observed.rendered.get(key)
         described = desired.ports.get(key)
-        port = render_port(described) if described is not None else None
-        if port is not None:
-            wanted.append((key, port))
+        port, service = None, None
+        if described is not None:
+            port, service = _render(numbering, described, refused)
+            wanted.append((key, port, service))
         if port is not None or old is not None:
-            rendered[key] = _replace(draft, key, old, port)
-    for key, port in wanted:
+            rendered[key] = _replace(draft, key, old, port, service)
+    for key, port, service in wanted:
         for frontend in port.frontends:
-            draft.put(key, frontend)
+            draft.put(key, frontend, service)
     is_settled = observed.node is not None and observed.node.is_settled
     node = plan_node(draft, observed, desired.node, is_settled=is_settled)
-    return draft.plan(rendered, node)
+    return draft.plan(rendered, node, refused=refused, next_services=numbering.following)
+
+
+def _render(
+    numbering: Numbering, port: DesiredPort, refused: dict[PortKey, str]
+) -> tuple[RenderedPort, int | None]:
+    """Render a ServicePort, and number it for session affinity, without which it is served if all numbers are taken."""
+    rendered = render_port(port)
+    if rendered.affinity is None:
+        return rendered, None
+    service = numbering.number(port.key, [frontend.target for frontend in rendered.frontends])
+    if service is None:
+        refused[port.key] = (
+            f"{SERVICES_AT_MOST} others have session affinity: it is served without"
+        )
+        rendered = render_port(structs.replace(port, affinity_timeout_s=None))
+    return rendered, service
 
 
 def _replace(
-    draft: Draft, key: PortKey, old: Rendered | None, port: RenderedPort | None
+    draft: Draft,
+    key: PortKey,
+    old: Rendered | None,
+    port: RenderedPort | None,
+    service: int | None,
 ) -> Rendered | None:
     """Ask for what a ServicePort needs but its frontends, and withdraw those it no longer has; return what it occupies."""
     frontends = port.frontends if port is not None else ()
     shared = port.shared if port is not None else frozenset()
     draft.share(key, old.shared if old else frozenset(), shared)
-    private = NOTHING_PRIVATE
+    private, sticky = NOTHING_PRIVATE, None
     if old:
         draft.withdraw(key, old.targets, frontends)
-        private = old.private
-    if private is not NOTHING_PRIVATE or (port and (port.affinity or port.firewall)):
-        private = plan_private(draft, key, port, private)
+        private, sticky = old.private, old.sticky
+    if port is not None and service is not None:
+        sticky = plan_sticky(draft, key, port, service, sticky)
+    elif sticky is not None:
+        withdraw_sticky(draft, key, sticky)
+        sticky = None
     if port is None:
         return None
+    private = plan_private(draft, port.firewall, private)
     targets = tuple([frontend.target for frontend in frontends])
-    return Rendered(targets=targets, private=private, shared=shared)
+    return Rendered(targets=targets, private=private, sticky=sticky, shared=shared)
 
 
 def plan_node(
@@ -123,13 +153,7 @@ def node_members(
     return frozenset(members)
 
 
-def refresh(draft: Draft, observed: Observed) -> None:
-    """Make anew all chains that depend on the node, which hardly ever changes. A full walk."""
-    layout = draft.layout
-    for family in layout.families:
+def refresh(draft: Draft) -> None:
+    """Make anew all chains that depend on the node, which hardly ever changes."""
+    for family in draft.layout.families:
         draft.refresh(family)
-    for key, rendered in observed.rendered.items():
-        shape = rendered.private.shape
-        affinity = shape[0] if isinstance(shape, tuple) else None
-        if isinstance(affinity, Affinity) and affinity.has_shortcut:
-            draft.need(key.family, (), affinity_chains(affinity, layout.marking(key.family)))

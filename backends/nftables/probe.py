@@ -11,11 +11,11 @@ from typing import Final
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft
 from backends.nftables import kernel, messages
-from backends.nftables.affinity import Affinity
 from backends.nftables.firewall import Firewall, interval_keys
 from backends.nftables.layout import Layout
 from backends.nftables.model import PROBE_TABLE, SERVICES, ChainSpec
 from backends.nftables.names import is_picking, picking_chain
+from backends.nftables.picking import leads_to
 from backends.nftables.private import private_specs
 from proxy.errors import KernelError, Unsupported
 from proxy.model import PROTOCOLS, Family, PortKey, ServicePortName
@@ -87,20 +87,17 @@ def _steps(layout: Layout, family: Family) -> Iterator[tuple[str, list[Request]]
     number = messages.NUMBERS[family]
     yield "nftables tables", [nft_messages.new_table(number, PROBE_TABLE, is_dormant=True)]
     for spec in layout.sets(family):
-        yield f"set {spec.name}", [messages.pack_set(family, spec, PROBE_TABLE)]
+        yield f"set {spec.name}", messages.pack_set(family, spec, PROBE_TABLE)
     for chain in layout.skeleton(family):
         yield from _chain_steps(family, chain)
     for protocol in PROTOCOLS:
-        name = picking_chain(protocol, 4)
-        yield from _chain_steps(family, layout.chain(family, name))
-    key_of_nobody = PortKey(ServicePortName("", "", "", "TCP"), family)
-    affinity = Affinity(
-        key_of_nobody, 1, 4, 4, is_external=True, has_shortcut=True, has_node_port=True
-    )
-    firewall = Firewall(key_of_nobody, _RANGES[family])
-    sets, chains = private_specs(layout, affinity, firewall)
+        sticky = picking_chain(protocol, 4, timeout_s=1)
+        for name in (picking_chain(protocol, 4), *leads_to(sticky), sticky):
+            yield from _chain_steps(family, layout.chain(family, name))
+    firewall = Firewall(PortKey(ServicePortName("", "", "", "TCP"), family), _RANGES[family])
+    sets, chains = private_specs(firewall)
     for spec in sets:
-        yield f"set {spec.name}", [messages.pack_set(family, spec, PROBE_TABLE)]
+        yield f"set {spec.name}", messages.pack_set(family, spec, PROBE_TABLE)
     bounds = [messages.pack_bound(b) for b in interval_keys(family, firewall.ranges)]
     yield (
         "range in a set",

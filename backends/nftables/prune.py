@@ -1,29 +1,46 @@
 """What is in our tables and nobody asks for: found by a full walk, and removed. Pure."""
 
 from collections.abc import Iterator
+from typing import Final
 
+from backends.nftables.affinity import pack_service, parse_service
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.draft import Draft
 from backends.nftables.layout import Layout
-from backends.nftables.model import VERDICTS, ChainSpec, NftPlan, Private, Rendered, Transaction
-from backends.nftables.names import is_picking, is_private_chain, is_private_set
+from backends.nftables.model import (
+    AFFINITY_SLOTS,
+    PLACES,
+    VERDICTS,
+    ChainSpec,
+    NftPlan,
+    Private,
+    Rendered,
+    Row,
+    Sticky,
+    Transaction,
+)
+from backends.nftables.names import is_picking, is_private_chain, is_private_set, timeout_of
 from backends.nftables.order import ABSENT
 from backends.nftables.picking import leads_to
 from backends.nftables.plan import plan_node, refresh
 from backends.nftables.private import private_specs
-from backends.nftables.render import render_port
+from backends.nftables.render import RenderedPort, render_port
 from backends.nftables.slots import believed_slots, slot_keys
+from backends.nftables.sticky import LISTS, believed_rows
 from proxy.desired import Desired, DesiredPort
 from proxy.model import Family
 
 
 class Occupied:
-    """What of one table is needed: elements by set, and the chains and sets of single ServicePorts."""
+    """What of one table is needed: elements by set, the chains and sets of single ServicePorts, and the timeouts of session
+    affinity for which there have to be chains."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: Family) -> None:
+        self.family: Final = family
         self.elements: dict[str, set[bytes]] = {}
         self.sets: set[str] = set()
         self.chains: set[str] = set()
+        self.timeouts = {0}
 
     def add(self, rendered: Rendered) -> None:
         for name, key in rendered.places():
@@ -32,6 +49,8 @@ class Occupied:
             self.elements.setdefault(row.set, set()).update(slot_keys(row))
         self.sets.update(rendered.private.sets)
         self.chains.update(rendered.private.chains)
+        if rendered.sticky is not None:
+            self.timeouts.update(rendered.sticky.timeouts)
 
 
 def prune(desired: Desired, observed: Observed, tables: Layout) -> NftPlan:
@@ -43,7 +62,7 @@ def prune(desired: Desired, observed: Observed, tables: Layout) -> NftPlan:
     draft = Draft(observed, layout)
     is_new = observed.layout is not None and observed.layout is not layout
     if is_new:
-        refresh(draft, observed)
+        refresh(draft)
     occupied = _occupied(desired, observed, layout)
     node = plan_node(draft, observed, desired.node, is_settled=True)
     part = node or observed.node
@@ -54,26 +73,26 @@ def prune(desired: Desired, observed: Observed, tables: Layout) -> NftPlan:
         for name in (*[spec.name for spec in layout.sets(family)], *sorted(needed.sets)):
             surplus = facts.elements.get(name, {}).keys() - needed.elements.get(name, set())
             draft.values(family, name).update(dict.fromkeys(surplus, (ABSENT, None)))
-        for chain in _led_to(facts, layout, family):
+        for chain in _led_to(facts, layout, needed):
             draft.demand(family, chain)
         if is_new:  # all chains that pick are just made anew
             needed.chains.update([name for name in facts.chains if is_picking(name)])
     strangers = [
         transaction
         for family, needed in occupied.items()
-        for transaction in _without_strangers(observed.tables[family], layout, family, needed)
+        for transaction in _without_strangers(observed.tables[family], layout, needed)
     ]
-    return draft.plan({}, node, strangers)
+    return draft.plan({}, node, strangers, is_pruned=True)
 
 
 def _occupied(desired: Desired, observed: Observed, layout: Layout) -> dict[Family, Occupied]:
     """Return what ServicePorts occupy, and what packets may still be on their way through."""
-    occupied = {family: Occupied() for family in layout.families}
+    occupied = {family: Occupied(family) for family in layout.families}
     for key, rendered in observed.rendered.items():
         occupied[key.family].add(rendered)
     for key, port in desired.ports.items():
         if key not in observed.rendered and key.family in occupied:
-            _keep_for(port, observed, layout, occupied[key.family])
+            _keep_for(port, observed, occupied[key.family])
     for each in (observed.leaving, observed.due):
         for family, name in each.chains:
             occupied[family].chains.add(name)
@@ -86,16 +105,19 @@ def _occupied(desired: Desired, observed: Observed, layout: Layout) -> dict[Fami
     return occupied
 
 
-def _keep_for(port: DesiredPort, observed: Observed, layout: Layout, occupied: Occupied) -> None:
+def _keep_for(port: DesiredPort, observed: Observed, occupied: Occupied) -> None:
     """Keep what a ServicePort that is not programmed occupies, should the kernel hold it from before."""
     facts = observed.tables.get(port.key.family, TableFacts())
     rendered = render_port(port)
     targets = [frontend.target for frontend in rendered.frontends]
-    sets, chains = private_specs(layout, rendered.affinity, rendered.firewall)
+    sets, chains = private_specs(rendered.firewall)
     private = Private(
         chains=tuple([spec.name for spec in chains]), sets=tuple([spec.name for spec in sets])
     )
-    occupied.add(Rendered(targets=tuple(targets), private=private, shared=rendered.shared))
+    sticky = _found_sticky(rendered, facts)
+    occupied.add(
+        Rendered(targets=tuple(targets), private=private, sticky=sticky, shared=rendered.shared)
+    )
     for target in targets:
         whole = target._replace(slots=1, local_slots=1)
         for row in whole.rows():
@@ -106,8 +128,30 @@ def _keep_for(port: DesiredPort, observed: Observed, layout: Layout, occupied: O
         occupied.elements.setdefault(name, set()).update(facts.elements.get(name, ()))
 
 
+def _found_sticky(port: RenderedPort, facts: TableFacts) -> Sticky | None:
+    """Return what the kernel holds of a ServicePort's session affinity."""
+    for target in [frontend.target for frontend in port.frontends] if port.affinity else ():
+        found = facts.elements.get(PLACES[target.kind].affinity, {}).get(target.key)
+        service = parse_service(found)
+        if port.affinity is not None and service is not None:
+            rows = believed_rows(facts.elements.get(AFFINITY_SLOTS, {}), service)
+            return Sticky(
+                service,
+                (port.affinity.timeout_s,),
+                tuple([(name, rows[first]) for name, first in LISTS]),
+                tuple(
+                    [
+                        Row(AFFINITY_SLOTS, pack_service(service), first, len(numbers))
+                        for first, numbers in rows.items()
+                    ]
+                ),
+                0,
+            )
+    return None
+
+
 def _without_strangers(
-    facts: TableFacts, layout: Layout, family: Family, occupied: Occupied
+    facts: TableFacts, layout: Layout, occupied: Occupied
 ) -> Iterator[Transaction]:
     """Yield what removes chains and sets that are not needed, and chains that pick an endpoint in another way.
 
@@ -115,11 +159,17 @@ def _without_strangers(
     """
     if facts.has_to_go:
         return
-    kept = occupied.chains | _led_to(facts, layout, family)
+    family = occupied.family
+    kept = occupied.chains | _led_to(facts, layout, occupied)
     chains = [
         (family, name)
         for name, chain in facts.chains.items()
-        if name not in kept and (is_private_chain(name) or not layout.is_ours(family, name, chain))
+        if name not in kept
+        and (
+            is_private_chain(name)
+            or timeout_of(name) not in occupied.timeouts
+            or not layout.is_ours(family, name, chain)
+        )
     ]
     known = {spec.name for spec in layout.sets(family)} | occupied.sets
     sets = [(family, name) for name in facts.sets.keys() - known]
@@ -130,14 +180,16 @@ def _without_strangers(
         yield Transaction(gone_chains=tuple(chains))
 
 
-def _led_to(facts: TableFacts, layout: Layout, family: Family) -> set[str]:
+def _led_to(facts: TableFacts, layout: Layout, occupied: Occupied) -> set[str]:
     """Return the chains that pick to which others, which stay, lead."""
     staying = [
         name
         for name, found in facts.chains.items()
-        if is_picking(name) and layout.is_ours(family, name, found)
+        if is_picking(name)
+        and timeout_of(name) in occupied.timeouts
+        and layout.is_ours(occupied.family, name, found)
     ]
-    return {target for name in staying if (target := leads_to(name)) is not None}
+    return {target for name in staying for target in leads_to(name)}
 
 
 def is_entangled(facts: TableFacts, layout: Layout, family: Family) -> bool:
@@ -166,7 +218,7 @@ def is_unusable(facts: TableFacts, layout: Layout, family: Family) -> bool:
     return (
         any(facts.sets.get(spec.name, spec.facts) != spec.facts for spec in layout.sets(family))
         or any(
-            is_private_set(name) and not layout.has_private_shape(family, name, found)
+            is_private_set(name) and not layout.has_private_shape(family, found)
             for name, found in facts.sets.items()
         )
         or any(layout.is_misplaced(family, name, chain) for name, chain in facts.chains.items())

@@ -103,18 +103,16 @@ def _render_frontend(
     key = address + PROTOCOL_NUMBERS[protocol].to_bytes(1) + b"\0\0\0" + number
     is_outer = kind != "cluster-ip"
     is_local = port.external_local if is_outer else port.internal_local
-    places, leads = PLACES[kind], []
+    places = PLACES[kind]
 
     def lead(set_name: str, act: Act, pool: Pool, *, is_local: bool = False) -> Lead:
-        chain = picking_chain(protocol, capacity_for(len(pool)), kind, act=act, is_local=is_local)
+        capacity, timeout_s = capacity_for(len(pool)), affinity.timeout_s if affinity else 0
+        chain = picking_chain(
+            protocol, capacity, kind, act=act, is_local=is_local, timeout_s=timeout_s
+        )
         return Lead(set_name, chain, not pool)
 
-    if affinity is not None:
-        leads = _leads_of(affinity, places.verdicts, is_outer=is_outer, is_local=is_local)
-        if is_outer and is_local:
-            leads.append(Lead(places.diverting[0], affinity.shortcut, is_empty=False))
-        uses_cluster = uses_local = False
-    elif is_local:
+    if is_local:
         leads = [lead(places.verdicts, "pick", local, is_local=True)]
         if is_outer:
             leads.append(lead(places.diverting[0], "shortcut", cluster))
@@ -122,6 +120,8 @@ def _render_frontend(
     else:
         leads = [lead(places.verdicts, "external" if is_outer else "pick", cluster)]
         uses_cluster, uses_local = True, False
+    if affinity is not None:
+        uses_cluster = uses_local = False  # its slots are the ServicePort's, see `sticky`
     members = [] if port.is_any_usable else [(places.refused, key)]
     is_guarded = firewall is not None and frontend.kind == "LoadBalancer"
     if is_guarded and port.allows_own_vips:
@@ -142,13 +142,6 @@ def _render_frontend(
         tuple(members),
         firewall.chain_name if firewall is not None and is_guarded else "",
     )
-
-
-def _leads_of(affinity: Affinity, verdicts: str, *, is_outer: bool, is_local: bool) -> list[Lead]:
-    chain = affinity.entry(is_local=is_local)
-    if is_outer and not is_local:
-        chain = affinity.external
-    return [Lead(verdicts, chain, is_empty=False)]
 
 
 def _render_shared(port: DesiredPort) -> frozenset[SharedMember]:

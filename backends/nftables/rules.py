@@ -45,13 +45,24 @@ from backends.kernel.nft_numbers import (
     RejectKind,
     VerdictCode,
 )
-from backends.nftables.model import HAIRPIN, LOCAL_FROM, PLACES, VIP_SOURCES, Kind, RuleSpec
+from backends.nftables.model import (
+    AFFINITY_CLIENTS,
+    AFFINITY_SLOTS,
+    HAIRPIN,
+    LOCAL_FROM,
+    PLACES,
+    VIP_SOURCES,
+    Kind,
+    RuleSpec,
+)
 from proxy.model import IPV4, Family, Protocol
 
 PROTOCOL_NUMBERS: Final[dict[Protocol, int]] = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _IPS_DST_NAT: Final = 1 << 5  # `ct status dnat`, uapi/linux/netfilter/nf_conntrack_common.h
 _ALL_BITS: Final = 0xFFFFFFFF
 _ZERO: Final = bytes(4)
+_UPPER_HALF: Final = struct.pack("=I", 0xFFFF0000)
+_SECOND: Final = next_register(REG_1, 4)
 
 
 class _FamilyFields(NamedTuple):
@@ -161,21 +172,6 @@ def _is_local(flag: FibFlag, operator: Operator = Operator.EQ) -> list[Expressio
     return [Fib(flags=flag), Compare(operator=operator, data=host_word(FIB_TYPE_LOCAL))]
 
 
-def interface(name: str, *, is_inverted: bool = False) -> list[Expression]:
-    """`iifname "cni0"`."""
-    return _interface(name.encode().ljust(16, b"\0"), is_inverted=is_inverted)
-
-
-def interface_prefix(prefix: str, *, is_inverted: bool = False) -> list[Expression]:
-    """`iifname "cali*"`."""
-    return _interface(prefix.encode(), is_inverted=is_inverted)
-
-
-def _interface(data: bytes, *, is_inverted: bool) -> list[Expression]:
-    operator = Operator.NEQ if is_inverted else Operator.EQ
-    return [MetaLoad(key=MetaKey.IIFNAME), Compare(operator=operator, data=data)]
-
-
 def _destination(family: Family, register: int = REG_1) -> Payload:
     fields = _FIELDS[family]
     return Payload(
@@ -252,43 +248,69 @@ def translate(
     ]
 
 
-# --- session affinity: the endpoint's number travels from rule to rule as the packet's priority
+# --- session affinity: numbers travel from rule to rule as the packet's priority, the ServicePort's in its upper half
 
 
-def remember(source: list[Expression], set_name: str, chain: str) -> list[Expression]:
-    """`meta priority set SOURCE map @SET goto CHAIN`."""
+def note_service(family: Family, kind: Kind) -> list[Expression]:
+    """`meta priority set FRONTEND map @affinity-services`, for a NodePort `@affinity-nodeports`."""
+    found = Lookup(PLACES[kind].affinity, data_register=REG_1)
+    return [*_frontend(family, kind), found, MetaSet(key=MetaKey.PRIORITY)]
+
+
+def recall(family: Family, chain: str) -> list[Expression]:
+    """`meta priority set meta priority . ip saddr map @affinity-clients jump CHAIN`."""
     return [
-        *source,
-        Lookup(set_name, data_register=REG_1),
-        MetaSet(key=MetaKey.PRIORITY),
-        goto(chain),
+        MetaLoad(key=MetaKey.PRIORITY),
+        _source(family, _SECOND),
+        *_take(AFFINITY_CLIENTS, chain),
     ]
 
 
-def client(family: Family) -> list[Expression]:
-    """`ip saddr`."""
-    return [_source(family)]
+def draw_number(slot: Numgen, chain: str) -> list[Expression]:
+    """`meta priority set meta priority . numgen random mod N map @affinity-slots jump CHAIN`."""
+    number = Numgen(kind=slot.kind, modulus=slot.modulus, offset=slot.offset, register=_SECOND)
+    return [MetaLoad(key=MetaKey.PRIORITY), number, *_take(AFFINITY_SLOTS, chain)]
 
 
-def note_client(family: Family, set_name: str, timeout_s: int) -> list[Expression]:
-    """`update @SET { ip saddr timeout T : meta priority }`."""
-    return _client(family, set_name, DynsetOperation.UPDATE, timeout_s * 1000)
-
-
-def forget_client(family: Family, set_name: str) -> list[Expression]:
-    """`delete @SET { ip saddr : meta priority }`."""
-    return _client(family, set_name, DynsetOperation.DELETE, 0)
-
-
-def _client(
-    family: Family, set_name: str, operation: DynsetOperation, timeout_ms: int
-) -> list[Expression]:
-    number = REG_1 + 1  # as `nft` has it: key and data are no concatenation
+def _take(set_name: str, chain: str) -> list[Expression]:
     return [
-        _source(family),
+        Lookup(set_name, data_register=REG_1),
+        MetaSet(key=MetaKey.PRIORITY),
+        jump(chain),
+    ]
+
+
+def note_client(family: Family, timeout_s: int) -> list[Expression]:
+    """`update @affinity-clients { meta priority & 0xffff0000 . ip saddr timeout T : meta priority }`."""
+    return _client(family, DynsetOperation.UPDATE, timeout_s * 1000)
+
+
+def forget_client(family: Family) -> list[Expression]:
+    """`delete @affinity-clients { meta priority & 0xffff0000 . ip saddr : meta priority }`."""
+    return _client(family, DynsetOperation.DELETE, 0)
+
+
+def forget_number() -> list[Expression]:
+    """`meta priority set meta priority & 0xffff0000`: the ServicePort's number is left."""
+    return [*_service_number(), MetaSet(key=MetaKey.PRIORITY)]
+
+
+def _service_number() -> list[Expression]:
+    return [MetaLoad(key=MetaKey.PRIORITY), Bitwise(mask=_UPPER_HALF, xor=_ZERO)]
+
+
+def _client(family: Family, operation: DynsetOperation, timeout_ms: int) -> list[Expression]:
+    # For IPv6 `nft` 1.0.6 itself would take register 2, which is the address's last word.
+    number = REG_1 + 1 if family == IPV4 else next_register(_SECOND, 16)
+    return [
+        *_service_number(),
+        _source(family, _SECOND),
         MetaLoad(key=MetaKey.PRIORITY, register=number),
         Dynset(
-            operation=operation, set_name=set_name, data_register=number, timeout_ms=timeout_ms
+            operation=operation,
+            set_name=AFFINITY_CLIENTS,
+            data_register=number,
+            timeout_ms=timeout_ms,
         ),
     ]
 
@@ -349,24 +371,4 @@ def masquerade_hairpin(family: Family) -> list[Expression]:
         Bitwise(mask=translated, xor=bytes(4)),
         Compare(operator=Operator.NEQ, data=bytes(4)),
         Masquerade(flags=NatFlag.FULLY_RANDOM),
-    ]
-
-
-def source_outside(family: Family, network: bytes, mask: bytes) -> list[Expression]:
-    """`ip saddr != NETWORK/LENGTH`."""
-    return _source_compared(family, network, mask, Operator.NEQ)
-
-
-def source_inside(family: Family, network: bytes, mask: bytes) -> list[Expression]:
-    """`ip saddr NETWORK/LENGTH`."""
-    return _source_compared(family, network, mask, Operator.EQ)
-
-
-def _source_compared(
-    family: Family, network: bytes, mask: bytes, operator: Operator
-) -> list[Expression]:
-    return [
-        _source(family),
-        Bitwise(mask=mask, xor=bytes(len(mask))),
-        Compare(operator=operator, data=network),
     ]

@@ -3,6 +3,12 @@
 from backends.kernel.nft_numbers import SetFlag
 from backends.kernel.nft_userdata import declare
 from backends.nftables.model import (
+    AFFINITY_CLIENTS,
+    AFFINITY_ENDPOINTS,
+    AFFINITY_ENDPOINTS_LOCAL,
+    AFFINITY_NODEPORTS,
+    AFFINITY_SERVICES,
+    AFFINITY_SLOTS,
     CLUSTER_IPS,
     ENDPOINTS,
     EXTERNAL_IPS,
@@ -27,6 +33,8 @@ from proxy.model import IPV4, Family, PortKey, Protocol
 # Declared by `typeof`, because the stock tool takes no plain integer as a type. The number after
 # `mod` is for its eyes only.
 SLOT = "numgen random mod 65536"
+# A number of session affinity, as rules hand it on.
+NUMBER = "meta priority"
 
 
 def address_type(family: Family) -> str:
@@ -69,6 +77,26 @@ def shared_sets(family: Family) -> tuple[SetSpec, ...]:
         declared(SERVICE_CIDRS, address, flags=SetFlag.INTERVAL),
         declared(HAIRPIN, f"{address} . {address}"),
         declared(VIP_SOURCES, f"{address} . {frontend}"),
+        *_affinity_sets(family),
+    )
+
+
+def _affinity_sets(family: Family) -> tuple[SetSpec, ...]:
+    frontend = f"{destination(family)} . meta l4proto . th dport"
+    # declared by types: endpoints of all protocols are in one
+    endpoint = f"{address_type(family)} . inet_service"
+    return (
+        declared(
+            AFFINITY_CLIENTS,
+            f"{NUMBER} . {'ip saddr' if family == IPV4 else 'ip6 saddr'}",
+            NUMBER,
+            flags=SetFlag.EVAL | SetFlag.TIMEOUT,
+        ),
+        declared(AFFINITY_SERVICES, frontend, NUMBER),
+        declared(AFFINITY_NODEPORTS, "meta l4proto . th dport", NUMBER),
+        declared(AFFINITY_SLOTS, f"{NUMBER} . {SLOT}", NUMBER),
+        declared(AFFINITY_ENDPOINTS, "classid", endpoint),
+        declared(AFFINITY_ENDPOINTS_LOCAL, "classid", endpoint),
     )
 
 
@@ -78,7 +106,6 @@ def declared(
     data: str | None = None,
     *,
     flags: int = 0,
-    size: int = 0,
     owner: PortKey | None = None,
 ) -> SetSpec:
     """Return a set, or with data a map, with key and data in the words of the stock tool."""
@@ -90,6 +117,5 @@ def declared(
         key_length=declared_key.length,
         data_type=declared_data.type if declared_data else None,
         data_length=declared_data.length if declared_data else 0,
-        size=size,
     )
     return SetSpec(name, declared_key, declared_data, facts, owner)

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from backends.nftables.model import (
+    AFFINITY_ENDPOINTS,
+    AFFINITY_ENDPOINTS_LOCAL,
+    AFFINITY_NODEPORTS,
+    AFFINITY_SERVICES,
+    AFFINITY_SLOTS,
     CLUSTER_IPS,
     ENDPOINTS,
     EXTERNAL_IPS,
@@ -16,13 +21,13 @@ from backends.nftables.model import (
     VIP_SOURCES,
     Data,
 )
-from backends.nftables.names import holds_intervals, is_private_set
+from backends.nftables.names import holds_intervals
 from backends.nftables.rules import PROTOCOL_NUMBERS
 from proxy.model import IPV4, Family
 
 _WORD: Final = 4
 _PROTOCOLS: Final = {number: name.lower() for name, number in PROTOCOL_NUMBERS.items()}
-_Part = Literal["address", "protocol", "port", "number"]
+_Part = Literal["address", "protocol", "port", "number", "priority"]
 _FRONTEND: Final[tuple[_Part, ...]] = ("address", "protocol", "port")
 _KEYS: Final[dict[str, tuple[_Part, ...]]] = {
     **{
@@ -35,7 +40,12 @@ _KEYS: Final[dict[str, tuple[_Part, ...]]] = {
     **dict.fromkeys((CLUSTER_IPS, EXTERNAL_IPS, NODEPORT_IPS), ("address",)),
     HAIRPIN: ("address", "address"),
     VIP_SOURCES: ("address", *_FRONTEND),
+    AFFINITY_SERVICES: _FRONTEND,
+    AFFINITY_NODEPORTS: ("protocol", "port"),
+    AFFINITY_SLOTS: ("priority", "number"),
+    **dict.fromkeys((AFFINITY_ENDPOINTS, AFFINITY_ENDPOINTS_LOCAL), ("priority",)),
 }
+_NUMBERS: Final = (AFFINITY_SERVICES, AFFINITY_NODEPORTS, AFFINITY_SLOTS)
 _ENDPOINT: Final[tuple[_Part, ...]] = ("address", "port")
 
 
@@ -51,15 +61,14 @@ def _key_words(family: Family, set_name: str, key: bytes) -> str:
     if holds_intervals(set_name):
         word = "before" if key[-1:] == b"\1" else "from"
         return f"{word} {_address(key[:-1])}"
-    parts = ("number",) if is_private_set(set_name) else _KEYS.get(set_name, ())
-    return _concatenation(family, parts, key)
+    return _concatenation(family, _KEYS.get(set_name, ()), key)
 
 
 def _data_words(family: Family, set_name: str, data: bytes | str) -> str:
     if isinstance(data, str):
         return data
-    if set_name.startswith("affinity-slots-"):
-        return _concatenation(family, ("number",), data)
+    if set_name in _NUMBERS:
+        return _concatenation(family, ("priority",), data)
     is_endpoint = "endpoints" in set_name
     return _concatenation(family, _ENDPOINT if is_endpoint else (), data)
 
@@ -84,6 +93,9 @@ def _word(part: _Part, packed: bytes) -> str:
             return _PROTOCOLS.get(packed[0], str(packed[0]))
         case "port":
             return str(int.from_bytes(packed[:2], "big"))
+        case "priority":
+            number = int.from_bytes(packed, sys.byteorder)
+            return f"{number >> 16:x}:{number & 0xFFFF:x}"
         case _:
             return str(int.from_bytes(packed, sys.byteorder))
 

@@ -6,6 +6,7 @@ Where this kernel has IPVS they run right here. `make e2e-ipvs` and `make e2e-al
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from e2e.guest.kernel import GuestError
 def main(argv: list[str]) -> int:
     """Exit status of the tests or the command; 2 if there is no kernel to run them on."""
     options = _options(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that qemu does not outlive us
     reason = "" if options.in_guest else missing("ipvs")
     if options.is_needed:
         return 0 if reason else 1

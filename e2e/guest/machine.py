@@ -4,7 +4,6 @@ import os
 import select
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ _CONSOLE = "console.log"
 _LINES_OF_CONSOLE = 15
 _LEAVING_LIMIT_S = 10.0
 # /dev/kvm of a machine that is itself virtual may be there and not work: the guest stands still with its first instruction
-_KVM_UP_S = 20.0
+_KVM_UP_S = 15.0
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], limit_s: float) -> int:
@@ -39,7 +38,6 @@ def run(command: Sequence[str], environment: Mapping[str, str], limit_s: float) 
     Raises GuestError if something is missing here, if it takes longer than `limit_s`, or if the guest goes down
     before the command ends.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that qemu does not outlive us
     if not shutil.which(QEMU):
         raise GuestError(f"{QEMU} is not installed: run .ci/setup --guest as root")
     booted = kernel.find(UNPACKED)
@@ -51,7 +49,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], limit_s: float) 
         (exchange / "command.sh").write_text(script(command, environment))
         (directory / "initramfs").write_bytes(initramfs(booted, UNPACKED / "bin" / "busybox"))
         deadline = time.monotonic() + limit_s
-        with_kvm = [(_KVM_UP_S, "kvm")] if os.access("/dev/kvm", os.R_OK | os.W_OK) else []
+        with_kvm = [(_KVM_UP_S, "kvm")] if _has_kvm() else []
         if not any(
             _run(arguments(booted, directory, accelerator), deadline, up_within_s)
             for up_within_s, accelerator in [*with_kvm, (limit_s, "tcg")]
@@ -92,6 +90,10 @@ def _shared(name: str, path: Path, options: str) -> list[str]:
 
 def _quoted(path: Path) -> str:
     return str(path).replace(",", ",,")
+
+
+def _has_kvm() -> bool:
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
 
 
 def _run(argv: Sequence[str], deadline: float, up_within_s: float) -> bool:

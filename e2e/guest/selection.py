@@ -6,7 +6,6 @@ selection runs in one pytest, since starting Python is what costs most without h
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import backends
 
@@ -33,14 +32,10 @@ def everything() -> list[str]:
 
 
 def _arguments(files: tuple[str, ...], *, is_sample: bool) -> list[str]:
-    arguments = [f"--timeout={_TEST_LIMIT_S}", *filter(_is_there, files)]
+    arguments = [f"--timeout={_TEST_LIMIT_S}", *files]
     if "ipvs" in backends.FACTORIES:
         arguments += ["--backend", "ipvs", FLOWS, *(["--sample"] if is_sample else [])]
     return arguments
-
-
-def _is_there(file: str) -> bool:
-    return (Path(__file__).parents[2] / file).exists()
 
 
 def environment(ours: Mapping[str, str]) -> dict[str, str]:

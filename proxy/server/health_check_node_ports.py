@@ -15,33 +15,26 @@ import json
 import logging
 import math
 import resource
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from proxy.addresses import join_host_port
 from proxy.desired_node import DesiredNode
 from proxy.health_checks import HealthCheck
 from proxy.journal import Round
-from proxy.model import IPV6, Family, ServiceName
+from proxy.model import Family, ServiceName
 from proxy.reconciler import Reconciler
+from proxy.server.connections import Connections, Listener
 from proxy.server.guard import SERVER
-from proxy.server.serving import requests_log
 
 RETRY_S: Final = 5.0
 """How long until a port that is taken is tried again, if nothing else happens."""
-IDLE_S: Final = 90.0
-"""How long a connection is kept on which no whole request comes: longer than load balancers pause between two."""
-MOST_CONNECTIONS: Final = 512
-"""How many there may be over all ports together, so that nobody can use up the files of the process."""
 _RETRY_AT_LEAST_S: Final = 1.0
 """How long after a failure it is not tried again, unless another of ours has gone."""
 _ATTEMPTS_TO_SAY: Final = 2
-_BACKLOG: Final = 64
 _TURN: Final = 32
 """How many are opened before others may run."""
 _ANY: Final[dict[Family, str]] = {"IPv4": "0.0.0.0", "IPv6": "::"}  # noqa: S104 - load balancers are elsewhere
@@ -61,52 +54,6 @@ class _Place(NamedTuple):
 
     def __str__(self) -> str:
         return join_host_port(self.address, self.port)
-
-
-class _Connection(RequestHandler):
-    """A client's, among all there are for as long as it lives. Where there are too many, the oldest goes."""
-
-    __slots__ = ("_all",)
-
-    def __init__(
-        self, answering: web.Server, everybody: "dict[_Connection, None]", idle_s: float
-    ) -> None:
-        super().__init__(
-            answering,
-            loop=asyncio.get_running_loop(),
-            access_log=None,  # type: ignore[arg-type] # which means none, as with web.Server
-            logger=requests_log,
-            keepalive_timeout=idle_s,
-        )
-        self._all = everybody
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if len(self._all) >= MOST_CONNECTIONS:
-            next(iter(self._all)).abort()
-        self._all[self] = None
-        super().connection_made(transport)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._all.pop(self, None)
-        super().connection_lost(exc)
-
-    def abort(self) -> None:
-        """End it at once, whatever is still to be sent."""
-        self._all.pop(self, None)
-        if self.transport is not None:
-            self.transport.abort()
-        self.force_close()
-
-
-class _Listener(NamedTuple):
-    server: asyncio.Server
-    answering: web.Server
-
-    def close(self) -> None:
-        self.server.close()
-        for connection in self.answering.connections:
-            if isinstance(connection, _Connection):
-                connection.abort()
 
 
 def answer(check: HealthCheck, family: Family, *, is_healthy: bool) -> tuple[int, bytes, int]:
@@ -144,15 +91,14 @@ class HealthCheckNodePorts:
         on_busy: OnBusy = lambda _check, _error: None,
         *,
         retry_s: float = RETRY_S,
-        idle_s: float = IDLE_S,
+        connections: Connections | None = None,
     ) -> None:
         """`is_healthy` says whether the proxy keeps up; `on_busy` is told once of each port that stays unavailable."""
         self._reconciler = reconciler
         self._is_healthy = is_healthy
         self._on_busy = on_busy
         self._retry_s = retry_s
-        self._idle_s = idle_s
-        self._connections: dict[_Connection, None] = {}
+        self._connections = connections if connections is not None else Connections()
         self._retry_at_least_s = min(retry_s, _RETRY_AT_LEAST_S)
         self._wanted: dict[ServiceName, HealthCheck] = {}
         self._node: DesiredNode | None = None
@@ -160,7 +106,7 @@ class HealthCheckNodePorts:
             set()
         )  # what changed of them counts once it is programmed
         self._due: set[ServiceName] = set()
-        self._listeners: dict[ServiceName, dict[_Place, _Listener]] = {}
+        self._listeners: dict[ServiceName, dict[_Place, Listener]] = {}
         self._failures: dict[_Place, int] = {}  # how often in a row
         self._tried_s = -math.inf
         self._wake = asyncio.Event()
@@ -285,7 +231,7 @@ class HealthCheckNodePorts:
         elif attempts == _ATTEMPTS_TO_SAY and check is not None:
             self._on_busy(check, f"health checks cannot be answered on {place}: {error}")
 
-    async def _open(self, place: _Place) -> _Listener:
+    async def _open(self, place: _Place) -> Listener:
         """Listen at a place. Raises OSError where that is not possible."""
 
         async def respond(_request: web.BaseRequest) -> web.StreamResponse:
@@ -301,31 +247,4 @@ class HealthCheckNodePorts:
             }
             return web.Response(status=status, body=body, headers=headers)
 
-        answering = web.Server(respond)
-
-        def connected() -> RequestHandler:
-            return _Connection(answering, self._connections, self._idle_s)
-
-        with contextlib.ExitStack() as stack:
-            listening = stack.enter_context(_listen(place))
-            server = await asyncio.get_running_loop().create_server(
-                connected, sock=listening, backlog=_BACKLOG
-            )
-            stack.pop_all()
-        return _Listener(server, answering)
-
-
-def _listen(place: _Place) -> socket.socket:
-    is_ipv6 = place.family == IPV6
-    listening = socket.socket(
-        socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-    )
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if is_ipv6:  # the other family has an answer, and a listener, of its own
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind((place.address, place.port))
-    except BaseException:
-        listening.close()
-        raise
-    return listening
+        return await self._connections.listen(web.Server(respond), place.address, place.port)

@@ -5,7 +5,7 @@ What this program does not have of it (/flagz, /statusz) is refused with a sente
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Final
 
 import msgspec
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from proxy.config import duration
 from proxy.config.kubeproxy import KubeProxyConfiguration
+from proxy.server import pieces
 
 _NOSNIFF: Final = {"X-Content-Type-Options": "nosniff"}
 _GROUP: Final = "kubeproxy.config.k8s.io"
@@ -69,8 +70,8 @@ def _exposition(registry: CollectorRegistry) -> Handler:
         is_zipped = _accepts_gzip(request.headers.get(hdrs.ACCEPT_ENCODING, ""))
         if is_zipped:
             headers[hdrs.CONTENT_ENCODING] = "gzip"
-        # Collected here, where nothing changes meanwhile; written elsewhere, so that nothing waits for it.
-        found = _Found(list(registry.collect()))
+        # Collected here, where nothing changes within a metric; written elsewhere, so that nothing waits for it.
+        found = _Found(await pieces.in_pieces(_collected(registry)))
 
         def write() -> bytes:
             body = encode(found)
@@ -79,6 +80,14 @@ def _exposition(registry: CollectorRegistry) -> Handler:
         return web.Response(body=await asyncio.to_thread(write), headers=headers)
 
     return get
+
+
+def _collected(registry: CollectorRegistry) -> Generator[None, None, list[Metric]]:
+    found = []
+    for metric in registry.collect():
+        found.append(metric)
+        yield
+    return found
 
 
 class _Found(Collector):

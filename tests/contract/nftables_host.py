@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6
-from backends.nftables.affinity import affinity_of
 from backends.nftables.backend import NftablesBackend
 from backends.nftables.belief import Observed
 from backends.nftables.firewall import firewall_of
@@ -162,7 +161,7 @@ class NftablesHost:
             ours = {spec.name: spec.facts for spec in LAYOUT.skeleton(family)}
             for port in desired.values():
                 if port.key.family == family:
-                    own = private_specs(LAYOUT, affinity_of(port), firewall_of(port))
+                    own = private_specs(firewall_of(port))
                     sets |= {spec.name: spec.facts for spec in own[0]}
                     ours |= {spec.name: spec.facts for spec in own[1]}
             assert facts.sets == sets

@@ -1,12 +1,16 @@
 """The reconciler: when it writes for the first time, and how changes reach the kernel."""
 
 import asyncio
+import contextlib
 import logging
+import threading
 
 import pytest
 
+from backends.null.backend import NullObserved, NullPlan
 from proxy import reconciler
 from proxy.backend import Drift
+from proxy.desired import Desired
 from proxy.model import Service
 from proxy.sources.events import Delete, ObjectKind, Synced
 from tests.daemon import Daemon, listed, make_daemon
@@ -157,6 +161,36 @@ def test_leftovers_are_removed_after_everything_else_is_in_place(daemon: Daemon)
         assert daemon.reconciler.operations == 2
 
     daemon.live(life)
+
+
+def test_leftovers_among_many_are_looked_for_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reconciler, "PRUNED_AT_ONCE", 0)
+    daemon = Daemon()
+    daemon.find_in_kernel(service("default/old"))
+    prune, walked_by = daemon.backend.prune, list[int]()
+
+    def prune_and_tell(desired: Desired, observed: NullObserved) -> NullPlan:
+        walked_by.append(threading.get_ident())
+        return prune(desired, observed)
+
+    monkeypatch.setattr(daemon.backend, "prune", prune_and_tell)
+    daemon.tell_all(service("default/web"))
+
+    async def main() -> None:
+        task = asyncio.create_task(daemon.reconciler.run())
+        async with asyncio.timeout(10):
+            while [*daemon.backend.kernel] != [WEB]:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+    [thread] = walked_by
+    assert thread != threading.get_ident()
 
 
 def test_the_first_batches_hold_what_everything_else_needs(

@@ -1,58 +1,28 @@
-"""Session affinity: what a ServicePort needs for it, and the numbers of its endpoints."""
+"""Session affinity: which lists a ServicePort uses, and the numbers by which clients find their endpoint again."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.kernel.nft_expressions import (
-    AnyExpression,
-    Dynset,
-    Lookup,
-    Nat,
-    Numgen,
-    Verdict,
-    parse_expressions,
-)
-from backends.kernel.nft_numbers import VerdictCode
 from backends.nftables.affinity import (
-    Affinity,
-    affinity_chains,
+    FIRST_SERVICE,
+    LAST_ENDPOINT,
+    LAST_SERVICE,
     affinity_of,
-    affinity_sets,
+    next_service,
     number_endpoints,
-    pack_number,
+    pack_endpoint,
+    pack_service,
+    parse_endpoint,
+    parse_service,
 )
+from backends.nftables.rules import host_word, read_host_word
 from proxy.desired import Frontend
-from proxy.model import FAMILIES, Family
 from tests.desired_strategies import addresses, make_desired
-from tests.model_builders import make_endpoint, make_key
-from tests.unit.backends.nftables.planning import LAYOUT
+from tests.model_builders import make_endpoint
 
 NODE_PORT = Frontend("NodePort", None, 30080)
-
-
-def needed(
-    *, external_local: bool = False, internal_local: bool = False, outer: bool = True
-) -> Affinity | None:
-    here = make_endpoint("10.1.9.9:80", is_local=True)
-    return affinity_of(
-        make_desired(
-            "default/web",
-            *addresses(1, 4),
-            here,
-            outer=(NODE_PORT,) if outer else (),
-            external_local=external_local,
-            internal_local=internal_local,
-            affinity_timeout_s=5,
-        )
-    )
-
-
-def content(affinity: Affinity) -> dict[str, list[tuple[AnyExpression, ...]]]:
-    return {
-        chain.name: [parse_expressions(rule.expressions) for rule in chain.rules]
-        for chain in affinity_chains(affinity, LAYOUT.marking("IPv4"))
-    }
+SERVICE = 0x1234
 
 
 def test_without_a_timeout_there_is_none() -> None:
@@ -61,132 +31,130 @@ def test_without_a_timeout_there_is_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("external_local", "internal_local", "cluster", "local", "is_external", "has_shortcut"),
+    ("external_local", "internal_local", "is_outer", "uses_cluster", "uses_local"),
     [
-        (False, False, 8, None, True, False),
-        (True, False, 8, 1, False, True),
-        (True, True, 8, 1, False, True),
-        (False, True, 8, 1, True, False),
+        (False, False, True, True, False),
+        (True, False, True, True, True),
+        (True, True, True, True, True),
+        (False, True, True, True, True),
+        (True, False, False, True, False),
+        (False, True, False, False, True),
     ],
 )
-def test_the_policies_say_which_lists_and_entries_there_are(
+def test_the_policies_say_which_lists_there_are(
     external_local: bool,
     internal_local: bool,
-    cluster: int,
-    local: int | None,
-    is_external: bool,
-    has_shortcut: bool,
+    is_outer: bool,
+    uses_cluster: bool,
+    uses_local: bool,
 ) -> None:
-    found = needed(external_local=external_local, internal_local=internal_local)
+    port = make_desired(
+        "default/web",
+        *addresses(1, 4),
+        make_endpoint("10.1.9.9:80", is_local=True),
+        outer=(NODE_PORT,) if is_outer else (),
+        external_local=external_local,
+        internal_local=internal_local,
+        affinity_timeout_s=5,
+    )
 
-    assert found is not None
-    assert (found.cluster, found.local) == (cluster, local)
-    assert (found.is_external, found.has_shortcut) == (is_external, has_shortcut)
-    assert tuple(content(found)) == found.chain_names
-    assert tuple([spec.name for spec in affinity_sets(found)]) == found.set_names
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_chains_come_before_those_that_refer_to_them_and_look_up_sets_that_are_made(
-    family: Family,
-) -> None:
-    key = make_key("default/web", family=family)
-    affinity = Affinity(key, 5, 4, 2, is_external=True, has_shortcut=True, has_node_port=True)
-    sets = {spec.name for spec in (*affinity_sets(affinity), *LAYOUT.sets("IPv4"))}
-    made = {"refuse"}
-    for chain in affinity_chains(affinity, LAYOUT.marking("IPv4")):
-        for rule in chain.rules:
-            for e in parse_expressions(rule.expressions):
-                if isinstance(e, Verdict) and e.chain:
-                    assert e.chain in made, chain.name
-                if isinstance(e, Lookup | Dynset):
-                    assert e.set_name in sets
-        made.add(chain.name)
-        assert chain.owner == key
+    assert affinity_of(port) == (5, uses_cluster, uses_local)
 
 
-def test_who_is_remembered_is_noted_again_and_led_there_or_forgotten() -> None:
-    affinity = needed()
-    assert affinity is not None
-    noted, translated, forgotten, onward = content(affinity)[f"affinity-known-{affinity.id}"]
-
-    assert isinstance(noted[-1], Dynset)
-    assert noted[-1].timeout_ms == 5000
-    assert isinstance(translated[-1], Nat)
-    assert isinstance(forgotten[-1], Dynset)
-    assert onward == (Verdict(VerdictCode.GOTO, f"affinity-choose-{affinity.id}"),)
+# --- numbers of ServicePorts
 
 
-def test_nobody_leaves_untranslated() -> None:
-    affinity = needed(external_local=True)
-    assert affinity is not None
-    for name, chain in content(affinity).items():
-        (last,) = chain[-1]
-        assert isinstance(last, Verdict)
-        assert last.code in (VerdictCode.DROP, VerdictCode.GOTO), name
+@given(st.integers(FIRST_SERVICE, LAST_SERVICE))
+def test_a_service_number_is_the_upper_half_of_a_priority(service: int) -> None:
+    assert read_host_word(pack_service(service)) == service << 16
+    assert parse_service(pack_service(service)) == service
 
 
-def test_local_lists_have_slots_and_endpoints_of_their_own_and_the_same_clients() -> None:
-    affinity = needed(external_local=True)
-    assert affinity is not None
-    chains = content(affinity)
-    local = [rule for name, chain in chains.items() if "-local-" in name for rule in chain]
+@pytest.mark.parametrize(
+    "word",
+    [
+        host_word((FIRST_SERVICE - 1) << 16),
+        host_word((LAST_SERVICE + 1) << 16),
+        host_word(FIRST_SERVICE << 16 | 1),
+        b"\0\0\0",
+        "drop",
+        None,
+    ],
+)
+def test_what_somebody_else_put_there_is_no_service_number(word: bytes | str | None) -> None:
+    assert parse_service(word) is None
 
-    assert {e.offset for rule in local for e in rule if isinstance(e, Numgen)} == {65536}
-    looked_up = {e.set_name for rule in local for e in rule if isinstance(e, Lookup)}
-    assert affinity.endpoints(is_local=True) in looked_up
-    assert affinity.endpoints(is_local=False) not in looked_up
-    assert affinity.clients in looked_up
+
+def test_the_first_service_number_follows_the_last() -> None:
+    assert next_service(FIRST_SERVICE) == FIRST_SERVICE + 1
+    assert next_service(LAST_SERVICE) == FIRST_SERVICE
 
 
-# --- numbers
+# --- numbers of endpoints
 
 names = st.lists(st.integers(0, 30).map(lambda n: bytes([n])), unique=True, max_size=12)
 
 
+@given(st.integers(1, LAST_ENDPOINT))
+def test_an_endpoint_number_is_found_again_in_its_packed_form(number: int) -> None:
+    packed = pack_endpoint(SERVICE, number)
+
+    assert read_host_word(packed) >> 16 == SERVICE
+    assert parse_endpoint(SERVICE, packed) == number
+    assert parse_endpoint(SERVICE + 1, packed) is None
+
+
+def test_endpoint_numbers_look_like_best_effort_as_long_as_they_last() -> None:
+    words = [read_host_word(pack_endpoint(SERVICE, n)) for n in range(1, LAST_ENDPOINT + 1)]
+
+    assert all(word % 16 == 0 for word in words[:4095])
+    assert len(set(words)) == LAST_ENDPOINT
+    assert all(word & 0xFFFF for word in words)  # else it would be the ServicePort's own
+
+
 @given(st.lists(names, min_size=1, max_size=6))
 def test_an_endpoint_keeps_its_number_and_no_two_share_one(history: list[list[bytes]]) -> None:
-    believed: dict[bytes, bytes] = {}
-    next_id = 0
+    known: dict[bytes, bytes] = {}
+    first = 1
     for wanted in history:
-        before = {endpoint: number for number, endpoint in believed.items()}
-        numbers, next_id = number_endpoints(wanted, [believed], next_id)
+        numbers, first = number_endpoints(SERVICE, wanted, known, [], first)
 
-        assert list(numbers) == wanted
+        assert set(numbers) == set(wanted)
         assert len(set(numbers.values())) == len(wanted)
-        assert all(numbers[e] == before[e] for e in wanted if e in before)
-        fresh = [numbers[e] for e in wanted if e not in before]
-        assert not set(fresh) & believed.keys()
-        believed = {number: endpoint for endpoint, number in numbers.items()}
+        assert all(numbers[e] == known[e] for e in wanted if e in known)
+        fresh = [numbers[e] for e in wanted if e not in known]
+        assert not set(fresh) & set(known.values())
+        known = numbers
 
 
 def test_a_number_that_became_free_is_given_again_last() -> None:
-    one, next_id = number_endpoints([b"a"], [{}], 0)
-    two, _ = number_endpoints([b"b"], [{}], next_id)
+    one, following = number_endpoints(SERVICE, [b"a"], {}, [], LAST_ENDPOINT)
+    two, _ = number_endpoints(SERVICE, [b"b"], {}, [], following)
 
-    assert one[b"a"] == pack_number(16)
-    assert two[b"b"] == pack_number(32)
-
-
-def test_a_number_that_became_free_waits_for_all_others_also_beside_the_highest_one() -> None:
-    there, next_id, given = {pack_number(65520): b"stays"}, 0, []
-    for endpoint in (b"a", b"b", b"c"):
-        numbers, next_id = number_endpoints([b"stays", endpoint], [there], next_id)
-        there = {number: each for each, number in numbers.items()}
-        given.append(numbers[endpoint])
-
-    assert given == [pack_number(16), pack_number(32), pack_number(48)]
+    assert one[b"a"] == pack_endpoint(SERVICE, LAST_ENDPOINT)
+    assert two[b"b"] == pack_endpoint(SERVICE, 1)
 
 
-def test_numbers_stay_below_those_that_name_classes_of_queueing_as_long_as_they_last() -> None:
-    used = {pack_number(65520): b"last", pack_number(16): b"first"}
+def test_a_number_that_still_means_something_is_not_given() -> None:
+    taken: list[set[bytes]] = [{pack_endpoint(SERVICE, 1)}, {pack_endpoint(SERVICE, 2)}]
 
-    numbers, _ = number_endpoints([b"last", b"first", b"new"], [used], 65536)
+    numbers, following = number_endpoints(SERVICE, [b"a"], {}, taken, 1)
 
-    assert numbers[b"new"] == pack_number(32)
+    assert (numbers, following) == ({b"a": pack_endpoint(SERVICE, 3)}, 4)
 
 
-def test_what_somebody_else_put_there_is_no_number() -> None:
-    numbers, _ = number_endpoints([b"a"], [{pack_number(17): b"a", b"": b"a"}], 0)
+def test_of_two_endpoints_that_somebody_gave_one_number_one_gets_another() -> None:
+    number = pack_endpoint(SERVICE, 1)
 
-    assert numbers[b"a"] == pack_number(16)
+    numbers, _ = number_endpoints(SERVICE, [b"a", b"b"], {b"a": number, b"b": number}, [], 1)
+
+    assert sorted(numbers.values()) == [number, pack_endpoint(SERVICE, 2)]
+
+
+def test_endpoints_beyond_the_last_number_are_left_out() -> None:
+    wanted = [number.to_bytes(3) for number in range(LAST_ENDPOINT + 2)]
+
+    numbers, _ = number_endpoints(SERVICE, wanted, {}, [], 7)
+
+    assert len(set(numbers.values())) == LAST_ENDPOINT
+    assert list(numbers) == wanted[:LAST_ENDPOINT]

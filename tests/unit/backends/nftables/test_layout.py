@@ -3,6 +3,7 @@ import pytest
 from backends.kernel.nft_expressions import (
     AnyExpression,
     Compare,
+    Dynset,
     Fib,
     Lookup,
     Masquerade,
@@ -22,6 +23,7 @@ from backends.kernel.nft_numbers import (
     Operator,
     VerdictCode,
 )
+from backends.kernel.nft_phrases import source_in_network
 from backends.nftables import rules
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import (
@@ -41,6 +43,7 @@ from backends.nftables.model import (
     Kind,
 )
 from backends.nftables.names import Act, picking_chain
+from backends.nftables.picking import leads_to
 from proxy.desired_node import DesiredNode
 from proxy.model import FAMILIES, PROTOCOLS, Family
 
@@ -78,6 +81,14 @@ def chains_of(layout: Layout, family: Family) -> list[ChainSpec]:
         for kind in kinds
         for act, is_local in acts
     ]
+    sticky = [
+        picking_chain(p, 4, kind, act=act, is_local=is_local, timeout_s=5)
+        for p in PROTOCOLS
+        for kind in kinds
+        for act, is_local in acts
+    ]
+    names = dict.fromkeys(n for name in sticky for n in (*leads_to(name), name))
+    picking += [layout.chain(family, name) for name in names]
     return [*layout.skeleton(family), *picking]
 
 
@@ -113,7 +124,7 @@ def test_rules_look_up_sets_that_are_made(family: Family) -> None:
         for chain in chains_of(layout, family)
         for rule in content(chain)
         for e in rule
-        if isinstance(e, Lookup)
+        if isinstance(e, Lookup | Dynset)
     }
 
     # only the chains of a single ServicePort look that one up, and NodePorts may listen everywhere
@@ -212,7 +223,8 @@ def test_what_comes_from_a_pod_is_not_marked() -> None:
     (rule,) = marking(make_layout())
 
     assert len(rule) > len(rules.or_mark(1))
-    assert list(rule[:3]) == rules.source_outside("IPv4", bytes([10, 244, 0, 0]), b"\xff\xff\0\0")
+    network, mask = bytes([10, 244, 0, 0]), b"\xff\xff\0\0"
+    assert list(rule[:3]) == source_in_network("IPv4", network, mask, is_inverted=True)
 
 
 def test_everything_is_marked_if_so_configured() -> None:

@@ -5,15 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.nftables import names
-from backends.nftables.affinity import affinity_chains, affinity_of, affinity_sets
 from backends.nftables.firewall import Firewall
 from backends.nftables.model import Kind
-from backends.nftables.names import Act, capacity_for, is_picking, parse_picking, picking_chain
-from proxy.desired import Frontend
+from backends.nftables.names import (
+    Act,
+    Picking,
+    capacity_for,
+    is_picking,
+    parse_picking,
+    picking_chain,
+)
 from proxy.model import FAMILIES, PROTOCOLS, Protocol
-from tests.desired_strategies import make_desired
 from tests.model_builders import make_key
-from tests.unit.backends.nftables.planning import LAYOUT
 
 
 @given(st.integers(1, 100_000))
@@ -54,7 +57,7 @@ def test_a_name_says_all_that_the_rules_depend_on(
     name = picking_chain(protocol, 8, kind, act=act, is_local=is_local)
 
     assert is_picking(name)
-    assert parse_picking(name) == (act, kind == "node-port", is_local, protocol, 8)
+    assert parse_picking(name) == (act, kind == "node-port", is_local, protocol, 8, 0)
     assert parse_picking(name).name == name
 
 
@@ -66,24 +69,29 @@ def test_what_we_never_make_has_no_meaning(name: str) -> None:
         parse_picking(name)
 
 
+@pytest.mark.parametrize("is_local", [True, False])
+@given(st.integers(1, 86_400))
+def test_chains_for_session_affinity_say_how_long_it_lasts(is_local: bool, timeout_s: int) -> None:
+    name = picking_chain("UDP", 4, "node-port", is_local=is_local, timeout_s=timeout_s)
+    remember = Picking("remember", False, is_local, "UDP", 0, timeout_s)
+
+    assert parse_picking(name) == ("pick", True, is_local, "UDP", 4, timeout_s)
+    assert parse_picking(remember.name) == remember
+    assert [names.timeout_of(each) for each in (name, remember.name)] == [timeout_s] * 2
+    assert names.timeout_of("pick-udp-4") == names.timeout_of("services") == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pick-tcp-8-affinity-0", "remember-tcp-0", "remember-nodeport-tcp-5", "pick-tcp-8-affinity-"],
+)
+def test_no_chain_for_session_affinity_has_such_a_name(name: str) -> None:
+    assert not is_picking(name)
+    assert names.timeout_of(name) == 0
+
+
 def test_names_of_what_one_service_port_has_alone_are_known_and_are_its_own() -> None:
-    outer = (Frontend("NodePort", None, 30080),)
-    for external_local in (False, True):
-        port = make_desired(
-            "default/web",
-            "10.1.0.1:80",
-            outer=outer,
-            external_local=external_local,
-            affinity_timeout_s=5,
-        )
-        affinity = affinity_of(port)
-        assert affinity is not None
-        chains = affinity_chains(affinity, LAYOUT.marking("IPv4"))
-        assert all(names.is_private_chain(chain.name) for chain in chains)
-        assert all(names.is_private_set(spec.name) for spec in affinity_sets(affinity))
-        held = [spec.name for spec in affinity_sets(affinity) if names.holds_clients(spec.name)]
-        assert held == [affinity.clients]
-    firewall = Firewall(port.key, ("192.0.2.0/24",))
+    firewall = Firewall(make_key("default/web"), ("192.0.2.0/24",))
     assert names.is_private_chain(firewall.chain_name)
     assert names.is_private_set(firewall.set_name)
     assert names.holds_intervals(firewall.set_name)
@@ -91,6 +99,13 @@ def test_names_of_what_one_service_port_has_alone_are_known_and_are_its_own() ->
         assert not names.is_private_chain(name)
         assert not names.is_private_set(name)
         assert not names.holds_clients(name)
+
+
+@pytest.mark.parametrize(
+    "part", ["", "-local", "-known", "-choose-local", "-chosen", "-external", "-shortcut"]
+)
+def test_chains_of_session_affinity_as_they_were_are_still_known_as_ours(part: str) -> None:
+    assert names.is_private_chain(f"affinity{part}-0123456789abcdef")
 
 
 def test_an_identity_is_that_of_the_service_port_in_both_families() -> None:

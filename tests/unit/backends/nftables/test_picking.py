@@ -4,6 +4,7 @@ import pytest
 
 from backends.kernel.nft_expressions import (
     AnyExpression,
+    Dynset,
     Lookup,
     MetaSet,
     Nat,
@@ -100,4 +101,80 @@ def test_what_is_to_be_masqueraded_is_marked_first(name: str, mark: int, then: s
     assert list(marking) == rules.or_mark(mark)
     assert isinstance(marking[-1], MetaSet)
     assert onward == (Verdict(VerdictCode.GOTO, then),)
-    assert (leads_to(name), leads_to(then)) == (then, None)
+    assert (leads_to(name), leads_to(then)) == ((then,), ())
+
+
+# --- session affinity
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("pick-tcp-8-affinity-60", ("remember-tcp-60",)),
+        ("pick-nodeport-local-udp-8-affinity-60", ("remember-local-udp-60",)),
+        ("external-tcp-8-affinity-60", ("remember-tcp-60", "pick-tcp-8-affinity-60")),
+        (
+            "shortcut-nodeport-tcp-1-affinity-5",
+            ("remember-tcp-5", "pick-nodeport-tcp-1-affinity-5"),
+        ),
+        ("remember-local-tcp-60", ()),
+    ],
+)
+def test_chains_for_session_affinity_need_others_and_refer_to_no_more(
+    name: str, others: tuple[str, ...]
+) -> None:
+    assert leads_to(name) == others
+    rules_of = content(made(name))
+    referred = {e.chain for rule in rules_of for e in rule if isinstance(e, Verdict) and e.chain}
+    assert referred <= {*others, REFUSE}
+
+
+def test_who_is_remembered_comes_before_slots_and_these_are_drawn_as_without_affinity() -> None:
+    service, recalled, *drawn, refused, first, last = content(made("pick-tcp-8-affinity-60"))
+
+    assert Lookup("affinity-services", data_register=1) in service
+    assert any(isinstance(e, Lookup) and e.set_name == "affinity-clients" for e in recalled)
+    numbers = [e.modulus for rule in drawn for e in rule if isinstance(e, Numgen)]
+    assert numbers == [8] * DRAWS + [4]
+    looked_up = {e.set_name for rule in (*drawn, first) for e in rule if isinstance(e, Lookup)}
+    assert looked_up == {"affinity-slots"}
+    # returns if the endpoint is gone, so that another one is drawn
+    to_others = Verdict(VerdictCode.JUMP, "remember-tcp-60")
+    assert {rule[-1] for rule in (recalled, *drawn, first)} == {to_others}
+    assert refused[-1] == Verdict(VerdictCode.GOTO, REFUSE)
+    assert last == (Verdict(VerdictCode.DROP),)
+
+
+def test_a_node_port_with_session_affinity_is_looked_up_among_node_ports_alone() -> None:
+    chain = content(made("pick-nodeport-tcp-4-affinity-60"))
+
+    looked_up = {e.set_name for rule in chain for e in rule if isinstance(e, Lookup)}
+    assert looked_up == {
+        "affinity-nodeports", "affinity-clients", "affinity-slots", "nodeports-refused",
+    }  # fmt: skip
+
+
+@both_families
+def test_who_is_led_to_an_endpoint_is_remembered_first_and_forgotten_if_it_is_gone(
+    family: Family,
+) -> None:
+    noted, translated, forgotten, stripped = content(made("remember-local-udp-60", family))
+
+    assert isinstance(noted[-1], Dynset)
+    assert noted[-1].timeout_ms == 60_000
+    assert isinstance(translated[-1], Nat)
+    assert Lookup("affinity-endpoints-local", data_register=1) in translated
+    assert isinstance(forgotten[-1], Dynset)
+    assert forgotten[-1].timeout_ms == 0
+    assert isinstance(stripped[-1], MetaSet)
+
+
+@both_families
+def test_the_number_noted_for_a_client_is_not_written_over_its_address(family: Family) -> None:
+    (noted, *_) = content(made("remember-tcp-60", family))
+    key_registers = range(8, 8 + (2 if family == "IPv4" else 5))
+
+    dynset = noted[-1]
+    assert isinstance(dynset, Dynset)
+    register = dynset.data_register or 0
+    assert (4 * register + 4 if register < 8 else register) not in key_registers

@@ -1,6 +1,5 @@
 """What single rules do. That they are byte for byte what the stock tool makes of the same words: e2e/test_nftables_rules.py."""
 
-import ipaddress
 import struct
 from collections.abc import Iterable
 
@@ -66,33 +65,6 @@ def test_only_what_is_marked_is_masqueraded_and_loses_the_mark(mark: int, bit: i
 
     assert run_on_mark(expressions, mark) == (mark & ~bit, bool(mark & bit))
     assert isinstance(expressions[-1], Masquerade)
-
-
-@pytest.mark.parametrize(
-    ("address", "is_outside"),
-    [
-        pytest.param("10.244.0.0", False, id="first"),
-        pytest.param("10.244.255.255", False, id="last"),
-        pytest.param("10.243.255.255", True, id="before"),
-        pytest.param("10.245.0.0", True, id="after"),
-    ],
-)
-def test_a_source_outside_a_network_is_told_from_one_inside(
-    address: str, is_outside: bool
-) -> None:
-    network = ipaddress.ip_network("10.244.0.0/16")
-    source, mask, comparison = rules.source_outside(
-        "IPv4", network.network_address.packed, network.netmask.packed
-    )
-
-    assert isinstance(source, Payload)
-    assert (source.offset, source.length) == (12, 4)
-    assert isinstance(mask, Bitwise)
-    assert isinstance(comparison, Compare)
-    packed = ipaddress.ip_address(address).packed
-    masked = bytes([(a & m) ^ x for a, m, x in zip(packed, mask.mask, mask.xor, strict=True)])
-    assert comparison.operator == Operator.NEQ
-    assert (masked != comparison.data) == is_outside
 
 
 @both_families

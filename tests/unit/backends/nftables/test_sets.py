@@ -3,9 +3,9 @@
 import pytest
 
 from backends.kernel.nft_numbers import SetFlag
-from backends.nftables.model import PLACES, SERVICE_CIDRS, VERDICTS
+from backends.nftables.model import AFFINITY_CLIENTS, PLACES, SERVICE_CIDRS, VERDICTS
 from backends.nftables.names import holds_clients, holds_intervals
-from backends.nftables.sets import declared, shared_sets
+from backends.nftables.sets import shared_sets
 from proxy.model import FAMILIES, Family
 
 both_families = pytest.mark.parametrize("family", FAMILIES)
@@ -16,7 +16,7 @@ def test_every_place_of_a_frontend_is_a_set_that_is_there(family: Family) -> Non
     made = {spec.name: spec.facts for spec in shared_sets(family)}
 
     for places in PLACES.values():
-        assert {places.refused, *places.slots.values()} <= made.keys()
+        assert {places.refused, places.affinity, *places.slots.values()} <= made.keys()
     verdict_maps = {name for name, facts in made.items() if facts.data_type == 0xFFFFFF00}
     assert verdict_maps == set(VERDICTS)
 
@@ -27,9 +27,11 @@ def test_only_what_holds_ranges_is_an_interval_set(family: Family) -> None:
 
     assert with_ranges == {SERVICE_CIDRS}
     assert all(holds_intervals(s.name) == (s.name in with_ranges) for s in shared_sets(family))
-    assert not any(holds_clients(s.name) for s in shared_sets(family))
 
 
-def test_a_set_is_unlimited_unless_it_is_said_how_many_it_takes() -> None:
-    assert declared("a", "ipv4_addr").facts.size == 0
-    assert declared("a", "ipv4_addr", size=5).facts.size == 5
+@both_families
+def test_only_packets_fill_the_map_of_clients_and_no_other(family: Family) -> None:
+    filled = {s.name for s in shared_sets(family) if s.facts.flags & SetFlag.EVAL}
+
+    assert filled == {AFFINITY_CLIENTS}
+    assert all(holds_clients(s.name) == (s.name in filled) for s in shared_sets(family))

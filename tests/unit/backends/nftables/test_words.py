@@ -12,11 +12,8 @@ from proxy.model import FAMILIES, Family
 
 V4, V6 = bytes([10, 96, 0, 80]), bytes.fromhex("fd00" + "00" * 13 + "50")
 ID = "0123456789abcdef"
-RANGES, SLOTS, NUMBERS = (
-    f"ranges-{ID}-00112233",
-    f"affinity-slots-{ID}",
-    f"affinity-endpoints-{ID}",
-)
+RANGES = f"ranges-{ID}-00112233"
+NUMBER = struct.pack("=I", 0x1000_0030)
 WEB = bytes([6, 0, 0, 0, 0, 80, 0, 0])
 
 
@@ -69,17 +66,31 @@ WEB = bytes([6, 0, 0, 0, 0, 80, 0, 0])
         ("IPv6", RANGES, V6 + b"\1", None, f"{RANGES} before fd00::50"),
         (
             "IPv4",
-            SLOTS,
-            struct.pack("=I", 2),
-            struct.pack("=I", 48),
-            f"{SLOTS} 2 : 48",
+            "affinity-slots",
+            struct.pack("=II", 0x1000_0000, 2),
+            NUMBER,
+            "affinity-slots 1000:0 . 2 : 1000:30",
         ),
         (
             "IPv4",
-            NUMBERS,
-            struct.pack("=I", 48),
+            "affinity-endpoints-local",
+            NUMBER,
             bytes([10, 1, 0, 2, 0x1F, 0x90, 0, 0]),
-            f"{NUMBERS} 48 : 10.1.0.2 . 8080",
+            "affinity-endpoints-local 1000:30 : 10.1.0.2 . 8080",
+        ),
+        (
+            "IPv6",
+            "affinity-services",
+            V6 + WEB,
+            struct.pack("=I", 0x1000_0000),
+            "affinity-services fd00::50 . tcp . 80 : 1000:0",
+        ),
+        (
+            "IPv4",
+            "affinity-nodeports",
+            WEB,
+            struct.pack("=I", 0x7FFF_0000),
+            "affinity-nodeports tcp . 80 : 7fff:0",
         ),
         ("IPv4", "services", b"\1\2", None, "services 0102"),
         ("IPv4", "somebody-elses", V4, b"\7", "somebody-elses 0a600050 : 07"),
@@ -96,7 +107,8 @@ def test_an_element_in_words(
     st.sampled_from(
         [
             *("services", "refused", "cluster-ips", "hairpin", "endpoints-udp", "other"),
-            *("nodeports", "service-cidrs", "vip-sources", RANGES, SLOTS, NUMBERS),
+            *("nodeports", "service-cidrs", "vip-sources", RANGES),
+            *("affinity-services", "affinity-nodeports", "affinity-slots", "affinity-endpoints"),
         ]
     ),
     st.binary(max_size=48),

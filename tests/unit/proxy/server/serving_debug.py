@@ -17,7 +17,9 @@ from proxy.desired import DesiredState
 from proxy.model import EndpointSlice, NodeInfo, Service
 from proxy.reconciler import Reconciler
 from proxy.schedule import Schedule
-from proxy.server import debug, guard, serving
+from proxy.server import debug, guard
+from proxy.server.connections import Connections
+from proxy.server.serving import serving
 from proxy.sources.events import KINDS, Event, Synced, Upsert
 from tests.model_builders import (
     make_endpoint,
@@ -55,12 +57,8 @@ class Pages:
 @asynccontextmanager
 async def listening(app: web.Application) -> AsyncIterator[str]:
     """Serve an application on a free port and yield its URL."""
-    runner = await serving.serve(app, "127.0.0.1", 0)
-    try:
-        (address,) = runner.addresses
-        yield f"http://127.0.0.1:{address[1]}"
-    finally:
-        await runner.cleanup()
+    async with serving(app, "127.0.0.1", 0, Connections()) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def make_reconciler(

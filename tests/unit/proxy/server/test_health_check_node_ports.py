@@ -18,7 +18,7 @@ from proxy.health_checks import HealthCheck
 from proxy.journal import Round
 from proxy.model import Endpoint, Service
 from proxy.reconciler import Reconciler
-from proxy.server import health_check_node_ports
+from proxy.server.connections import Connections
 from proxy.server.health_check_node_ports import HealthCheckNodePorts
 from proxy.sources.events import Delete, Event, Upsert
 from tests.model_builders import (
@@ -44,9 +44,7 @@ BODY = """{
 class Node:
     """The reconciler on a fake kernel, with health check node ports that run."""
 
-    def __init__(
-        self, *addresses: str, retry_s: float = RETRY_S, idle_s: float = LIMIT_S * 2
-    ) -> None:
+    def __init__(self, *addresses: str, retry_s: float = RETRY_S, most: int = 10) -> None:
         self.reconciler: Reconciler = make_reconciler([])
         self.reconciler.desired._settings = NodeSettings(node_port_addresses=addresses)
         self.is_healthy = True
@@ -56,7 +54,7 @@ class Node:
             lambda: self.is_healthy,
             lambda check, error: self.busy.append((check, error)),
             retry_s=retry_s,
-            idle_s=idle_s,
+            connections=Connections(most=most),
         )
         self.reconciler.on_round = self.ports.heard
 
@@ -427,26 +425,9 @@ def test_of_a_service_the_kernel_refuses_the_answer_stays_until_it_is_programmed
     Node().run(life)
 
 
-def test_who_says_nothing_for_long_is_hung_up_on(port: int) -> None:
-    async def life(node: Node) -> None:
-        node.tell(web(port))
-        await node.listens_on(f"0.0.0.0:{port}")
-
-        for said in (b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(said)
-            async with asyncio.timeout(LIMIT_S):
-                await reader.read()
-            writer.close()
-
-    Node(idle_s=0.05).run(life)
-
-
-def test_with_too_many_connections_the_oldest_goes(
-    port: int, monkeypatch: pytest.MonkeyPatch
+def test_connections_are_limited_over_all_ports_together(
+    port: int,
 ) -> None:
-    monkeypatch.setattr(health_check_node_ports, "MOST_CONNECTIONS", 3)
-
     async def life(node: Node) -> None:
         other = free_port()
         node.tell(web(port), web(other, "default/zoo", "10.96.0.11"))
@@ -466,7 +447,7 @@ def test_with_too_many_connections_the_oldest_goes(
             writer.close()
         await node.until(lambda: not node.ports._connections)
 
-    Node().run(life)
+    Node(most=3).run(life)
 
 
 def test_it_may_have_as_many_listeners_as_the_hard_limit_allows() -> None:

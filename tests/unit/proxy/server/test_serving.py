@@ -10,6 +10,7 @@ from aiohttp import web
 
 from proxy.errors import ConfigError
 from proxy.server import guard, serving
+from proxy.server.connections import Connections
 
 
 @pytest.fixture
@@ -75,17 +76,13 @@ def test_what_is_no_request_is_refused_and_fills_no_log_but_our_mistakes_are_log
     async def main() -> list[bytes]:
         app = web.Application()
         app.router.add_get("/mistake", fail)
-        runner = await serving.serve(app, "127.0.0.1", 0)
-        port = runner.addresses[0][1]
         requests = (
             b"\x16\x03\x01nonsense\r\n\r\n",
             b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
             b"GET /mistake HTTP/1.0\r\n\r\n",
         )
-        try:
+        async with serving.serving(app, "127.0.0.1", 0, Connections()) as port:
             return [await asked(port, request) for request in requests]
-        finally:
-            await runner.cleanup()
 
     answers = asyncio.run(main())
 
@@ -93,3 +90,20 @@ def test_what_is_no_request_is_refused_and_fills_no_log_but_our_mistakes_are_log
     [record] = caplog.records
     assert "a mistake" in caplog.text
     assert record.name.startswith("proxy.")
+
+
+def test_clients_are_limited() -> None:
+    async def main() -> None:
+        connections = Connections(most=1)
+        app = guard.application(is_local_only=True)
+        async with serving.serving(app, "127.0.0.1", 0, connections) as port:
+            oldest, first = await asyncio.open_connection("127.0.0.1", port)
+            reader, second = await asyncio.open_connection("127.0.0.1", port)
+            with contextlib.suppress(ConnectionResetError):
+                assert await oldest.read() == b""
+            second.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert b" 404 " in await reader.readline()
+            for writer in (first, second):
+                writer.close()
+
+    asyncio.run(main())

@@ -1,0 +1,190 @@
+"""What a plan asks for, and in which order."""
+
+import asyncio
+
+import pytest
+
+from backends.ipvs.layout import IpvsSettings
+from backends.ipvs.model import AddressStep, IpvsPlan, IpvsStep, NftStep, Step
+from backends.kernel.ipvs_objects import ServerId
+from proxy.desired import DesiredPort, Frontend
+from proxy.model import FAMILIES
+from tests.desired_strategies import make_desired, whole
+from tests.model_builders import make_endpoint
+from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process
+
+VIP = Frontend("LoadBalancer", "203.0.113.1", 80)
+NODE_PORT = Frontend("NodePort", None, 30080)
+HERE = make_endpoint("10.1.9.9:80", is_local=True)
+
+
+def started(*ports: DesiredPort, settings: IpvsSettings | None = None) -> Process:
+    process = Process(Kernel(), settings=settings)
+    asyncio.run(process.adopt(*ports))
+    return process
+
+
+def planned(process: Process, *ports: DesiredPort) -> IpvsPlan:
+    desired = whole({port.key: port for port in ports})
+    keys = [
+        *desired.ports,
+        *[key for key in process.observed.rendered if key not in desired.ports],
+    ]
+    return process.backend.plan(desired, process.observed, keys)
+
+
+def words(steps: tuple[Step, ...]) -> list[str]:
+    """What each step does, in short."""
+    found = []
+    for step in steps:
+        if isinstance(step, NftStep):
+            gone = [f"-{batch.set}" for batch in step.deletes]
+            found.append(" ".join([*gone, *[f"+{batch.set}" for batch in step.adds]]))
+        elif isinstance(step, IpvsStep):
+            found.append(", ".join(dict.fromkeys(each.verb for each in step.operations)))
+        else:
+            found.append("bind" if step.bind else "unbind")
+    return found
+
+
+def test_a_new_address_is_refused_then_bound_then_served_and_back_in_reverse() -> None:
+    process = started()
+    web = make_desired("default/web", make_endpoint("10.1.0.1:80", node_name="n2"))
+
+    plan = planned(process, web)
+    assert words(plan.steps) == [
+        "+bound", "bind", "add server, add destination", "+services",
+    ]  # fmt: skip
+
+    asyncio.run(process.backend.apply(plan, process.observed))
+    assert words(planned(process).steps) == ["-services", "del server", "unbind", "-bound"]
+
+
+def test_a_replaced_endpoint_is_one_send() -> None:
+    one, other = (
+        make_desired("default/web", make_endpoint(address, node_name="n2"))
+        for address in ("10.1.0.1:80", "10.1.0.2:80")
+    )
+
+    assert words(planned(started(one), other).steps) == ["add destination, set destination"]
+
+
+def test_a_new_list_is_there_before_frontends_lead_to_it_and_the_old_one_goes_after() -> None:
+    cluster = make_desired("default/web", HERE, "10.1.0.1:80", outer=(VIP, NODE_PORT))
+    local = make_desired(
+        "default/web", HERE, "10.1.0.1:80", outer=(VIP, NODE_PORT), external_local=True
+    )
+
+    assert words(planned(started(cluster), local).steps) == [
+        "add server, add destination",
+        "+shortcuts +nodeport-shortcuts",
+        "-externals -nodeports +externals +nodeports",
+        "set destination",
+    ]
+    assert words(planned(started(local), cluster).steps) == [
+        "add server, add destination",
+        "-externals -nodeports +externals +nodeports",
+        "-shortcuts -nodeport-shortcuts",
+        "set destination",
+    ]
+
+
+def test_source_ranges_are_in_force_before_a_vip_is_served_and_until_after_it() -> None:
+    process = started(make_desired("default/web", "10.1.0.1:80"))
+    guarded = make_desired(
+        "default/web", "10.1.0.1:80", outer=(VIP,), source_ranges=("192.0.2.0/24",)
+    )
+
+    plan = planned(process, guarded)
+    assert words(plan.steps) == [
+        "+bound +guarded +allowed", "bind", "add server, add destination", "+externals",
+    ]  # fmt: skip
+
+    asyncio.run(process.backend.apply(plan, process.observed))
+    gone = words(planned(process, make_desired("default/web", "10.1.0.1:80")).steps)
+    assert gone.index("-externals") < [("-guarded" in each) for each in gone].index(True)
+
+
+def test_other_ranges_replace_those_they_may_overlap_with_in_one_transaction() -> None:
+    def ranged(cidr: str) -> DesiredPort:
+        return make_desired("default/web", "10.1.0.1:80", outer=(VIP,), source_ranges=(cidr,))
+
+    steps = planned(started(ranged("10.0.0.0/8")), ranged("10.0.0.0/16")).steps
+
+    assert words(steps) == ["-allowed +allowed"]
+
+
+def test_an_address_of_another_interface_is_not_bound() -> None:
+    kernel = Kernel()
+    kernel.links.add("eth0", "", "203.0.113.1")
+    process = Process(kernel)
+    web = make_desired("default/web", "10.1.0.1:80", outer=(VIP,))
+    asyncio.run(process.adopt(web))
+
+    assert list(process.observed.bound) == ["10.96.0.10"]
+    elements = process.observed.tables["IPv4"].elements
+    assert (len(elements["bound"]), len(elements["elsewhere"])) == (1, 1)
+
+
+def test_what_kube_proxy_has_bound_is_bound_by_us_too() -> None:
+    kernel = Kernel()
+    kernel.links.add("kube-ipvs0", "dummy", "10.96.0.10", "203.0.113.1")
+    process = Process(kernel)
+    asyncio.run(process.adopt(make_desired("default/web", "10.1.0.1:80", outer=(VIP,))))
+
+    assert sorted(process.observed.bound) == ["10.96.0.10", "203.0.113.1"]
+
+
+def test_destinations_of_a_new_server_begin_where_this_node_begins() -> None:
+    web = make_desired("default/web", "10.1.0.1:80", "10.1.0.2:80", "10.1.0.3:80")
+    settings = IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS, offset=1)
+    process = started(web, settings=settings)
+
+    server = ServerId("IPv4", "TCP", "10.96.0.10", 80)
+    assert [place[0] for place in process.observed.destinations[server]] == [
+        "10.1.0.2", "10.1.0.3", "10.1.0.1",
+    ]  # fmt: skip
+
+
+def test_a_server_of_somebody_else_at_a_cluster_ip_is_taken_over_with_its_destinations() -> None:
+    kernel = Kernel()
+    first = Process(kernel)
+    web = make_desired("default/web", "10.1.0.1:80")
+    asyncio.run(first.adopt(web))
+    with kernel.entered():
+        asyncio.run(_remove_device(first))
+
+    second = Process(kernel)
+    asyncio.run(second.adopt())
+    assert not second.observed.servers
+    plan = planned(second, web)
+    assert "add server" not in " ".join(words(plan.steps))
+    asyncio.run(second.backend.apply(plan, second.observed))
+    assert list(second.observed.servers) == [ServerId("IPv4", "TCP", "10.96.0.10", 80)]
+
+
+async def _remove_device(process: Process) -> None:
+    process.backend._doors.links.remove_dummy("sliceproxy-ipvs")
+
+
+@pytest.mark.parametrize("excluded", [(), ("10.96.0.0/16",)])
+def test_a_leftover_in_an_excluded_range_stays(excluded: tuple[str, ...]) -> None:
+    kernel = Kernel()
+    settings = IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS, exclude_cidrs=excluded)
+    asyncio.run(
+        Process(kernel, settings=settings).adopt(make_desired("default/web", "10.1.0.1:80"))
+    )
+    second = Process(kernel, settings=settings)
+    asyncio.run(second.adopt())
+
+    assert bool(second.observed.servers) == bool(excluded)
+
+
+def test_every_step_says_what_it_does_and_for_whom() -> None:
+    plan = planned(started(), make_desired("default/web", "10.1.0.1:80", outer=(VIP,)))
+
+    lines = plan.describe()
+    assert any("bind 203.0.113.1  # default/web" in line for line in lines)
+    assert any("add destination TCP 10.96.0.10:80 10.1.0.1:80 weight 1" in line for line in lines)
+    assert all("default/web" in line for line in lines)
+    assert any(isinstance(step, AddressStep) for step in plan.steps)

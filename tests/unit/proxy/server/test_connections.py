@@ -1,0 +1,131 @@
+"""Clients cannot use up the files of the process, whatever they send or do not send."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+import uvloop
+from aiohttp import web
+
+from proxy.server.connections import Connections, Listener
+
+LIMIT_S = 10.0
+REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def live(
+    life: Callable[[Listener], Awaitable[None]], connections: Connections, host: str = "127.0.0.1"
+) -> None:
+    """Listen for as long as `life` takes."""
+
+    async def respond(_request: web.BaseRequest) -> web.Response:
+        return web.Response()
+
+    async def main() -> None:
+        listener = await connections.listen(web.Server(respond), host, 0)
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await life(listener)
+        finally:
+            listener.close()
+
+    # that of the daemon: asyncio's own forgets connections that come while a server closes
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():  # noqa: ASYNC110 - nobody tells of what is asked here
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n", REQUEST])
+def test_who_says_nothing_for_long_is_hung_up_on(said: bytes) -> None:
+    connections = Connections(idle_s=0.05)
+
+    async def life(listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(said)
+        await reader.read()
+        writer.close()
+        await until(lambda: len(connections) == 0)
+
+    live(life, connections)
+
+
+def test_with_too_many_the_oldest_goes() -> None:
+    connections = Connections(most=2)
+
+    async def life(listener: Listener) -> None:
+        (oldest, first), *others = [
+            await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(3)
+        ]
+        with contextlib.suppress(ConnectionResetError):
+            assert await oldest.read() == b""
+        for reader, writer in others:
+            writer.write(REQUEST)
+            assert b" 200 " in await reader.readline()
+        assert len(connections) == 2
+        for _, writer in others:
+            writer.close()
+        first.close()
+        await until(lambda: len(connections) == 0)
+
+    live(life, connections)
+
+
+def test_those_on_which_nobody_reads_end_with_the_listener_too() -> None:
+    connections = Connections()
+
+    async def life(listener: Listener) -> None:
+        _, deaf = await asyncio.open_connection("127.0.0.1", listener.port, limit=1)
+        await until(lambda: len(connections) == 1)
+        [transport] = [each.transport for each in listener.answering.connections]
+        assert transport is not None
+
+        def is_stuck() -> bool:
+            deaf.write(REQUEST * 1000)
+            return transport.get_write_buffer_size() > 0
+
+        await until(is_stuck)
+        listener.close()
+
+        await until(lambda: not listener.answering.connections)
+        assert len(connections) == 0
+        deaf.transport.abort()
+
+    live(life, connections)
+
+
+def test_what_listens_for_one_family_does_not_answer_the_other() -> None:
+    async def life(listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("::1", listener.port)
+        writer.write(REQUEST)
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", listener.port)
+
+    live(life, Connections(), host="::")
+
+
+def test_a_taken_address_is_refused() -> None:
+    async def life(listener: Listener) -> None:
+        with pytest.raises(OSError, match="in use"):
+            await Connections().listen(listener.answering, "127.0.0.1", listener.port)
+
+    live(life, Connections())
+
+
+def test_what_is_no_request_ends_its_connection_only() -> None:
+    async def life(listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"\x16\x03\x01 nonsense\r\n\r\n")
+        assert b" 400 " in await reader.readline()
+        writer.close()
+        with socket.create_connection(("127.0.0.1", listener.port)):
+            pass
+
+    live(life, Connections())
