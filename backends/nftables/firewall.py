@@ -4,6 +4,7 @@ All its VIPs jump to one chain, which returns for who may come in and drops ever
 changes: other ranges are another set, named after its content, and the rule that looks it up is replaced in place.
 """
 
+import functools
 import hashlib
 import ipaddress
 from typing import Final, NamedTuple
@@ -64,7 +65,8 @@ def firewall_chain(firewall: Firewall) -> ChainSpec:
     )
 
 
-def interval_keys(family: Family, cidrs: tuple[str, ...]) -> list[bytes]:
+@functools.lru_cache(maxsize=1024)
+def interval_keys(family: Family, cidrs: tuple[str, ...]) -> tuple[bytes, ...]:
     """Return the elements of ranges as an interval set holds them, without overlaps: the kernel refuses those.
 
     A range ends where its end says; without one it goes on to the last address.
@@ -83,7 +85,7 @@ def interval_keys(family: Family, cidrs: tuple[str, ...]) -> list[bytes]:
         keys.append(start.to_bytes(width) + BEGIN)
         if end < beyond:
             keys.append(end.to_bytes(width) + END)
-    return keys
+    return tuple(keys)
 
 
 def _bounds(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[int, int]:

@@ -132,8 +132,7 @@ def read_structure(nft: Nft, family: Family) -> TableFacts:
             found.key_length,
             found.data_type,
             found.data_length,
-            # of the map of clients it depends on the kernel's version
-            0 if holds_clients(found.name) else found.size,
+            found.size,
         )
     return facts
 

@@ -15,15 +15,13 @@ from backends.nftables.model import (
     SetSpec,
     Transaction,
 )
-from backends.nftables.names import holds_clients, holds_intervals
+from backends.nftables.names import holds_intervals
 from proxy.model import Family
 from proxy.netlink.codec import Request
 
 NUMBERS: Final[dict[Family, int]] = {"IPv4": NFPROTO_IPV4, "IPv6": NFPROTO_IPV6}
 ELEMENTS_PER_MESSAGE: Final = 500
 """So many of our largest elements fit the 16-bit length of an attribute."""
-CLIENTS_AT_MOST: Final = 1 << 20
-"""Clients of all ServicePorts that are remembered at a time; further ones are served without affinity."""
 COMMENT: Final = "Kubernetes services, kept by sliceproxy; changes made here are undone"
 
 
@@ -61,11 +59,9 @@ def pack(transaction: Transaction, table: str = TABLE) -> Messages:
     fixed += [
         nft_messages.new_table(NUMBERS[family], table, COMMENT) for family in transaction.tables
     ]
-    blamed: list[tuple[Element, ...]] = [()] * len(fixed)
-    for family, spec in transaction.sets:
-        packed_set = pack_set(family, spec, table)
-        fixed += packed_set
-        blamed += [_whose(spec)] * len(packed_set)
+    fixed += [pack_set(family, spec, table) for family, spec in transaction.sets]
+    blamed: list[tuple[Element, ...]] = [()] * (len(fixed) - len(transaction.sets))
+    blamed += [_whose(spec) for _, spec in transaction.sets]
     for family, chain in transaction.chains:
         packed_chain = pack_chain(family, chain, table)
         fixed += packed_chain
@@ -94,29 +90,21 @@ def pack(transaction: Transaction, table: str = TABLE) -> Messages:
     return messages
 
 
-def pack_set(family: Family, spec: SetSpec, table: str) -> list[Request]:
-    """Pack a set or map, with what the stock tool needs to print its keys.
-
-    For a limit the kernel is told with a new set it makes room at once (6.18: 32 MiB for a million clients). So the map of
-    clients gets its limit afterwards. Kernels before 6.5 ignore that and set one themselves (nft_dynset.c: 65,535).
-    """
+def pack_set(family: Family, spec: SetSpec, table: str) -> Request:
+    """Pack a set or map, with what the stock tool needs to print its keys."""
     facts = spec.facts
-    limits = (0, CLIENTS_AT_MOST) if holds_clients(spec.name) else (0,)
-    return [
-        nft_messages.new_set(
-            NUMBERS[family],
-            table,
-            spec.name,
-            key_type=facts.key_type,
-            key_length=facts.key_length,
-            data_type=facts.data_type,
-            data_length=facts.data_length,
-            flags=facts.flags,
-            size=limit,
-            userdata=set_userdata(spec.key, spec.data),
-        )
-        for limit in limits
-    ]
+    return nft_messages.new_set(
+        NUMBERS[family],
+        table,
+        spec.name,
+        key_type=facts.key_type,
+        key_length=facts.key_length,
+        data_type=facts.data_type,
+        data_length=facts.data_length,
+        flags=facts.flags,
+        size=facts.size,
+        userdata=set_userdata(spec.key, spec.data),
+    )
 
 
 def pack_chain(family: Family, chain: ChainSpec, table: str) -> list[Request]:

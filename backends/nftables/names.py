@@ -23,7 +23,7 @@ _PICKING: Final = re.compile(
 _REMEMBERING: Final = re.compile(rf"remember(-local)?{_PROTOCOL}{_NUMBER}")
 _PRIVATE_CHAIN: Final = re.compile(r"firewall-[0-9a-f]{16}")
 _PRIVATE_SET: Final = re.compile(r"ranges-[0-9a-f]{16}-[0-9a-f]{8}")
-# Of 0.1 before it was released: session affinity had chains and sets for each ServicePort.
+# Session affinity once had chains and sets for each ServicePort: such a table is taken over and cleaned.
 _FORMER: Final = re.compile(
     r"affinity(?:-external|-shortcut|(?:-known|-choose|-chosen)?(?:-local)?|-slots|-endpoints(?:-local)?)-[0-9a-f]{16}"
 )

@@ -3,6 +3,7 @@
 They exist on demand and are shared by all ServicePorts.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -48,6 +49,7 @@ def picking_spec(family: Family, name: str, marking: Marking) -> ChainSpec:
     return ChainSpec(name, None, (mark, rules.rule([rules.goto(to)], "then as all others")))
 
 
+@functools.lru_cache(maxsize=4096)
 def leads_to(name: str) -> tuple[str, ...]:
     """Return the other chains that one needs, every chain before those that refer to it.
 

@@ -20,7 +20,7 @@ def plan_private(draft: Draft, firewall: Firewall | None, old: Private) -> Priva
         )
     keys = interval_keys(firewall.key.family, firewall.ranges)
     draft.fill(firewall.key, firewall.set_name, dict.fromkeys(keys))
-    return new._replace(members=((firewall.set_name, tuple(keys)),))
+    return new._replace(members=((firewall.set_name, keys),))
 
 
 def private_specs(firewall: Firewall | None) -> tuple[list[SetSpec], list[ChainSpec]]:

@@ -87,7 +87,7 @@ def _steps(layout: Layout, family: Family) -> Iterator[tuple[str, list[Request]]
     number = messages.NUMBERS[family]
     yield "nftables tables", [nft_messages.new_table(number, PROBE_TABLE, is_dormant=True)]
     for spec in layout.sets(family):
-        yield f"set {spec.name}", messages.pack_set(family, spec, PROBE_TABLE)
+        yield f"set {spec.name}", [messages.pack_set(family, spec, PROBE_TABLE)]
     for chain in layout.skeleton(family):
         yield from _chain_steps(family, chain)
     for protocol in PROTOCOLS:
@@ -97,7 +97,7 @@ def _steps(layout: Layout, family: Family) -> Iterator[tuple[str, list[Request]]
     firewall = Firewall(PortKey(ServicePortName("", "", "", "TCP"), family), _RANGES[family])
     sets, chains = private_specs(firewall)
     for spec in sets:
-        yield f"set {spec.name}", messages.pack_set(family, spec, PROBE_TABLE)
+        yield f"set {spec.name}", [messages.pack_set(family, spec, PROBE_TABLE)]
     bounds = [messages.pack_bound(b) for b in interval_keys(family, firewall.ranges)]
     yield (
         "range in a set",

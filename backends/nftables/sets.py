@@ -1,5 +1,7 @@
 """The sets and maps that every service shares, and how any of them is declared. Pure."""
 
+from typing import Final
+
 from backends.kernel.nft_numbers import SetFlag
 from backends.kernel.nft_userdata import declare
 from backends.nftables.model import (
@@ -35,6 +37,12 @@ from proxy.model import IPV4, Family, PortKey, Protocol
 SLOT = "numgen random mod 65536"
 # A number of session affinity, as rules hand it on.
 NUMBER = "meta priority"
+CLIENTS_AT_MOST: Final = 1 << 20
+"""Clients of all ServicePorts that are remembered at a time; further ones are served without affinity.
+
+The kernel makes room for as many elements as the lower 16 bits of a limit say (the `nelem_hint` of rhashtable_params):
+for 65,535, which it would set itself, 2 MiB; for this one nothing (6.18).
+"""
 
 
 def address_type(family: Family) -> str:
@@ -91,6 +99,7 @@ def _affinity_sets(family: Family) -> tuple[SetSpec, ...]:
             f"{NUMBER} . {'ip saddr' if family == IPV4 else 'ip6 saddr'}",
             NUMBER,
             flags=SetFlag.EVAL | SetFlag.TIMEOUT,
+            size=CLIENTS_AT_MOST,
         ),
         declared(AFFINITY_SERVICES, frontend, NUMBER),
         declared(AFFINITY_NODEPORTS, "meta l4proto . th dport", NUMBER),
@@ -106,6 +115,7 @@ def declared(
     data: str | None = None,
     *,
     flags: int = 0,
+    size: int = 0,
     owner: PortKey | None = None,
 ) -> SetSpec:
     """Return a set, or with data a map, with key and data in the words of the stock tool."""
@@ -117,5 +127,6 @@ def declared(
         key_length=declared_key.length,
         data_type=declared_data.type if declared_data else None,
         data_length=declared_data.length if declared_data else 0,
+        size=size,
     )
     return SetSpec(name, declared_key, declared_data, facts, owner)

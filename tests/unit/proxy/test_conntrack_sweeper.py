@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from proxy import conntrack_sweeper
+from proxy import conntrack_sweeper, reconciler
 from proxy.backend import Drift
 from proxy.conntrack_sweeper import (
     CREDIT_S,
@@ -44,6 +44,7 @@ class Node:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.daemon = make_daemon(monkeypatch)
         monkeypatch.setattr(conntrack_sweeper, "time", self.daemon.clock)
+        monkeypatch.setattr(reconciler, "PRUNED_AT_ONCE", 10_000)  # a thread has another clock
         self.flows = FakeFlows()
         self.sweeper = Sweeper(self.daemon.reconciler, self.flows)
         self.daemon.reconciler.on_round = self.sweeper.on_round

@@ -23,6 +23,7 @@ from tests.work_counter import Visits, Work, count_work, watch
 def work_of_a_round(services: int, event: Event, monkeypatch: pytest.MonkeyPatch) -> Work:
     """Return what it costs to bring one event to the kernel."""
     monkeypatch.setattr("proxy.reconciler.time", JumpingClock())
+    monkeypatch.setattr("proxy.reconciler.PRUNED_AT_ONCE", 10_000)  # no event loop, no threads
     cache, desired, backend = Cache(make_node()), DesiredState(), NullBackend()
     whole = Reconciler(cache, desired, backend, Schedule(now_s=0.0))
     for number in range(services):
