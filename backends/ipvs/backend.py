@@ -269,13 +269,17 @@ class IpvsBackend:
             open_nft, open_ipvs, open_links = self._open
             with open_nft() as nft, open_links() as links:
                 addresses = kernel.read_addresses(links)
-                removed = self._remove_servers(open_ipvs, addresses.bound)
+                tables, _ = kernel.read_tables(nft, self.layout.families)
+                marks = kernel.marks_in(tables)
+                removed = self._remove_servers(open_ipvs, addresses.bound, marks)
                 if links.find(DEVICE) is not None:
                     links.remove_dummy(DEVICE)
                     removed += addresses.device is not None
                 return removed + kernel.delete_tables(nft)
 
-    def _remove_servers(self, open_ipvs: Callable[[], Ipvs], bound: Collection[str]) -> int:
+    def _remove_servers(
+        self, open_ipvs: Callable[[], Ipvs], bound: Collection[str], marks: Collection[int]
+    ) -> int:
         try:
             ipvs = open_ipvs()
         except Unsupported:
@@ -284,7 +288,7 @@ class IpvsBackend:
             ours = [
                 ipvs_messages.del_server(server.id)
                 for server in ipvs.list_servers()
-                if kernel.is_our_server(server.id, self.layout, bound)
+                if kernel.is_our_server(server.id, self.layout, bound, marks)
             ]
             refused = [each for each in ipvs.carry_out(ours) if each.errno != errno.ESRCH]
             for refusal in refused:

@@ -1,13 +1,22 @@
 """The kernel's side: takes steps, reads back what is ours, and translates the kernel's errors. Shell."""
 
 import errno
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from backends.ipvs import messages
 from backends.ipvs.belief import Observed, TableFacts
 from backends.ipvs.layout import Layout
-from backends.ipvs.model import DEVICE, PROBE_TABLE, TABLE, Data, NftStep, Operation
+from backends.ipvs.model import (
+    DEVICE,
+    MARKING,
+    PROBE_TABLE,
+    TABLE,
+    Data,
+    NftStep,
+    Operation,
+)
+from backends.ipvs.render import read_mark
 from backends.kernel import nft_messages
 from backends.kernel.ipvs import Ipvs, Refusal
 from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer
@@ -108,9 +117,10 @@ def read_everything(doors: Doors, layout: Layout) -> Observed:
         bound=addresses.bound,
         elsewhere=addresses.elsewhere,
     )
+    marks = marks_in(tables)
     for server in doors.ipvs.list_servers():
         found = [each for each, _ in doors.ipvs.list_destinations(server.id)]
-        if is_our_server(server.id, layout, observed.bound):
+        if is_our_server(server.id, layout, observed.bound, marks):
             observed.correct_server(server.id, server, found)
         elif server.id.protocol is not None:
             there = {(each.address, each.port): each for each in found}
@@ -118,13 +128,29 @@ def read_everything(doors: Doors, layout: Layout) -> Observed:
     return observed
 
 
-def is_our_server(server: ServerId, layout: Layout, bound: Collection[str]) -> bool:
-    """Whether a virtual server is ours: its address is on our device, or its mark in our range."""
+def is_our_server(
+    server: ServerId, layout: Layout, bound: Collection[str], marks: Collection[int] = ()
+) -> bool:
+    """Whether a virtual server is ours: its address is on our device, or its mark in our range or in our tables.
+
+    Marks outside our range are in our tables where another masquerade bit was configured before.
+    """
     if server.family not in layout.families:
         return False
     if server.protocol is None:
-        return layout.marks.number(server.mark) is not None
+        return layout.marks.number(server.mark) is not None or server.mark in marks
     return server.address in bound
+
+
+def marks_in(tables: Mapping[Family, TableFacts]) -> set[int]:
+    """Return the firewall marks that frontends lead to."""
+    return {
+        read_mark(data)
+        for facts in tables.values()
+        for name in MARKING
+        for data in facts.elements.get(name, {}).values()
+        if data is not None and len(data) == 4
+    }
 
 
 def read_server(

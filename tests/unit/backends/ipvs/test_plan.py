@@ -6,6 +6,7 @@ import pytest
 
 from backends.ipvs.layout import IpvsSettings
 from backends.ipvs.model import AddressStep, IpvsPlan, IpvsStep, NftStep, Step
+from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import ServerId
 from proxy.desired import DesiredPort, Frontend
 from proxy.model import FAMILIES
@@ -178,6 +179,25 @@ def test_a_leftover_in_an_excluded_range_stays(excluded: tuple[str, ...]) -> Non
     asyncio.run(second.adopt())
 
     assert bool(second.observed.servers) == bool(excluded)
+
+
+@pytest.mark.parametrize("is_cleanup", [False, True])
+def test_nothing_stays_under_the_marks_of_another_masquerade_bit(is_cleanup: bool) -> None:
+    kernel = Kernel()
+    web = make_desired("default/web", "10.1.0.1:80", outer=(VIP,))
+    asyncio.run(Process(kernel).adopt(web))
+    other = IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS, masquerade_mark=0x80)
+    second = Process(kernel, settings=other)
+    if is_cleanup:
+        with kernel.entered():
+            asyncio.run(second.backend.cleanup())
+    else:
+        asyncio.run(second.adopt(web))
+
+    with kernel.entered(), Ipvs() as ipvs:
+        left = [server.id.mark for server in ipvs.list_servers() if server.id.mark]
+    wanted = [] if is_cleanup else [second.observed.rendered[web.key].marked[0].mark]
+    assert left == wanted
 
 
 def test_every_step_says_what_it_does_and_for_whom() -> None:

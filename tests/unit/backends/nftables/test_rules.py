@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from backends.kernel.nft_expressions import (
     Bitwise,
     Compare,
+    Dynset,
     Expression,
     Lookup,
     Masquerade,
@@ -22,7 +23,15 @@ from backends.kernel.nft_expressions import (
     Verdict,
     parse_expressions,
 )
-from backends.kernel.nft_numbers import MetaKey, Operator, RejectKind, VerdictCode
+from backends.kernel.nft_numbers import (
+    DynsetOperation,
+    MetaKey,
+    NumgenKind,
+    Operator,
+    PayloadBase,
+    RejectKind,
+    VerdictCode,
+)
 from backends.nftables import rules
 from proxy.model import FAMILIES, PROTOCOLS, Family, Protocol
 
@@ -140,3 +149,63 @@ def test_the_comment_of_a_rule_says_why_and_changes_with_its_content() -> None:
     assert one.comment.startswith("because [")
     assert one.comment != other.comment
     assert parse_expressions(one.expressions) == (rules.goto("there"),)
+
+
+# --- session affinity
+
+UPPER_HALF = struct.pack("=I", 0xFFFF0000)
+
+
+@pytest.mark.parametrize(
+    ("family", "offset", "length", "data_register"), [("IPv4", 12, 4, 2), ("IPv6", 8, 16, 13)]
+)
+def test_a_client_is_noted_under_the_number_of_its_service_port(
+    family: Family, offset: int, length: int, data_register: int
+) -> None:
+    """As `nft --debug=netlink` shows the statement, but for the register that IPv6 needs."""
+    assert rules.note_client(family, 60) == [
+        MetaLoad(key=MetaKey.PRIORITY),
+        Bitwise(mask=UPPER_HALF, xor=bytes(4)),
+        Payload(header=PayloadBase.NETWORK, offset=offset, length=length, register=9),
+        MetaLoad(key=MetaKey.PRIORITY, register=data_register),
+        Dynset(
+            operation=DynsetOperation.UPDATE,
+            set_name="affinity-clients",
+            data_register=data_register,
+            timeout_ms=60_000,
+        ),
+    ]
+    *load, _ = rules.note_client(family, 60)
+    *same, forgotten = rules.forget_client(family)
+    assert same == load
+    assert forgotten == Dynset(
+        operation=DynsetOperation.DELETE, set_name="affinity-clients", data_register=data_register
+    )
+
+
+def test_of_a_number_only_the_service_ports_half_is_left_when_the_endpoint_is_gone() -> None:
+    assert rules.forget_number() == [
+        MetaLoad(key=MetaKey.PRIORITY),
+        Bitwise(mask=UPPER_HALF, xor=bytes(4)),
+        MetaSet(key=MetaKey.PRIORITY),
+    ]
+
+
+def test_a_number_that_is_found_or_drawn_is_handed_on_as_the_priority() -> None:
+    onward = [
+        MetaSet(key=MetaKey.PRIORITY),
+        Verdict(VerdictCode.JUMP, "there"),
+    ]
+
+    assert rules.draw_number(rules.any_of(8, is_local=True), "there") == [
+        MetaLoad(key=MetaKey.PRIORITY),
+        Numgen(kind=NumgenKind.RANDOM, modulus=8, offset=65536, register=9),
+        Lookup("affinity-slots", data_register=1),
+        *onward,
+    ]
+    assert rules.recall("IPv6", "there") == [
+        MetaLoad(key=MetaKey.PRIORITY),
+        Payload(header=PayloadBase.NETWORK, offset=8, length=16, register=9),
+        Lookup("affinity-clients", data_register=1),
+        *onward,
+    ]
