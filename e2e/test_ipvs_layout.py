@@ -92,6 +92,7 @@ def test_a_packet_that_ipvs_has_translated_loses_our_mark_and_perhaps_its_source
 ) -> None:
     assert _rules(namespace, "ip", "postrouting")[1:] == [
         "meta mark & 0xfe004000 == 0xa6004000 meta mark set 0x00000000 masquerade fully-random",
+        "meta mark 0xa6000000/7 fib saddr type local meta mark set 0x00000000 masquerade fully-random",
         "meta mark 0xa6000000/7 meta mark set 0x00000000",
         "meta mark & 0x00004000 != 0x00000000 meta mark set meta mark ^ 0x00004000"
         " masquerade fully-random",

@@ -215,11 +215,16 @@ class Layout:
     def _postrouting(self, family: Family) -> list[RuleSpec]:
         bit, marks = self.settings.masquerade_mark, self.marks
         both = say.mark_is(marks.value | bit, marks.mask | bit)
+        ours = say.mark_is(marks.value, marks.mask)
         # what the node sends to an address of our device has that address as its source
         own = [*say.source_in(family, BOUND), *say.original_destination_in(family, BOUND)]
         return [
             rule([*both, *say.clear_mark(), say.masquerade()], "marked by us, masquerade"),
-            rule([*say.mark_is(marks.value, marks.mask), *say.clear_mark()], "marked by us"),
+            rule(
+                [*ours, *say.source_is_local(), *say.clear_mark(), say.masquerade()],
+                "marked by us, from this node itself",
+            ),
+            rule([*ours, *say.clear_mark()], "marked by us"),
             rule([*say.mark_has(bit), *say.toggle_mark(bit), say.masquerade()], "masquerade"),
             rule([*own, say.masquerade()], "this node itself"),
             rule(

@@ -36,9 +36,25 @@ class Row(NamedTuple):
         )
 
 
+_BOUND: Final = (
+    "IPVS takes only what is addressed to this host, so the address is bound to a device, "
+    "and its other ports are refused: they would lead to whatever listens on this host"
+)
+_HASHED: Final = (
+    "persistence of a virtual server that is found by mark leaves the port untranslated: "
+    "external frontends choose by the client's address instead, and share no memory with the cluster IP"
+)
+
 TABLE: Final[Mapping[str, Sequence[Row]]] = {
     "nftables": (),
-    "ipvs": (),
+    "ipvs": (
+        Row("external_ip/other ports of the address are left alone", _BOUND),
+        Row(
+            "combinations/two services share a load balancer's address on different ports", _BOUND
+        ),
+        Row("combinations/source ranges, policy Local and session affinity", _HASHED),
+        Row("combinations/session affinity over many endpoints that come and go", _HASHED),
+    ),
 }
 
 

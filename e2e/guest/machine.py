@@ -21,7 +21,7 @@ UNPACKED = CHECKOUT / ".cache" / "guest"
 
 QEMU = "qemu-system-x86_64"
 MEMORY = "2G"
-CPUS = 2
+CPUS = 1
 # What costs much without hardware help and protects nothing here. `panic`: an end, instead of a machine that stands still.
 _KERNEL_LINE = "console=ttyS0 quiet panic=-1 mitigations=off init_on_alloc=0 audit=0 apparmor=0"
 _LATE = Path(__file__).with_name("late.sh")

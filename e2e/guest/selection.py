@@ -17,7 +17,7 @@ REQUIRED = ("namespaces", "nftables", "iptables", "sctp", "ipvs", "dummy")
 _TEST_LIMIT_S = 600
 
 USUAL = ("e2e/test_contract.py", "e2e/test_kernel_ipvs.py", "e2e/test_kernel_links.py")
-RACES = ("e2e/test_race.py", "e2e/test_flow_race.py")
+LONG = ("e2e/test_race.py", "e2e/test_flow_race.py", "e2e/test_ipvs.py")
 FLOWS = "e2e/test_flows.py"
 
 
@@ -28,7 +28,7 @@ def usual() -> list[str]:
 
 def everything() -> list[str]:
     """Arguments of pytest for all that this kernel is there for."""
-    return _arguments((*USUAL, *RACES), is_sample=False)
+    return _arguments((*USUAL, *LONG), is_sample=False)
 
 
 def _arguments(files: tuple[str, ...], *, is_sample: bool) -> list[str]:

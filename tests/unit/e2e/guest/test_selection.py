@@ -24,7 +24,7 @@ def needs_ipvs(file: Path) -> bool:
 
 def test_every_file_that_is_named_exists() -> None:
     assert [
-        each for each in (*selection.USUAL, *selection.RACES) if not (ROOT / each).exists()
+        each for each in (*selection.USUAL, *selection.LONG) if not (ROOT / each).exists()
     ] == []
 
 
