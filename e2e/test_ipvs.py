@@ -1,8 +1,6 @@
 """Mode ipvs from outside: connections outlive their endpoint's removal and a restart, and VIPs lead to services only."""
 
 import contextlib
-import socket
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -78,7 +76,9 @@ def test_connections_to_a_removed_endpoint_go_on_through_a_restart_until_they_en
 ) -> None:
     site.start()
     with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(site.world.client.converse(vip, 80)) for vip in (*VIP,) * 6]
+        opened = [site.world.client.converse(vip, 80) for vip in (*VIP,) * 6]
+        for conversation in opened:
+            stack.callback(_end, conversation)
         partners = [conversation.ask().name for conversation in opened]
         assert set(partners) == set("abc")
 
@@ -95,7 +95,7 @@ def test_connections_to_a_removed_endpoint_go_on_through_a_restart_until_they_en
 
         for conversation, partner in zip(opened, partners, strict=True):
             if partner == "c":
-                _reset(conversation)
+                conversation.close()  # by a reset, which nobody remembers for minutes
         _until(lambda: site.weights() == [[1, 1]] * 2)
         left = [c for c, partner in zip(opened, partners, strict=True) if partner != "c"]
         assert [c.ask().name for c in left] == [name for name in partners if name != "c"]
@@ -127,11 +127,9 @@ def _command() -> list[str]:
     return [sys.executable, "-I", "-m", "proxy"]
 
 
-def _reset(conversation: Conversation) -> None:
-    """End a connection so that nobody has to remember it for minutes."""
-    option = struct.pack("ii", 1, 0)
-    conversation._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
-    conversation.close()
+def _end(conversation: Conversation) -> None:
+    with contextlib.suppress(OSError):  # it is closed already
+        conversation.close()
 
 
 def _until(is_so: Callable[[], bool]) -> None:

@@ -25,6 +25,7 @@ from e2e.namespace import Namespace
 from proxy.model import IPV4, IPV6
 from proxy.netlink import codec, generic
 from proxy.netlink.codec import Request
+from tests.effort import examples
 from tests.fakes.ipvs import LONGEST_S, SCHEDULERS, IpvsKernel
 from tests.ipvs_strategies import IDS, MESSAGES
 
@@ -207,7 +208,9 @@ def test_more_destinations_than_fit_one_piece_are_listed(ipvs: Ipvs) -> None:
 
 @pytest.mark.timeout(300)
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(st.sampled_from(MESSAGES), min_size=20, max_size=120))
 def test_the_fake_refuses_and_keeps_what_the_kernel_does(

@@ -54,9 +54,12 @@ class Marks:
 
 
 def choose_number(key: PortKey, is_free: Callable[[int], bool]) -> int:
-    """Return a free number for a ServicePort, the same one after every start unless another has it."""
+    """Return a free number for a ServicePort, the same one after every start unless another has it.
+
+    The last one is the probe's.
+    """
     digest = hashlib.blake2b("/".join(key.name).encode(), digest_size=4).digest()
-    number = int.from_bytes(digest) % NUMBERS
+    number = int.from_bytes(digest) % (NUMBERS - 1)
     while not is_free(number):
-        number = (number + 1) % NUMBERS
+        number = (number + 1) % (NUMBERS - 1)
     return number

@@ -1,7 +1,7 @@
 """What is ours and nobody asks for: found by a full walk, and removed. Pure."""
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from backends.ipvs.belief import Observed, TableFacts
 from backends.ipvs.draft import ABSENT, Draft
@@ -107,7 +107,9 @@ def _keep_for(port: DesiredPort, observed: Observed, layout: Layout, occupied: _
             data = facts.elements.get(name, {}).get(frontend.key)
             number = None if data is None else layout.marks.number(read_mark(data))
             if number is not None:
-                occupied.servers.update(layout.marks.servers(family, number))
+                servers = layout.marks.servers(family, number)
+                occupied.servers.update(servers)
+                _keep_hairpins(family, servers, observed, occupied)
         if frontend.allowed:
             width = len(pack_address(frontend.server.address)) if frontend.server else 0
             stays = [
@@ -117,6 +119,13 @@ def _keep_for(port: DesiredPort, observed: Observed, layout: Layout, occupied: _
             ]
             occupied.elements[family, ALLOWED].update(stays)
         if frontend.server is not None:
-            for _address, _port in observed.destinations.get(frontend.server, ()):
-                member = pack_address(_address)
-                occupied.elements[family, HAIRPIN].add(member + member)
+            _keep_hairpins(family, [frontend.server], observed, occupied)
+
+
+def _keep_hairpins(
+    family: Family, servers: Iterable[ServerId], observed: Observed, occupied: _Occupied
+) -> None:
+    for server in servers:
+        for address, _ in observed.destinations.get(server, ()):
+            member = pack_address(address)
+            occupied.elements[family, HAIRPIN].add(member + member)

@@ -21,7 +21,6 @@ UNPACKED = CHECKOUT / ".cache" / "guest"
 
 QEMU = "qemu-system-x86_64"
 MEMORY = "2G"
-CPUS = 1
 # What costs much without hardware help and protects nothing here. `panic`: an end, instead of a machine that stands still.
 _KERNEL_LINE = "console=ttyS0 quiet panic=-1 mitigations=off init_on_alloc=0 audit=0 apparmor=0"
 _LATE = Path(__file__).with_name("late.sh")
@@ -32,7 +31,9 @@ _LEAVING_LIMIT_S = 10.0
 _KVM_UP_S = 15.0
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], limit_s: float) -> int:
+def run(
+    command: Sequence[str], environment: Mapping[str, str], limit_s: float, processors: int = 1
+) -> int:
     """Boot, run the command as root in the checkout, print what it prints, switch off; its exit status.
 
     Raises GuestError if something is missing here, if it takes longer than `limit_s`, or if the guest goes down
@@ -51,7 +52,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], limit_s: float) 
         deadline = time.monotonic() + limit_s
         with_kvm = [(_KVM_UP_S, "kvm")] if _has_kvm() else []
         if not any(
-            _run(arguments(booted, directory, accelerator), deadline, up_within_s)
+            _run(arguments(booted, directory, accelerator, processors), deadline, up_within_s)
             for up_within_s, accelerator in [*with_kvm, (limit_s, "tcg")]
         ):
             raise GuestError(f"the guest did not come up; {_console(directory)}")
@@ -66,11 +67,11 @@ def script(command: Sequence[str], environment: Mapping[str, str]) -> str:
     )
 
 
-def arguments(booted: Kernel, directory: Path, accelerator: str) -> list[str]:
+def arguments(booted: Kernel, directory: Path, accelerator: str, processors: int) -> list[str]:
     """The command line of qemu. `directory` holds the initramfs and what is exchanged with the guest."""
     return [
         *(QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-machine", "q35", "-cpu", "max", "-smp", str(CPUS), "-m", MEMORY),
+        *("-machine", "q35", "-cpu", "max", "-smp", str(processors), "-m", MEMORY),
         *("-accel", accelerator),
         *("-kernel", str(booted.image), "-initrd", str(directory / "initramfs")),
         *("-append", _KERNEL_LINE),

@@ -34,9 +34,10 @@ from tests.desired_strategies import (
     seeds,
     whole,
 )
+from tests.effort import examples
 from tests.model_builders import make_key
 
-EXAMPLES: Final = 25
+EXAMPLES: Final = examples(25)
 random_worlds = settings(
     max_examples=EXAMPLES,
     deadline=None,

@@ -105,7 +105,9 @@ def test_words_and_settings_reach_the_command_as_they_are() -> None:
 
 
 def test_the_host_is_shared_read_only_and_the_exchange_is_not(tmp_path: Path) -> None:
-    argv = machine.arguments(Kernel(tmp_path, tmp_path / "a,b" / "6.1"), tmp_path, "tcg")
+    argv = machine.arguments(
+        Kernel(tmp_path, tmp_path / "a,b" / "6.1"), tmp_path, "tcg", processors=2
+    )
 
     shared = {each.split(",")[1]: each for each in values(argv, "-fsdev")}
     assert ",readonly=on" in shared["id=root"]
@@ -113,4 +115,11 @@ def test_the_host_is_shared_read_only_and_the_exchange_is_not(tmp_path: Path) ->
     assert f"path={tmp_path}/a,,b," in shared["id=modules"]
     assert f"path={tmp_path}/exchange," in shared["id=exchange"]
     assert ",readonly=off" in shared["id=exchange"]
+
+
+def test_the_machine_is_made_as_asked_for(tmp_path: Path) -> None:
+    argv = machine.arguments(Kernel(tmp_path / "vmlinuz", tmp_path), tmp_path, "tcg", processors=2)
+
     assert values(argv, "-accel") == ["tcg"]
+    assert values(argv, "-smp") == ["2"]
+    assert values(argv, "-kernel") == [str(tmp_path / "vmlinuz")]

@@ -8,22 +8,27 @@ import pytest
 from e2e.guest import __main__ as guest
 from e2e.guest import machine, selection
 from e2e.guest.kernel import GuestError
+from e2e.guest.selection import Run
 
 
 class Machine:
     """In the place of the virtual machine: keeps what it is to run, and ends as it is told."""
 
     def __init__(self) -> None:
-        self.ran: list[tuple[list[str], float]] = []
-        self.status = 0
+        self.ran: list[tuple[list[str], float, int]] = []
+        self.efforts: list[str] = []
+        self.statuses = [0, 0]
         self.error = ""
 
-    def run(self, command: list[str], environment: dict[str, str], limit_s: float) -> int:
+    def run(
+        self, command: list[str], environment: dict[str, str], limit_s: float, processors: int
+    ) -> int:
         assert "ipvs" in environment["E2E_REQUIRED"]
-        self.ran.append((command, limit_s))
+        self.efforts.append(environment["TEST_EFFORT"])
+        self.ran.append((list(command), limit_s, processors))
         if self.error:
             raise GuestError(self.error)
-        return self.status
+        return self.statuses.pop(0)
 
 
 @pytest.fixture
@@ -34,32 +39,32 @@ def booted(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return fake
 
 
+def in_pytest(run: Run) -> list[str]:
+    return [sys.executable, "-m", "pytest", *run.arguments]
+
+
 def test_without_ipvs_here_the_usual_tests_run_in_the_guest(booted: Machine) -> None:
     assert guest.main([]) == 0
 
-    ((command, limit_s),) = booted.ran
-    assert command == [sys.executable, "-m", "pytest", *selection.usual()]
-    assert limit_s == selection.LIMIT_S
+    (usual,) = selection.usual()
+    assert booted.ran == [(in_pytest(usual), usual.limit_s, usual.processors)]
+    assert booted.efforts == [usual.effort]
 
 
-def test_all_tests_have_more_time(booted: Machine) -> None:
-    guest.main(["--all"])
+def test_everything_takes_several_boots_and_ends_with_the_worst_status(booted: Machine) -> None:
+    booted.statuses = [1, 0]
 
-    ((command, limit_s),) = booted.ran
-    assert command[3:] == selection.everything()
-    assert limit_s == selection.LIMIT_OF_EVERYTHING_S
+    assert guest.main(["--all"]) == 1
+    assert [command for command, _, _ in booted.ran] == [
+        in_pytest(each) for each in selection.everything()
+    ]
 
 
 def test_a_command_is_run_as_it_stands(booted: Machine) -> None:
-    guest.main(["--limit-s", "5", "--run", "ls", "--all"])
+    booted.statuses = [7]
 
-    assert booted.ran == [(["ls", "--all"], 5.0)]
-
-
-def test_the_exit_status_is_that_of_the_tests(booted: Machine) -> None:
-    booted.status = 1
-
-    assert guest.main([]) == 1
+    assert guest.main(["--limit-s", "5", "--processors", "2", "--run", "ls", "--all"]) == 7
+    assert booted.ran == [(["ls", "--all"], 5.0, 2)]
 
 
 def test_a_guest_that_does_not_work_is_told_apart_from_failed_tests(

@@ -8,6 +8,7 @@ import pytest
 import backends
 from e2e.capabilities import CAPABILITIES
 from e2e.guest import selection
+from e2e.guest.selection import Run
 
 ROOT = Path(__file__).parents[4]
 
@@ -22,40 +23,59 @@ def needs_ipvs(file: Path) -> bool:
     return bool(words & {"ipvs", "dummy"})
 
 
+def arguments(runs: list[Run]) -> set[str]:
+    return {argument for run in runs for argument in run.arguments}
+
+
 def test_every_file_that_is_named_exists() -> None:
-    assert [
-        each for each in (*selection.USUAL, *selection.LONG) if not (ROOT / each).exists()
-    ] == []
+    named = [each for each in arguments(selection.everything()) if each.endswith(".py")]
+
+    assert [each for each in named if not (ROOT / each).exists()] == []
 
 
 def test_every_test_file_that_needs_ipvs_is_run() -> None:
-    needing = {
-        str(each.relative_to(ROOT))
-        for each in (ROOT / "e2e").glob("test_*.py")
-        if needs_ipvs(each)
-    }
+    files = (ROOT / "e2e").glob("test_*.py")
+    needing = {str(each.relative_to(ROOT)) for each in files if needs_ipvs(each)}
 
-    assert needing <= set(selection.everything())
+    assert needing <= arguments(selection.everything())
 
 
 def test_everything_holds_the_usual_but_for_the_sampling() -> None:
-    assert set(selection.usual()) - {"--sample"} <= set(selection.everything())
-    assert "--sample" not in selection.everything()
+    assert arguments(selection.usual()) - {"--sample"} <= arguments(selection.everything())
+    assert "--sample" not in arguments(selection.everything())
+
+
+def test_the_usual_takes_at_most_twelve_minutes_and_one_boot() -> None:
+    (usual,) = selection.usual()
+
+    assert usual.limit_s <= 12 * 60
+
+
+def test_only_races_have_a_second_processor() -> None:
+    with_two = [run for run in selection.everything() if run.processors == 2]
+
+    assert arguments(with_two) >= set(selection.RACES)
+    assert not arguments(with_two) & {*selection.USUAL, *selection.LONG}
 
 
 def test_the_flow_suite_runs_as_soon_as_there_is_a_backend_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(backends, "FACTORIES", {"null": None})
-    assert selection.FLOWS not in selection.usual()
+    assert selection.FLOWS not in arguments(selection.everything())
 
     monkeypatch.setattr(backends, "FACTORIES", {"ipvs": None})
-    assert selection.usual()[-4:] == ["--backend", "ipvs", selection.FLOWS, "--sample"]
-    assert selection.everything()[-3:] == ["--backend", "ipvs", selection.FLOWS]
+    flows = ["--backend", "ipvs", selection.FLOWS]
+    assert selection.usual()[0].arguments[-4:] == [*flows, "--sample"]
+    assert selection.everything()[0].arguments[-3:] == flows
 
 
 def test_a_capability_that_the_guest_has_may_not_be_missing_there() -> None:
-    environment = selection.environment({"CI": "true", "E2E_REQUIRED": "", "HOME": "/nowhere"})
+    ours = {"CI": "true", "E2E_REQUIRED": "", "HOME": "/nowhere"}
 
-    assert environment == {"CI": "true", "E2E_REQUIRED": ",".join(selection.REQUIRED)}
+    assert selection.environment(ours, "0.1") == {
+        "CI": "true",
+        "E2E_REQUIRED": ",".join(selection.REQUIRED),
+        "TEST_EFFORT": "0.1",
+    }
     assert set(selection.REQUIRED) <= CAPABILITIES.keys()

@@ -1,0 +1,320 @@
+"""The wiring. That it keeps the laws of proxy/backend.py: tests/contract."""
+
+import argparse
+import asyncio
+import errno
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from backends.ipvs import backend as module
+from backends.ipvs.backend import IpvsBackend
+from backends.ipvs.layout import IpvsSettings, Layout
+from backends.ipvs.model import DEVICE, SERVICES, TABLE
+from backends.kernel import ipvs_messages, nft_messages
+from backends.kernel.ipvs import Ipvs, Refusal
+from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer
+from backends.kernel.links import Links, Unbound
+from backends.kernel.nft import Nft
+from backends.kernel.nft_numbers import NFPROTO_IPV4
+from proxy.config import load
+from proxy.config.flags import add_flags
+from proxy.config.settings import Settings
+from proxy.errors import KernelError
+from proxy.model import FAMILIES, IPV4
+from proxy.netlink.codec import Request
+from tests.desired_strategies import make_desired
+from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process
+
+LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
+SERVER = ServerId("IPv4", "TCP", "10.96.0.10", 80)
+WEB = make_desired("default/web", "10.1.0.1:80")
+API = make_desired("default/api", "10.1.0.2:80", cluster_ip="10.96.0.11")
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    """Whatever opens a socket talks to these fakes."""
+    kernel = Kernel()
+    with kernel.entered():
+        yield kernel
+
+
+class Watched(Nft):
+    """In which threads transactions were committed, and what they wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_main: list[bool] = []
+        self.pause: threading.Event | None = None
+        self.has_begun = threading.Event()
+
+    def commit(self, messages: Sequence[Request]) -> None:
+        self.is_main.append(threading.current_thread() is threading.main_thread())
+        self.has_begun.set()
+        if self.pause is not None:
+            self.pause.wait(10)
+        super().commit(messages)
+
+
+def watched(process: Process) -> Watched:
+    """Have the process talk through such a door."""
+    process.backend = IpvsBackend(LAYOUT, open_nft=Watched)
+    door = process.backend._doors.nft
+    assert isinstance(door, Watched)
+    return door
+
+
+def test_small_steps_are_taken_at_once_and_large_ones_in_a_thread(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INLINE_OBJECTS", 5)
+    process = Process(kernel)
+    door = watched(process)
+
+    asyncio.run(process.adopt(WEB))
+    assert door.is_main == [False, True]  # tables with all that is in them, then the frontend
+    asyncio.run(process.program(WEB, API))
+    assert door.is_main[2:] == [True, True]
+
+
+def test_nobody_asks_the_kernel_while_a_thread_talks_to_it(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "INLINE_OBJECTS", 0)
+    process = Process(kernel)
+    door = watched(process)
+
+    async def work() -> None:
+        await process.adopt()
+        kernel.nft.generation += 1  # somebody else's transaction
+        assert process.backend.has_foreign_change(process.observed)
+        door.has_begun.clear()
+        door.pause = go_on = threading.Event()
+        writing = asyncio.create_task(process.program(WEB))
+        await asyncio.to_thread(door.has_begun.wait, 10)
+
+        assert not process.backend.has_foreign_change(process.observed)
+
+        go_on.set()
+        await writing
+        assert process.backend.has_foreign_change(process.observed)
+
+    asyncio.run(work())
+
+
+def test_our_own_changes_are_not_foreign(kernel: Kernel) -> None:
+    process = Process(kernel)
+
+    asyncio.run(process.adopt(WEB, API))
+
+    assert not process.backend.has_foreign_change(process.observed)
+
+
+def test_what_is_applied_is_counted(kernel: Kernel) -> None:
+    process = Process(kernel)
+    asyncio.run(process.adopt(WEB))
+
+    applied = asyncio.run(
+        process.program(WEB, make_desired("default/api", cluster_ip="10.96.0.11"))
+    )
+
+    assert (applied.operations, applied.transactions) == (3, 3)  # bound, the address, refused
+    assert applied.failed == {}
+
+
+def test_what_drains_is_looked_at_soon_and_then_less_often(kernel: Kernel) -> None:
+    process = Process(kernel)
+    asyncio.run(process.adopt(WEB))
+    kernel.ipvs.count(SERVER, "10.1.0.1", 80, Load(1, 0, 0))
+    other = make_desired("default/web", "10.1.0.2:80")
+
+    assert asyncio.run(process.program(other)).again_s == module.LOOK_S
+    assert asyncio.run(process.look(other)).again_s == module.LOOK_AGAIN_S
+    kernel.ipvs.count(SERVER, "10.1.0.1", 80, Load(0, 0, 0))
+    assert asyncio.run(process.look(other)).again_s is None
+
+
+# --- refusals
+
+
+def test_of_a_refused_message_to_ipvs_the_service_port_is_named_and_belief_corrected(
+    kernel: Kernel,
+) -> None:
+    process = Process(kernel)
+    asyncio.run(process.adopt(API))
+    occupant = VirtualServer(SERVER, "lc")
+    process.backend._doors.ipvs.carry_out([ipvs_messages.new_server(occupant)])
+
+    applied = asyncio.run(process.program(WEB, API))
+
+    assert list(applied.failed) == [WEB.key]
+    assert "it is there already" in applied.failed[WEB.key]
+    assert process.observed.servers[SERVER] == occupant
+    # it is there, with the destination that was sent after it, and what was let through to it is not
+    assert list(process.observed.destinations[SERVER]) == [("10.1.0.1", 80)]
+    assert len(process.observed.tables["IPv4"].elements[SERVICES]) == 1
+
+    assert asyncio.run(process.program(WEB, API)).failed == {}
+    assert process.observed.servers[SERVER].scheduler == "rr"
+
+
+def test_of_a_refused_element_the_service_port_is_named_and_belief_corrected(
+    kernel: Kernel,
+) -> None:
+    process = Process(kernel)
+    asyncio.run(process.adopt(WEB))
+    nft = process.backend._doors.nft
+    found = nft.find_set(NFPROTO_IPV4, TABLE, SERVICES)
+    assert found is not None
+    size = nft_messages.new_set(
+        NFPROTO_IPV4, TABLE, SERVICES, key_type=found.key_type, key_length=found.key_length, size=1
+    )
+    nft.commit([size])
+
+    applied = asyncio.run(process.program(WEB, API))
+
+    assert list(applied.failed) == [API.key]
+    assert len(process.observed.tables["IPv4"].elements[SERVICES]) == 1
+    assert "10.96.0.11" in process.observed.bound  # what came before was done
+
+
+class Refusing(Links):
+    """A kernel that will not have one address."""
+
+    number = errno.EADDRNOTAVAIL
+
+    def bind(self, index: int, addresses: object) -> list[Unbound]:
+        assert isinstance(addresses, list)
+        wanted = [address for address in addresses if address != "10.96.0.11"]
+        refused = [Unbound("10.96.0.11", self.number, "no")] if wanted != addresses else []
+        return [*super().bind(index, wanted), *refused]
+
+
+class WithoutDevice(Refusing):
+    number = errno.ENODEV
+
+
+def test_of_a_refused_address_the_service_port_is_named(kernel: Kernel) -> None:
+    process = Process(kernel)
+    process.backend = IpvsBackend(LAYOUT, open_links=Refusing)
+
+    asyncio.run(process.adopt())
+    applied = asyncio.run(process.program(WEB, API))
+
+    assert applied.failed == {API.key: "10.96.0.11: no"}
+    assert list(process.observed.bound) == ["10.96.0.10"]
+
+
+def test_a_device_that_is_gone_is_nobodys_fault(kernel: Kernel) -> None:
+    process = Process(kernel)
+    process.backend = IpvsBackend(LAYOUT, open_links=WithoutDevice)
+    asyncio.run(process.adopt())
+
+    with pytest.raises(KernelError, match=DEVICE):
+        asyncio.run(process.program(WEB, API))
+
+    assert process.observed.device is None
+
+
+# --- cleaning up
+
+
+def test_cleanup_removes_all_that_is_ours_and_nothing_else(kernel: Kernel) -> None:
+    process = Process(kernel)
+    asyncio.run(process.adopt(WEB, API))
+    foreign = VirtualServer(ServerId("IPv4", "TCP", "192.0.2.200", 80), "rr")
+    doors = process.backend._doors
+    doors.ipvs.carry_out(
+        [
+            ipvs_messages.new_server(foreign),
+            ipvs_messages.new_destination(foreign.id, Destination("192.0.2.9", 80)),
+        ]
+    )
+
+    removed = asyncio.run(IpvsBackend(LAYOUT).cleanup())
+
+    assert removed == 2 + 1 + 2  # virtual servers, the device, tables
+    assert doors.ipvs.list_servers() == [foreign]
+    assert doors.links.find(DEVICE) is None
+    assert doors.nft.list_tables(NFPROTO_IPV4) == []
+    assert asyncio.run(IpvsBackend(LAYOUT).cleanup()) == 0
+
+
+def test_without_ipvs_the_rest_is_cleaned_up_all_the_same(kernel: Kernel) -> None:
+    asyncio.run(Process(kernel).adopt(WEB))
+    kernel.ipvs.has_module = False
+
+    assert asyncio.run(IpvsBackend(LAYOUT).cleanup()) == 1 + 2
+
+
+class Stubborn(Ipvs):
+    def carry_out(self, messages: Sequence[bytes]) -> list[Refusal]:
+        return [Refusal(0, errno.EPERM, "not permitted")] if messages else []
+
+
+def test_addresses_stay_where_a_virtual_server_would_not_go(kernel: Kernel) -> None:
+    """They are what the next attempt knows it by."""
+    process = Process(kernel)
+    asyncio.run(process.adopt(WEB))
+
+    with pytest.raises(KernelError, match="not permitted"):
+        asyncio.run(IpvsBackend(LAYOUT, open_ipvs=Stubborn).cleanup())
+
+    assert process.backend._doors.links.find(DEVICE) is not None
+
+
+def test_closing_leaves_everything_in_place(kernel: Kernel) -> None:
+    process = Process(kernel)
+    asyncio.run(process.adopt(WEB))
+
+    process.backend.close()
+
+    found = asyncio.run(IpvsBackend(LAYOUT).observe())
+    assert list(found.servers) == [SERVER]
+    assert list(found.bound) == ["10.96.0.10"]
+    assert found.tables["IPv4"].is_present
+
+
+# --- settings
+
+
+def settings_for(*arguments: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    args = parser.parse_args(arguments)
+    return load.load(args, hostname="n1", read_file=lambda path: Path(path).read_bytes())[0]
+
+
+def test_settings_shape_virtual_servers_and_rules() -> None:
+    settings = settings_for(
+        "--proxy-mode=ipvs",
+        "--masquerade-all",
+        "--cluster-cidr=10.244.0.0/16",
+        "--ipvs-scheduler=lc",
+        "--ipvs-exclude-cidrs=192.0.2.0/24",
+    )
+
+    shaped = IpvsBackend.from_settings(settings).layout.settings
+
+    assert (shaped.masquerade_all, shaped.scheduler) == (True, "lc")
+    assert (shaped.cluster_cidrs, shaped.exclude_cidrs) == (("10.244.0.0/16",), ("192.0.2.0/24",))
+    assert shaped.masquerade_mark == settings.masquerade_mark
+    assert IPV4 in shaped.families
+
+
+@pytest.mark.parametrize(
+    ("mode", "flag", "interface"),
+    [
+        ("BridgeInterface", "--pod-bridge-interface=cni0", "cni0"),
+        ("InterfaceNamePrefix", "--pod-interface-name-prefix=cali", "cali"),
+    ],
+)
+def test_the_interface_of_pods_is_that_of_the_mode(mode: str, flag: str, interface: str) -> None:
+    shaped = IpvsBackend.from_settings(
+        settings_for(f"--detect-local-mode={mode}", flag)
+    ).layout.settings
+
+    assert (shaped.local_mode, shaped.interface, shaped.cluster_cidrs) == (mode, interface, ())

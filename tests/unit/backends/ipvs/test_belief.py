@@ -1,0 +1,326 @@
+"""How belief follows what the kernel has confirmed, and what was read."""
+
+import pytest
+
+from backends.ipvs.belief import DRAIN_S, Observed, TableFacts
+from backends.ipvs.model import (
+    BOUND,
+    EXTERNALS,
+    REFUSED,
+    SERVICES,
+    AddressStep,
+    Batch,
+    Data,
+    Element,
+    Frontend,
+    IpvsPlan,
+    NftStep,
+    Operation,
+    Place,
+    Rendered,
+    SharedMember,
+    Verb,
+)
+from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer, marked
+from proxy.model import PortKey
+from tests.unit.backends.ipvs.planning import API, LAYOUT, WEB, make_belief
+
+ADDRESS = "10.96.0.10"
+SERVER = ServerId("IPv4", "TCP", ADDRESS, 80)
+A: Place = ("10.1.0.1", 80)
+B: Place = ("10.1.0.2", 80)
+NOW_S = 1000.0
+
+
+def element(key: bytes, data: Data = None) -> Element:
+    return Element(key, data, WEB)
+
+
+def fold(
+    observed: Observed, verb: Verb, place: Place, weight: int = 1, *, is_draining: bool = False
+) -> None:
+    """Take in a message about one destination of SERVER."""
+    spec = Destination(*place, weight)
+    observed.fold_operation(Operation(verb, SERVER, spec, WEB, is_draining), NOW_S)
+
+
+def serving(*places: Place) -> Observed:
+    """A belief in SERVER with these destinations."""
+    observed = make_belief()
+    observed.fold_operation(Operation("add server", SERVER, VirtualServer(SERVER, "rr"), WEB), 0.0)
+    for place in places:
+        fold(observed, "add destination", place)
+    return observed
+
+
+def occupied(
+    key: PortKey,
+    *frontends: bytes,
+    number: int | None = None,
+    shared: tuple[SharedMember, ...] = (),
+) -> IpvsPlan:
+    """A plan after which a ServicePort occupies this."""
+    rendered = Rendered(
+        frontends=tuple([Frontend("address", each, None) for each in frontends]),
+        number=number,
+        shared=frozenset(shared),
+    )
+    return IpvsPlan((), {key: rendered})
+
+
+def withdrawn(key: PortKey) -> IpvsPlan:
+    return IpvsPlan((), {key: None})
+
+
+# --- transactions
+
+
+def test_everything_a_transaction_makes_is_believed_afterwards() -> None:
+    observed = Observed({"IPv4": TableFacts()})
+    chain = LAYOUT.chains("IPv4")[0]
+
+    observed.fold_nft(
+        NftStep(
+            tables=("IPv4",),
+            sets=tuple([("IPv4", spec) for spec in LAYOUT.sets("IPv4")]),
+            chains=(("IPv4", chain),),
+            adds=(Batch("IPv4", EXTERNALS, (element(b"key", b"mark"),)),),
+        )
+    )
+
+    facts = observed.tables["IPv4"]
+    assert facts.is_present
+    assert facts.sets == {spec.name: spec.facts for spec in LAYOUT.sets("IPv4")}
+    assert facts.chains == {chain.name: chain.facts}
+    assert facts.elements[EXTERNALS] == {b"key": b"mark"}
+
+
+def test_an_element_deleted_and_added_has_its_new_value() -> None:
+    observed = make_belief(externals={b"one": b"old", b"two": b"old"})
+
+    observed.fold_nft(
+        NftStep(
+            deletes=(Batch("IPv4", EXTERNALS, (element(b"one"), element(b"two"))),),
+            adds=(Batch("IPv4", EXTERNALS, (element(b"one", b"new"),)),),
+        )
+    )
+
+    assert observed.tables["IPv4"].elements[EXTERNALS] == {b"one": b"new"}
+
+
+def test_a_table_made_anew_holds_only_what_was_put_into_it() -> None:
+    observed = make_belief(services={b"key": None})
+    observed.tables["IPv4"].has_to_go = True
+    assert observed.is_rebuild_due
+
+    observed.fold_nft(NftStep(rebuild=("IPv4",), tables=("IPv4",)))
+
+    facts = observed.tables["IPv4"]
+    assert (facts.is_present, facts.sets, facts.elements) == (True, {}, {})
+    assert not observed.is_rebuild_due
+
+
+def test_each_transaction_is_a_generation_of_the_ruleset_and_one_of_ours() -> None:
+    observed = make_belief()
+
+    observed.fold_nft(NftStep())
+    observed.fold_nft(NftStep())
+
+    assert (observed.generation, observed.commits) == (9, 2)
+
+
+# --- addresses
+
+
+def test_addresses_are_bound_and_unbound_but_for_those_the_kernel_refused() -> None:
+    observed = Observed({}, bound=("10.96.0.1", "10.96.0.2"))
+    step = AddressStep(
+        bind=(("10.96.0.3", WEB), ("10.96.0.4", WEB)),
+        unbind=(("10.96.0.1", WEB), ("10.96.0.2", WEB)),
+    )
+
+    observed.fold_addresses(step, ["10.96.0.2", "10.96.0.4"])
+
+    assert list(observed.bound) == ["10.96.0.2", "10.96.0.3"]
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_virtual_server_of_others_is_ours_once_its_address_is_bound(is_refused: bool) -> None:
+    observed = make_belief()
+    server, there = VirtualServer(SERVER, "wlc"), {A: Destination(*A)}
+    observed.strangers[ADDRESS] = {SERVER: (server, there)}
+
+    step = AddressStep(bind=((ADDRESS, WEB),))
+    observed.fold_addresses(step, [ADDRESS] if is_refused else [])
+
+    assert observed.servers == ({} if is_refused else {SERVER: server})
+    assert observed.destinations == ({} if is_refused else {SERVER: there})
+    assert bool(observed.strangers) == is_refused
+
+
+# --- virtual servers
+
+
+def test_a_virtual_server_that_is_changed_keeps_its_destinations() -> None:
+    observed = serving(A)
+    changed = VirtualServer(SERVER, "sh")
+
+    observed.fold_operation(Operation("set server", SERVER, changed, WEB), NOW_S)
+
+    assert observed.servers == {SERVER: changed}
+    assert list(observed.destinations[SERVER]) == [A]
+
+
+def test_a_virtual_server_goes_with_all_that_is_known_of_it() -> None:
+    observed = serving(A)
+    fold(observed, "set destination", A, 0, is_draining=True)
+
+    observed.fold_operation(Operation("del server", SERVER, None, WEB), NOW_S)
+
+    assert (observed.servers, observed.destinations, observed.draining) == ({}, {}, {})
+
+
+def test_what_drains_has_its_time_from_the_moment_it_got_weight_0() -> None:
+    observed = serving(A, B)
+
+    fold(observed, "set destination", A, 0, is_draining=True)
+
+    assert observed.destinations[SERVER][A].weight == 0
+    assert observed.draining == {SERVER: {A: NOW_S + DRAIN_S}}
+    observed.drain(SERVER, A, NOW_S + 2 * DRAIN_S)
+    assert observed.draining == {SERVER: {A: NOW_S + DRAIN_S}}
+
+
+def test_what_an_earlier_process_said_counts_if_it_is_sooner() -> None:
+    observed = serving(A, B)
+    observed.deadlines = {(SERVER, A): NOW_S + 5, (SERVER, B): NOW_S + 2 * DRAIN_S}
+    assert observed.all_deadlines == {SERVER: {A: NOW_S + 5, B: NOW_S + 2 * DRAIN_S}}
+
+    for place in (A, B):
+        observed.drain(SERVER, place, NOW_S + DRAIN_S)
+
+    assert observed.draining == {SERVER: {A: NOW_S + 5, B: NOW_S + DRAIN_S}}
+    assert observed.deadlines == {}
+
+
+def test_deadlines_of_what_is_not_there_are_not_kept() -> None:
+    observed = serving(A)
+    observed.deadlines = {(SERVER, B): 5.0, (marked("IPv4", 1), A): 5.0}
+    observed.drain(SERVER, A, 6.0)
+
+    assert observed.all_deadlines == {SERVER: {A: 6.0}}
+
+
+@pytest.mark.parametrize("verb", ["set destination", "del destination"])
+def test_what_is_wanted_again_or_gone_drains_no_longer(verb: Verb) -> None:
+    observed = serving(A, B)
+    fold(observed, "set destination", A, 0, is_draining=True)
+    fold(observed, "set destination", B, 0, is_draining=True)
+
+    fold(observed, verb, A)
+    assert list(observed.draining[SERVER]) == [B]
+    fold(observed, verb, B)
+
+    assert observed.draining == {}
+    assert len(observed.destinations[SERVER]) == (2 if verb == "set destination" else 0)
+
+
+# --- who occupies what
+
+
+def test_who_leaves_a_frontend_late_does_not_take_it_from_its_next_holder() -> None:
+    observed = make_belief()
+    observed.occupy(occupied(WEB, b"frontend"))
+
+    observed.occupy(occupied(API, b"frontend"))
+    observed.occupy(withdrawn(WEB))
+
+    assert observed.holders == {("IPv4", b"frontend"): API}
+    assert list(observed.rendered) == [API]
+
+
+def test_two_that_change_places_at_once_hold_what_they_have_now() -> None:
+    observed = make_belief()
+    observed.occupy(occupied(WEB, b"one"))
+    observed.occupy(occupied(API, b"two"))
+
+    both = occupied(WEB, b"two").rendered | occupied(API, b"one").rendered
+    observed.occupy(IpvsPlan((), both))
+
+    assert observed.holders == {("IPv4", b"one"): API, ("IPv4", b"two"): WEB}
+
+
+def test_references_are_counted_and_forgotten_at_none() -> None:
+    observed = make_belief()
+    with_it = {key: occupied(key, shared=((BOUND, b"address"),)) for key in (WEB, API)}
+
+    for planned, left in (
+        (with_it[WEB], 1), (with_it[WEB], 1), (with_it[API], 2), (occupied(WEB), 1), (withdrawn(WEB), 1),
+    ):  # fmt: skip
+        observed.occupy(planned)
+        assert observed.references == {("IPv4", BOUND, b"address"): left}
+    observed.occupy(withdrawn(API))
+
+    assert observed.references == {}
+
+
+def test_a_number_in_marks_stands_for_who_has_it_now() -> None:
+    observed = make_belief()
+
+    observed.occupy(occupied(WEB, number=5))
+    observed.occupy(occupied(API, number=6))
+    assert observed.numbers == {("IPv4", 5): WEB, ("IPv4", 6): API}
+    observed.occupy(withdrawn(WEB))
+
+    assert observed.numbers == {("IPv4", 6): API}
+
+
+def test_while_a_plan_is_carried_out_both_the_old_and_the_new_is_occupied() -> None:
+    observed = make_belief()
+    observed.occupy(occupied(WEB, b"old", shared=((BOUND, b"old"),)))
+
+    change = occupied(WEB, b"new", shared=((BOUND, b"new"),))
+    observed.begin(change)
+    assert set(observed.holders) == {("IPv4", b"old"), ("IPv4", b"new")}
+    assert {member for _, _, member in observed.references} == {b"old", b"new"}
+    observed.begin(withdrawn(WEB))
+    assert [each.key for each in observed.rendered[WEB].frontends] == [b"old", b"new"]
+    observed.occupy(change)
+
+    assert set(observed.holders) == {("IPv4", b"new")}
+    assert observed.references == {("IPv4", BOUND, b"new"): 1}
+
+
+# --- corrections
+
+
+def test_what_was_read_replaces_what_was_believed_of_those_elements_only() -> None:
+    observed = make_belief(services={b"same": None, b"gone": None, b"other": None})
+
+    read: dict[bytes, Data] = {b"same": None, b"new": None, b"unasked": None}
+    observed.correct_elements("IPv4", SERVICES, [b"same", b"gone", b"new"], read)
+
+    assert set(observed.tables["IPv4"].elements[SERVICES]) == {b"same", b"new", b"other"}
+
+
+def test_elements_of_a_set_that_was_not_believed_can_be_read() -> None:
+    observed = Observed({"IPv4": TableFacts()})
+
+    observed.correct_elements("IPv4", REFUSED, [b"key"], {b"key": None})
+
+    assert observed.tables["IPv4"].elements[REFUSED] == {b"key": None}
+
+
+def test_a_virtual_server_is_as_it_was_read_and_what_is_gone_drains_no_longer() -> None:
+    observed = serving(A, B)
+    for place in (A, B):
+        fold(observed, "set destination", place, 0, is_draining=True)
+
+    found = VirtualServer(SERVER, "lc")
+    observed.correct_server(SERVER, found, [Destination(*B, weight=3)])
+    assert observed.servers == {SERVER: found}
+    assert observed.destinations == {SERVER: {B: Destination(*B, weight=3)}}
+    assert list(observed.draining[SERVER]) == [B]
+    observed.correct_server(SERVER, None, [])
+
+    assert (observed.servers, observed.destinations, observed.draining) == ({}, {}, {})
