@@ -87,6 +87,18 @@ def _nftables() -> str:
     return _works_in_a_namespace(["nft", "-f", "-"], rules)
 
 
+def _set_sizes() -> str:
+    rules = """
+        add table ip probe
+        add set ip probe addresses { type ipv4_addr; size 1; }
+        add set ip probe addresses { type ipv4_addr; size 2; }
+        add element ip probe addresses { 192.0.2.1, 192.0.2.2 }
+    """
+    # seen on Linux 6.1, which accepts the second size and keeps the first
+    refusal = _works_in_a_namespace(["nft", "-f", "-"], rules)
+    return f"a set keeps the size it was made with ({refusal})" if refusal else ""
+
+
 def _iptables() -> str:
     rules = "*nat\n-A PREROUTING -p tcp --dport 9 -j DNAT --to-destination 192.0.2.1\nCOMMIT\n"
     return _works_in_a_namespace(["iptables-restore"], rules)
@@ -174,6 +186,7 @@ def _works_in_a_namespace(argv: list[str] | None = None, stdin: str = "") -> str
 CAPABILITIES: Mapping[str, Capability] = {
     "namespaces": Capability("network namespaces", _namespaces, is_stock=True),
     "nftables": Capability("nftables NAT", _nftables, is_stock=True),
+    "set sizes": Capability("nftables sets that grow", _set_sizes, is_stock=False),
     "iptables": Capability("iptables NAT", _iptables, is_stock=True),
     "ipvs": Capability("IPVS", _ipvs, is_stock=False),
     "dummy": Capability("dummy devices", _dummy, is_stock=False),

@@ -70,6 +70,14 @@ class TestNftables(KernelLaws):
     def ground(self, namespace: Namespace) -> Ground:
         return NamespaceGround(namespace)
 
+    @pytest.mark.requires("set sizes")  # which is how the kernel is made to refuse
+    def test_l8_who_is_refused_again_and_again_is_set_aside_and_served_when_it_can_be(
+        self, ground: Ground
+    ) -> None:
+        super().test_l8_who_is_refused_again_and_again_is_set_aside_and_served_when_it_can_be(
+            ground
+        )
+
 
 class IpvsGround:
     """Hosts in one namespace, one after the other."""

@@ -232,7 +232,7 @@ def test_the_ranges_of_cluster_ips_may_change_in_any_way(ground: Ground) -> None
             for family, number in NUMBERS.items():
                 own = tuple([cidr for cidr in cidrs if (":" in cidr) == (family == "IPv6")])
                 listed = nft.list_all_elements(number, TABLE, SERVICE_CIDRS_SET)
-                assert sorted(map(parse_bound, listed)) == interval_keys(family, own)
+                assert tuple(sorted(map(parse_bound, listed))) == interval_keys(family, own)
     finally:
         nft.close()
         ground.data_plane.tell(NODE)

@@ -1,18 +1,16 @@
 """What is easily got wrong about Services, one row each, and where it is pinned.
 
-A proof is a scenario of the flow suite, `file/name`, or the id of a test. Of what does not exist yet the row names what
-has to be there first. e2e/test_traps.py looks whether all that is so.
+A proof is a scenario of the flow suite, `file/name`, or the id of a test. e2e/test_traps.py looks whether all that is so.
 """
 
 from typing import Final, NamedTuple
 
 
 class Trap(NamedTuple):
-    """`name` says what is right. Either `proofs` pin it, or `awaits` names the path without which nobody could."""
+    """`name` says what is right, `proofs` pin it."""
 
     name: str
-    proofs: tuple[str, ...] = ()
-    awaits: str = ""
+    proofs: tuple[str, ...]
 
 
 _UNIT: Final = "tests/unit/proxy"
@@ -187,7 +185,10 @@ TRAPS: Final = (
     ),
     Trap(
         "an IPVS destination drains at weight zero before it goes",
-        awaits="backends/ipvs",
+        (
+            "tests/unit/backends/ipvs/test_draining.py::test_a_destination_with_connections_gets_weight_0_and_stays_until_they_end",
+            "e2e/test_ipvs.py::test_connections_to_a_removed_endpoint_go_on_through_a_restart_until_they_end",
+        ),
     ),
     Trap(
         "health is the age of work undone, not of the last sync",

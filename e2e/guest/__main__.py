@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that qemu does not outlive us
     if options.run:
         limit_s = options.limit_s or _LIMIT_OF_A_COMMAND_S
-        return _run(options.run, Run([], limit_s, processors=options.processors), reason)
+        return _run(options.run, Run([], limit_s, "1", options.processors), reason)
     selected = selection.everything() if options.all else selection.usual()
     return max(_run([*_PYTEST, *each.arguments], each, reason) for each in selected)
 
