@@ -88,15 +88,21 @@ def _nftables() -> str:
 
 
 def _set_sizes() -> str:
-    rules = """
-        add table ip probe
-        add set ip probe addresses { type ipv4_addr; size 1; }
-        add set ip probe addresses { type ipv4_addr; size 2; }
-        add element ip probe addresses { 192.0.2.1, 192.0.2.2 }
-    """
-    # seen on Linux 6.1, which accepts the second size and keeps the first
-    refusal = _works_in_a_namespace(["nft", "-f", "-"], rules)
-    return f"a set keeps the size it was made with ({refusal})" if refusal else ""
+    made = "add table ip probe; add set ip probe addresses { type ipv4_addr; size 1; }"
+    grown = "add set ip probe addresses { type ipv4_addr; size 2; }"
+    filled = "add element ip probe addresses { 192.0.2.1, 192.0.2.2 }"
+    try:
+        with Namespace("probe") as namespace:
+            for step in (
+                made,
+                grown,
+                filled,
+            ):  # each for itself: the size is another after the transaction
+                namespace.run(["nft", step])
+    except TopologyError:
+        # seen on Linux 6.1, which accepts the second size and keeps the first
+        return "a set keeps the size that it was made with"
+    return ""
 
 
 def _iptables() -> str:

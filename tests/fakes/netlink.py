@@ -7,6 +7,7 @@ That they say what a kernel understands is tested in e2e/.
 import errno
 import os
 import struct
+import weakref
 from collections.abc import Callable
 
 from proxy.netlink import codec
@@ -27,10 +28,19 @@ class FakeKernel:
         self.queue: list[Reply] = []
         self.answer: Callable[[list[Message]], list[Reply]] = lambda _: []
         self.refusal: OSError | None = None
-        # the reader's end never becomes readable, since nothing is written
-        self._ends: tuple[int, ...] = os.pipe()
+        self.is_closed = False
+        self._ends: tuple[int, ...] = ()
+        self._closing: Callable[[], object] = lambda: (
+            None
+        )  # at the latest when nobody has it any more
 
     def fileno(self) -> int:
+        """Return one that never becomes readable: nothing is written to the other end of its pipe. -1 once closed."""
+        if self.is_closed:
+            return -1
+        if not self._ends:
+            self._ends = os.pipe()
+            self._closing = weakref.finalize(self, _close, self._ends)
         return self._ends[0]
 
     def send(self, datagram: bytes) -> int:
@@ -51,9 +61,13 @@ class FakeKernel:
 
     def close(self) -> None:
         """Close it; once more does nothing, as with a socket."""
-        ends, self._ends = self._ends, ()
-        for end in ends:
-            os.close(end)
+        self.is_closed = True
+        self._closing()
+
+
+def _close(ends: tuple[int, ...]) -> None:
+    for end in ends:
+        os.close(end)
 
 
 def reply(seq: int, number: int = 0, *extended: bytes) -> bytes:
