@@ -153,7 +153,7 @@ class Laws:
         self, ground: Ground
     ) -> None:
         few = run_on(ground, work_of_changes(100))
-        many = run_on(ground, work_of_changes(10_000))
+        many = run_on(ground, work_of_changes(examples(10_000)))
 
         assert few == many
         assert all(work.instructions for work in few.values())
@@ -410,7 +410,7 @@ class KernelLaws(Laws):
         self, ground: Ground
     ) -> None:
         few = run_on(ground, costs_of_changes(100))
-        many = run_on(ground, costs_of_changes(10_000))
+        many = run_on(ground, costs_of_changes(examples(10_000)))
 
         assert few == many
         assert all(0 < cost.written <= 30 for cost in few.values()), few
