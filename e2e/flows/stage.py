@@ -25,7 +25,7 @@ from e2e.namespace import TopologyError
 from tests.builders import make_node, make_service
 
 PORT: Final = 10249
-_LIMIT_S: Final = 15.0
+_LIMIT_S: Final = 60.0
 _POLL_S: Final = 0.005
 _MARKER: Final = "marker"
 

@@ -12,7 +12,7 @@ from e2e.flows.questions import Question
 from e2e.namespace import TopologyError, reap
 
 _TABLE: Final = "flows-trace"
-_LIMIT_S: Final = 3.0
+_LIMIT_S: Final = 15.0
 _QUIET_S: Final = 0.2
 _LINES: Final = 40
 

@@ -27,7 +27,8 @@ def main(argv: list[str]) -> int:
     reason = missing("ipvs")
     if options.is_needed:
         return 0 if reason else 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that qemu does not outlive us
+    # so that qemu does not outlive us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("guest: ended from outside"))
     if options.run:
         limit_s = options.limit_s or _LIMIT_OF_A_COMMAND_S
         return _run(options.run, Run([], limit_s, "1", options.processors), reason)
