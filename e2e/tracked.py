@@ -54,6 +54,15 @@ class Tracked:
         """Empty it."""
         assert not self._socket.transact([Request(_DELETE, codec.NLM_F_ACK, bytes(4))])
 
+    def forget_untranslated(self) -> None:
+        """Remove TCP connections that nothing has translated."""
+        requests = [
+            Request(_DELETE, codec.NLM_F_ACK, _general(flow) + _original(flow))
+            for flow in self.flows()
+            if flow.endpoint is None and flow.protocol == "tcp"
+        ]
+        self._socket.transact(requests)  # one may have ended meanwhile
+
     def flows(self) -> set[Flow]:
         """All flows there are, of both families."""
         everything = Request(_GET, 0, bytes(4))
@@ -76,8 +85,8 @@ def _create(flow: Flow) -> Request:
     client, address = (ipaddress.ip_address(each).packed for each in flow[:3:2])
     client_port, port = (struct.pack(">H", each) for each in (flow.client_port, flow.port))
     parts = [
-        bytes([2 if len(client) == 4 else 10, 0, 0, 0]),
-        _tuple(_TUPLE_ORIG, client, address, client_port, port, number),
+        _general(flow),
+        _original(flow),
         _tuple(_TUPLE_REPLY, address, client, port, client_port, number),
         attr_be32(_TIMEOUT, 600),
         attr_be32(_STATUS, _CONFIRMED | _SEEN_REPLY | _ASSURED),
@@ -95,6 +104,16 @@ def _create(flow: Flow) -> Request:
         )
     flags = codec.NLM_F_CREATE | codec.NLM_F_EXCL | codec.NLM_F_ACK
     return Request(_NEW, flags, b"".join(parts))
+
+
+def _general(flow: Flow) -> bytes:
+    return bytes([10 if ":" in flow.client else 2, 0, 0, 0])
+
+
+def _original(flow: Flow) -> bytes:
+    client, address = (ipaddress.ip_address(each).packed for each in flow[:3:2])
+    client_port, port = (struct.pack(">H", each) for each in (flow.client_port, flow.port))
+    return _tuple(_TUPLE_ORIG, client, address, client_port, port, NUMBERS[flow.protocol])
 
 
 def _tuple(
