@@ -12,8 +12,9 @@ import pytest
 from msgspec import structs
 
 from backends.kernel.nft import Nft
+from backends.kernel.nft_table import NUMBERS
 from backends.nftables.firewall import interval_keys
-from backends.nftables.messages import NUMBERS, parse_bound
+from backends.nftables.messages import parse_bound
 from backends.nftables.model import SERVICE_CIDRS as SERVICE_CIDRS_SET
 from backends.nftables.model import TABLE
 from e2e.client import Answer, Failure, Outcome

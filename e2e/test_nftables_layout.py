@@ -19,10 +19,10 @@ from backends.kernel.nft_expressions import (
     MetaLoad,
     parse_expressions,
 )
+from backends.kernel.nft_table import NUMBERS
 from backends.nftables.backend import NftablesBackend
 from backends.nftables.firewall import firewall_of
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.messages import NUMBERS
 from backends.nftables.model import TABLE
 from backends.nftables.names import identity
 from e2e.namespace import Namespace

@@ -29,7 +29,7 @@ from backends.ipvs.model import (
 )
 from backends.kernel import nft_phrases as say
 from backends.kernel.nft_messages import BaseChain
-from backends.kernel.nft_numbers import Hook
+from backends.kernel.nft_numbers import Hook, SetFlag
 from backends.kernel.nft_pods import Detector, LocalMode
 from backends.kernel.nft_table import ChainFacts, ChainSpec, RuleSpec, SetSpec, declared, rule
 from proxy.desired_node import DesiredNode
@@ -243,7 +243,7 @@ def _sets(family: Family) -> tuple[SetSpec, ...]:
         *[declared(name, frontend, "mark") for name in (EXTERNALS, SHORTCUTS)],
         *[declared(name, node_port, "mark") for name in (NODEPORTS, NODEPORT_SHORTCUTS)],
         *[declared(name, node_port) for name in (NODEPORTS_DROPPED, NODEPORTS_REFUSED)],
-        declared(ALLOWED, f"{address} . {frontend}", is_interval=True),
-        declared(SERVICE_CIDRS, address, is_interval=True),
+        declared(ALLOWED, f"{address} . {frontend}", flags=SetFlag.INTERVAL),
+        declared(SERVICE_CIDRS, address, flags=SetFlag.INTERVAL),
         declared(HAIRPIN, f"{address} . {address}"),
     )

@@ -13,7 +13,7 @@ from backends.kernel.nft_expressions import Expression
 from backends.kernel.nft_messages import BaseChain
 from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6, SetFlag
 from backends.kernel.nft_userdata import Declared, declare, set_userdata
-from proxy.model import Family
+from proxy.model import Family, PortKey
 from proxy.netlink.codec import Request
 
 NUMBERS: Final[dict[Family, int]] = {"IPv4": NFPROTO_IPV4, "IPv6": NFPROTO_IPV6}
@@ -34,11 +34,12 @@ class ChainFacts(NamedTuple):
 
 
 class ChainSpec(NamedTuple):
-    """A chain as it should be."""
+    """A chain as it should be, and the ServicePort it is there for (None: all)."""
 
     name: str
     base: BaseChain | None
     rules: tuple[RuleSpec, ...]
+    owner: PortKey | None = None
 
     @property
     def facts(self) -> ChainFacts:
@@ -57,12 +58,13 @@ class SetFacts(NamedTuple):
 
 
 class SetSpec(NamedTuple):
-    """A set or map as it should be: its declaration, and what of it can be compared with the kernel."""
+    """A set or map as it should be: its declaration, what of it can be compared with the kernel, and for whom it is."""
 
     name: str
     key: Declared
     data: Declared | None
     facts: SetFacts
+    owner: PortKey | None = None
 
 
 def rule(expressions: Sequence[Expression], why: str) -> RuleSpec:
@@ -73,23 +75,30 @@ def rule(expressions: Sequence[Expression], why: str) -> RuleSpec:
 
 
 def declared(
-    name: str, key: str, data: str | None = None, *, is_interval: bool = False
+    name: str,
+    key: str,
+    data: str | None = None,
+    *,
+    flags: int = 0,
+    size: int = 0,
+    owner: PortKey | None = None,
 ) -> SetSpec:
     """Return a set, or with data a map, with key and data in the words of the stock tool."""
     declared_key = declare(key)
     declared_data = declare(data) if data is not None else None
-    flags = SetFlag.MAP if data is not None else 0
-    if is_interval:
-        flags |= SetFlag.INTERVAL
-        flags |= SetFlag.CONCAT if len(declared_key.field_lengths) > 1 else 0
+    if data is not None:
+        flags |= SetFlag.MAP
+    if flags & SetFlag.INTERVAL and len(declared_key.field_lengths) > 1:
+        flags |= SetFlag.CONCAT
     facts = SetFacts(
-        flags=int(flags),
+        flags=flags,
         key_type=declared_key.type,
         key_length=declared_key.length,
         data_type=declared_data.type if declared_data else None,
         data_length=declared_data.length if declared_data else 0,
+        size=size,
     )
-    return SetSpec(name, declared_key, declared_data, facts)
+    return SetSpec(name, declared_key, declared_data, facts, owner)
 
 
 def pack_set(family: Family, spec: SetSpec, table: str) -> Request:

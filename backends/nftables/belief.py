@@ -7,18 +7,17 @@ corrected by what was read back, or everything is read anew and a new belief beg
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
+from backends.kernel.nft_table import ChainFacts, SetFacts
 from backends.nftables.affinity import LAST_SERVICE, next_service, parse_service
 from backends.nftables.model import (
     AFFINITY_NODEPORTS,
     AFFINITY_SERVICES,
     NOTHING_PRIVATE,
-    ChainFacts,
     Data,
     NftPlan,
     NodePart,
     Private,
     Rendered,
-    SetFacts,
     Sticky,
     Target,
     Transaction,

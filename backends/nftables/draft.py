@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from backends.kernel.nft_table import ChainSpec, SetSpec
 from backends.nftables.affinity import pack_service
 from backends.nftables.belief import Observed, Place, TableFacts
 from backends.nftables.layout import Layout
@@ -10,14 +11,12 @@ from backends.nftables.model import (
     HAIRPIN,
     LOCAL_FROM,
     PLACES,
-    ChainSpec,
     Data,
     Keys,
     NftPlan,
     NodePart,
     Rendered,
     Row,
-    SetSpec,
     SharedMember,
     Target,
     Transaction,

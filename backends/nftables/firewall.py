@@ -9,11 +9,12 @@ import hashlib
 import ipaddress
 from typing import Final, NamedTuple
 
+from backends.kernel import nft_table
 from backends.kernel.nft_numbers import SetFlag
+from backends.kernel.nft_table import ChainSpec, SetSpec, declared
 from backends.nftables import rules
-from backends.nftables.model import ChainSpec, SetSpec
 from backends.nftables.names import identity
-from backends.nftables.sets import address_type, declared
+from backends.nftables.sets import address_type
 from proxy.desired import DesiredPort
 from proxy.model import Family, PortKey
 
@@ -55,11 +56,13 @@ def firewall_chain(firewall: Firewall) -> ChainSpec:
         firewall.chain_name,
         None,
         (
-            rules.rule(
+            nft_table.rule(
                 [*rules.source_in(family, firewall.set_name), rules.return_()], "in the ranges"
             ),
-            rules.rule([*rules.is_vip_source(family), rules.return_()], "this node, looped back"),
-            rules.rule([rules.drop()], "everybody else"),
+            nft_table.rule(
+                [*rules.is_vip_source(family), rules.return_()], "this node, looped back"
+            ),
+            nft_table.rule([rules.drop()], "everybody else"),
         ),
         firewall.key,
     )

@@ -4,11 +4,12 @@ import errno
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
-from backends.kernel import nft_messages
+from backends.kernel import nft_messages, nft_table
 from backends.kernel.nft import Nft, Refused
+from backends.kernel.nft_table import ChainFacts, SetFacts
 from backends.nftables import messages
 from backends.nftables.belief import TableFacts
-from backends.nftables.model import PROBE_TABLE, TABLE, ChainFacts, Data, SetFacts, Transaction
+from backends.nftables.model import PROBE_TABLE, TABLE, Data, Transaction
 from backends.nftables.names import holds_clients, holds_intervals
 from proxy.errors import KernelError
 from proxy.model import Family, PortKey
@@ -102,7 +103,7 @@ def list_elements(
 def _list_elements(
     nft: Nft, family: Family, name: str, *, is_strict: bool
 ) -> Iterator[list[tuple[bytes, Data]]]:
-    number = messages.NUMBERS[family]
+    number = nft_table.NUMBERS[family]
     if holds_clients(name):
         return
     if holds_intervals(name):
@@ -115,7 +116,7 @@ def _list_elements(
 
 def read_structure(nft: Nft, family: Family) -> TableFacts:
     """Read one of our tables without the elements. Raises DumpInterrupted."""
-    facts, number = TableFacts(), messages.NUMBERS[family]
+    facts, number = TableFacts(), nft_table.NUMBERS[family]
     table = nft.find_table(number, TABLE)
     if table is None:
         return facts
@@ -145,7 +146,7 @@ def read_elements(
         # the kernel would find the range that holds a key, not the bound; there are few
         bounds = {key for block in list_elements(nft, family, set_name) for key, _ in block}
         return dict.fromkeys(bounds.intersection(keys))
-    found = nft.find_elements(messages.NUMBERS[family], TABLE, set_name, list(keys))
+    found = nft.find_elements(nft_table.NUMBERS[family], TABLE, set_name, list(keys))
     return {key: messages.parse_data(data) for key, data in found.items()}
 
 
@@ -153,7 +154,7 @@ def delete_tables(nft: Nft) -> int:
     """Remove our tables with everything in them, also those of an interrupted probe; return how many there were."""
     found = [
         (number, table)
-        for number in messages.NUMBERS.values()
+        for number in nft_table.NUMBERS.values()
         for table in (TABLE, PROBE_TABLE)
         if nft.find_table(number, table)
     ]

@@ -7,9 +7,11 @@ chain of its own where there is no other way (see `firewall`).
 import functools
 from typing import Final, NamedTuple
 
+from backends.kernel import nft_table
 from backends.kernel.nft_messages import BaseChain
 from backends.kernel.nft_numbers import Hook, SetFlag
 from backends.kernel.nft_pods import Detector, LocalMode
+from backends.kernel.nft_table import ChainFacts, ChainSpec, RuleSpec, SetFacts, SetSpec, declared
 from backends.nftables import rules
 from backends.nftables.model import (
     CLUSTER_IP,
@@ -23,16 +25,11 @@ from backends.nftables.model import (
     REFUSE,
     SERVICE_CIDRS,
     SERVICES,
-    ChainFacts,
-    ChainSpec,
     Kind,
-    RuleSpec,
-    SetFacts,
-    SetSpec,
 )
 from backends.nftables.names import is_picking, is_private_chain
 from backends.nftables.picking import Marking, picking_spec
-from backends.nftables.sets import address_type, declared, shared_sets
+from backends.nftables.sets import address_type, shared_sets
 from proxy.desired_node import DesiredNode
 from proxy.model import PROTOCOLS, Family, Value
 
@@ -159,8 +156,8 @@ class Layout:
         mark = rules.or_mark(self.settings.masquerade_mark)
         outside = self._detector.is_no_pod(family)
         return Marking(
-            everything=rules.rule(mark, "masquerade"),
-            shortcut=rules.rule(
+            everything=nft_table.rule(mark, "masquerade"),
+            shortcut=nft_table.rule(
                 [*(outside or ()), *mark], "masquerade what is not from a local pod"
             ),
         )
@@ -169,11 +166,11 @@ class Layout:
         """Mark traffic to cluster IPs that does not come from a local pod (or, if configured, all of it)."""
         mark = rules.or_mark(self.settings.masquerade_mark)
         if self.settings.masquerade_all:
-            return [rules.rule(mark, "masquerade everything")]
+            return [nft_table.rule(mark, "masquerade everything")]
         outside = self._detector.is_no_pod(family)
         if outside is None:
             return []
-        return [rules.rule([*outside, *mark], "masquerade what is not from a local pod")]
+        return [nft_table.rule([*outside, *mark], "masquerade what is not from a local pod")]
 
     def _outer(self, family: Family, kind: Kind) -> list[RuleSpec]:
         """Look a frontend up that is meant for the world outside.
@@ -184,9 +181,13 @@ class Layout:
         shortcuts = rules.look_up(family, places.diverting[0], kind)
         pod = self._detector.is_pod(family)
         return [
-            *([rules.rule([*pod, *shortcuts], "pods of this node")] if pod is not None else []),
-            rules.rule([*rules.source_is_local(), *shortcuts], "this node itself"),
-            rules.rule(rules.look_up(family, places.verdicts, kind), "by protocol and port"),
+            *(
+                [nft_table.rule([*pod, *shortcuts], "pods of this node")]
+                if pod is not None
+                else []
+            ),
+            nft_table.rule([*rules.source_is_local(), *shortcuts], "this node itself"),
+            nft_table.rule(rules.look_up(family, places.verdicts, kind), "by protocol and port"),
         ]
 
     def _services(self, family: Family, *, is_open: bool) -> ChainSpec:
@@ -201,9 +202,9 @@ class Layout:
             SERVICES,
             None,
             (
-                rules.rule(external, "external IPs, load balancers"),
-                rules.rule(cluster, "cluster IPs"),
-                rules.rule([*here, rules.goto(NODE_PORT)], "NodePorts"),
+                nft_table.rule(external, "external IPs, load balancers"),
+                nft_table.rule(cluster, "cluster IPs"),
+                nft_table.rule([*here, rules.goto(NODE_PORT)], "NodePorts"),
             ),
         )
 
@@ -217,21 +218,21 @@ class Layout:
         What is dropped because no service has the address is dropped late: a service may be another proxy's
         (label service-proxy-name), which translates here too, or takes its packets in as the host's own (IPVS).
         """
-        dispatch = (rules.rule([rules.jump(SERVICES)], "services"),)
+        dispatch = (nft_table.rule([rules.jump(SERVICES)], "services"),)
         unused = [
             *rules.destination_in(family, SERVICE_CIDRS),
             *rules.destination_is_elsewhere(),
             rules.drop(),
         ]
-        untranslated = (rules.rule(unused, "an address no service has"),)
+        untranslated = (nft_table.rule(unused, "an address no service has"),)
         return (
             ChainSpec(
                 REFUSE,
                 None,
                 (
                     # The kernel limits the rate of its ICMP errors, and a local connect() over IPv6 ignores them.
-                    rules.rule(rules.reset(), "TCP: at once"),
-                    rules.rule([rules.refuse(family)], "port unreachable"),
+                    nft_table.rule(rules.reset(), "TCP: at once"),
+                    nft_table.rule([rules.refuse(family)], "port unreachable"),
                 ),
             ),
             ChainSpec(CLUSTER_IP, None, tuple(self._cluster_ip(family))),
@@ -239,7 +240,7 @@ class Layout:
                 EXTERNAL_IP,
                 None,
                 (
-                    rules.rule(rules.look_up(family, FIREWALL), "source ranges"),
+                    nft_table.rule(rules.look_up(family, FIREWALL), "source ranges"),
                     *self._outer(family, "external-ip"),
                 ),
             ),
@@ -255,11 +256,11 @@ class Layout:
                 "postrouting",
                 BaseChain("nat", Hook.POSTROUTING, _PRIORITY_SNAT),
                 (
-                    rules.rule(
+                    nft_table.rule(
                         rules.masquerade_marked(self.settings.masquerade_mark),
                         "masquerade what is marked",
                     ),
-                    rules.rule(rules.masquerade_hairpin(family), "a pod that reaches itself"),
+                    nft_table.rule(rules.masquerade_hairpin(family), "a pod that reaches itself"),
                 ),
             ),
         )
@@ -269,11 +270,11 @@ class Layout:
         both = (rules.first(), rules.first(is_local=True))
         return [
             *self._masquerade_internal(family),
-            rules.rule(rules.look_up(family, SERVICES), "by address, protocol and port"),
+            nft_table.rule(rules.look_up(family, SERVICES), "by address, protocol and port"),
             *[
-                rules.rule(rules.translate(family, protocol, first), why)
+                nft_table.rule(rules.translate(family, protocol, first), why)
                 for first in both
                 for protocol in PROTOCOLS
             ],
-            rules.rule([rules.goto(REFUSE)], "a port no service defines"),
+            nft_table.rule([rules.goto(REFUSE)], "a port no service defines"),
         ]

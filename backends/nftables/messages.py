@@ -4,22 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from backends.kernel import nft_elements, nft_messages
-from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6, MessageKind, VerdictCode
-from backends.kernel.nft_userdata import set_userdata
-from backends.nftables.model import (
-    TABLE,
-    Batch,
-    ChainSpec,
-    Data,
-    Element,
-    SetSpec,
-    Transaction,
-)
+from backends.kernel.nft_numbers import MessageKind, VerdictCode
+from backends.kernel.nft_table import NUMBERS, ChainSpec, SetSpec, pack_chain, pack_set
+from backends.nftables.model import TABLE, Batch, Data, Element, Transaction
 from backends.nftables.names import holds_intervals
-from proxy.model import Family
 from proxy.netlink.codec import Request
 
-NUMBERS: Final[dict[Family, int]] = {"IPv4": NFPROTO_IPV4, "IPv6": NFPROTO_IPV6}
 ELEMENTS_PER_MESSAGE: Final = 500
 """So many of our largest elements fit the 16-bit length of an attribute."""
 COMMENT: Final = "Kubernetes services, kept by sliceproxy; changes made here are undone"
@@ -88,36 +78,6 @@ def pack(transaction: Transaction, table: str = TABLE) -> Messages:
     messages.requests.extend(last)
     messages.elements.extend([()] * len(last))
     return messages
-
-
-def pack_set(family: Family, spec: SetSpec, table: str) -> Request:
-    """Pack a set or map, with what the stock tool needs to print its keys."""
-    facts = spec.facts
-    return nft_messages.new_set(
-        NUMBERS[family],
-        table,
-        spec.name,
-        key_type=facts.key_type,
-        key_length=facts.key_length,
-        data_type=facts.data_type,
-        data_length=facts.data_length,
-        flags=facts.flags,
-        size=facts.size,
-        userdata=set_userdata(spec.key, spec.data),
-    )
-
-
-def pack_chain(family: Family, chain: ChainSpec, table: str) -> list[Request]:
-    """Write a chain with all its rules, whether or not there is one already."""
-    number = NUMBERS[family]
-    return [
-        nft_messages.new_chain(number, table, chain.name, chain.base),
-        nft_messages.flush_chain(number, table, chain.name),
-        *[
-            nft_messages.new_rule(number, table, chain.name, rule.expressions, rule.comment)
-            for rule in chain.rules
-        ],
-    ]
 
 
 def pack_bound(key: bytes) -> bytes:

@@ -8,8 +8,7 @@ chains no service needs any more (they are shared, hold no state, and stay until
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
-from backends.kernel.nft_messages import BaseChain
-from backends.kernel.nft_userdata import Declared
+from backends.kernel.nft_table import ChainSpec, SetSpec
 from proxy.desired_node import DesiredNode
 from proxy.model import Family, PortKey, Protocol, Value
 
@@ -109,57 +108,6 @@ Keys = tuple[Family, str, Collection[bytes]]
 
 SharedMember = tuple[str, bytes]
 """A member of a plain set that several ServicePorts may need: the set's name and the key."""
-
-
-class RuleSpec(NamedTuple):
-    """A rule: its packed expressions and a comment, which ends in a digest of them.
-
-    The kernel gives the comment back as it was, so equal comments mean equal rules.
-    """
-
-    expressions: bytes
-    comment: str
-
-
-class ChainFacts(NamedTuple):
-    """What identifies the content of a chain, the same whether rendered or read back."""
-
-    base: BaseChain | None
-    comments: tuple[str, ...]
-
-
-class ChainSpec(NamedTuple):
-    """A chain as we want it, and the ServicePort it is there for (None: all)."""
-
-    name: str
-    base: BaseChain | None
-    rules: tuple[RuleSpec, ...]
-    owner: PortKey | None = None
-
-    @property
-    def facts(self) -> ChainFacts:
-        return ChainFacts(self.base, tuple([rule.comment for rule in self.rules]))
-
-
-class SetFacts(NamedTuple):
-    """What identifies a set or map: the kernel's numbers for key and data. `size` 0: no limit."""
-
-    flags: int
-    key_type: int
-    key_length: int
-    data_type: int | None
-    data_length: int
-    size: int = 0
-
-
-class SetSpec(NamedTuple):
-    """A set or map as we want it: its declaration, and what of it can be compared with the kernel."""
-
-    name: str
-    key: Declared
-    data: Declared | None
-    facts: SetFacts
-    owner: PortKey | None = None
 
 
 class Target(NamedTuple):

@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from backends.kernel.nft_numbers import SetFlag
+from backends.kernel.nft_table import ChainSpec
 from backends.nftables.belief import Leaving, Place, TableFacts
 from backends.nftables.model import (
     DIVERTING,
     EXTERNAL_IPS,
     PLACES,
     Batch,
-    ChainSpec,
     Data,
     Element,
     Keys,

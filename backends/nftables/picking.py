@@ -7,16 +7,11 @@ import functools
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from backends.kernel import nft_table
 from backends.kernel.nft_expressions import Numgen
+from backends.kernel.nft_table import ChainSpec, RuleSpec
 from backends.nftables import rules
-from backends.nftables.model import (
-    AFFINITY_ENDPOINTS,
-    AFFINITY_ENDPOINTS_LOCAL,
-    REFUSE,
-    ChainSpec,
-    Kind,
-    RuleSpec,
-)
+from backends.nftables.model import AFFINITY_ENDPOINTS, AFFINITY_ENDPOINTS_LOCAL, REFUSE, Kind
 from backends.nftables.names import Picking, parse_picking
 from proxy.model import Family
 
@@ -46,7 +41,7 @@ def picking_spec(family: Family, name: str, marking: Marking) -> ChainSpec:
         return ChainSpec(name, None, tuple(_picking(family, picking)))
     mark = marking.everything if picking.act == "external" else marking.shortcut
     to = picking._replace(act="pick").name
-    return ChainSpec(name, None, (mark, rules.rule([rules.goto(to)], "then as all others")))
+    return ChainSpec(name, None, (mark, nft_table.rule([rules.goto(to)], "then as all others")))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -80,23 +75,23 @@ def _picking(family: Family, picking: Picking) -> Sequence[RuleSpec]:
 
     def draw(slot: Numgen, why: str) -> RuleSpec:
         if remember:
-            return rules.rule(rules.draw_number(slot, remember), why)
-        return rules.rule(rules.translate(family, picking.protocol, slot, kind), why)
+            return nft_table.rule(rules.draw_number(slot, remember), why)
+        return nft_table.rule(rules.translate(family, picking.protocol, slot, kind), why)
 
     any_slot = rules.any_of(capacity, is_local=is_local)
     written: list[RuleSpec] = []
     if remember:
-        written.append(rules.rule(rules.note_service(family, kind), "whose affinity"))
-        written.append(rules.rule(rules.recall(family, remember), "who was here before"))
+        written.append(nft_table.rule(rules.note_service(family, kind), "whose affinity"))
+        written.append(nft_table.rule(rules.recall(family, remember), "who was here before"))
     written += [draw(any_slot, f"one of up to {capacity}")] * attempts(capacity)
     if capacity > 2:
         half = rules.any_of(capacity // 2, is_local=is_local)
         written.append(draw(half, "one of the half that is full"))
     return [
         *written,
-        rules.rule([*rules.is_refused(family, kind), rules.goto(REFUSE)], "no endpoint"),
+        nft_table.rule([*rules.is_refused(family, kind), rules.goto(REFUSE)], "no endpoint"),
         draw(rules.first(is_local=is_local), "the first endpoint has just come"),
-        rules.rule([rules.drop()], "never untranslated"),
+        nft_table.rule([rules.drop()], "never untranslated"),
     ]
 
 
@@ -108,8 +103,8 @@ def _remembering(family: Family, picking: Picking) -> Sequence[RuleSpec]:
     endpoints = AFFINITY_ENDPOINTS_LOCAL if picking.is_local else AFFINITY_ENDPOINTS
     to_endpoint = rules.translate_remembered(family, picking.protocol, endpoints)
     return [
-        rules.rule(rules.note_client(family, picking.timeout_s), "remember the client"),
-        rules.rule(to_endpoint, "to its endpoint"),
-        rules.rule(rules.forget_client(family), "the endpoint is gone"),
-        rules.rule(rules.forget_number(), "another one"),
+        nft_table.rule(rules.note_client(family, picking.timeout_s), "remember the client"),
+        nft_table.rule(to_endpoint, "to its endpoint"),
+        nft_table.rule(rules.forget_client(family), "the endpoint is gone"),
+        nft_table.rule(rules.forget_number(), "another one"),
     ]

@@ -1,8 +1,9 @@
 """What planning does about chains and sets that are there for one ServicePort alone: source ranges. Pure."""
 
+from backends.kernel.nft_table import ChainSpec, SetSpec
 from backends.nftables.draft import Draft
 from backends.nftables.firewall import Firewall, firewall_chain, firewall_set, interval_keys
-from backends.nftables.model import NOTHING_PRIVATE, ChainSpec, Private, SetSpec
+from backends.nftables.model import NOTHING_PRIVATE, Private
 
 
 def plan_private(draft: Draft, firewall: Firewall | None, old: Private) -> Private:

@@ -8,12 +8,13 @@ import errno
 from collections.abc import Iterator
 from typing import Final
 
-from backends.kernel import nft_elements, nft_messages
+from backends.kernel import nft_elements, nft_messages, nft_table
 from backends.kernel.nft import Nft
+from backends.kernel.nft_table import ChainSpec
 from backends.nftables import kernel, messages
 from backends.nftables.firewall import Firewall, interval_keys
 from backends.nftables.layout import Layout
-from backends.nftables.model import PROBE_TABLE, SERVICES, ChainSpec
+from backends.nftables.model import PROBE_TABLE, SERVICES
 from backends.nftables.names import is_picking, picking_chain
 from backends.nftables.picking import leads_to
 from backends.nftables.private import private_specs
@@ -40,7 +41,7 @@ def probe(nft: Nft, layout: Layout) -> None:
 
 def _probe(nft: Nft, layout: Layout) -> None:
     for family in layout.families:
-        number = messages.NUMBERS[family]
+        number = nft_table.NUMBERS[family]
         _remove(nft, number)  # an earlier probe may have been interrupted
         if _is_proven(nft, layout, family):
             continue
@@ -84,10 +85,10 @@ def _remove(nft: Nft, number: int) -> None:
 
 
 def _steps(layout: Layout, family: Family) -> Iterator[tuple[str, list[Request]]]:
-    number = messages.NUMBERS[family]
+    number = nft_table.NUMBERS[family]
     yield "nftables tables", [nft_messages.new_table(number, PROBE_TABLE, is_dormant=True)]
     for spec in layout.sets(family):
-        yield f"set {spec.name}", [messages.pack_set(family, spec, PROBE_TABLE)]
+        yield f"set {spec.name}", [nft_table.pack_set(family, spec, PROBE_TABLE)]
     for chain in layout.skeleton(family):
         yield from _chain_steps(family, chain)
     for protocol in PROTOCOLS:
@@ -97,7 +98,7 @@ def _steps(layout: Layout, family: Family) -> Iterator[tuple[str, list[Request]]
     firewall = Firewall(PortKey(ServicePortName("", "", "", "TCP"), family), _RANGES[family])
     sets, chains = private_specs(firewall)
     for spec in sets:
-        yield f"set {spec.name}", [messages.pack_set(family, spec, PROBE_TABLE)]
+        yield f"set {spec.name}", [nft_table.pack_set(family, spec, PROBE_TABLE)]
     bounds = [messages.pack_bound(b) for b in interval_keys(family, firewall.ranges)]
     yield (
         "range in a set",
@@ -114,7 +115,7 @@ def _steps(layout: Layout, family: Family) -> Iterator[tuple[str, list[Request]]
 
 
 def _chain_steps(family: Family, chain: ChainSpec) -> Iterator[tuple[str, list[Request]]]:
-    make, flush, *rules = messages.pack_chain(family, chain, PROBE_TABLE)
+    make, flush, *rules = nft_table.pack_chain(family, chain, PROBE_TABLE)
     yield f"chain {chain.name}", [make, flush]
     for rule, request in zip(chain.rules, rules, strict=True):
         yield f"rule of chain {chain.name}: {rule.comment}", [request]

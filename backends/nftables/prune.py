@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from backends.kernel.nft_table import ChainSpec
 from backends.nftables.affinity import pack_service, parse_service
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.draft import Draft
@@ -11,7 +12,6 @@ from backends.nftables.model import (
     AFFINITY_SLOTS,
     PLACES,
     VERDICTS,
-    ChainSpec,
     NftPlan,
     Private,
     Rendered,

@@ -3,9 +3,7 @@
 Where they stand and why is the business of `layout`.
 """
 
-import hashlib
 import struct
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from backends.kernel.nft_expressions import (
@@ -53,7 +51,6 @@ from backends.nftables.model import (
     PLACES,
     VIP_SOURCES,
     Kind,
-    RuleSpec,
 )
 from proxy.model import IPV4, Family, Protocol
 
@@ -79,12 +76,6 @@ _FIELDS: Final[dict[Family, _FamilyFields]] = {
     "IPv4": _FamilyFields(NFPROTO_IPV4, 4, 12, 16, 7),
     "IPv6": _FamilyFields(NFPROTO_IPV6, 16, 8, 24, 8),
 }
-
-
-def rule(expressions: Sequence[Expression], why: str) -> RuleSpec:
-    packed = b"".join([expression.pack() for expression in expressions])
-    digest = hashlib.blake2b(packed, digest_size=4).hexdigest()
-    return RuleSpec(packed, f"{why} [{digest}]")
 
 
 def host_word(number: int) -> bytes:

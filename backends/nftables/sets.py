@@ -3,7 +3,7 @@
 from typing import Final
 
 from backends.kernel.nft_numbers import SetFlag
-from backends.kernel.nft_userdata import declare
+from backends.kernel.nft_table import SetSpec, declared
 from backends.nftables.model import (
     AFFINITY_CLIENTS,
     AFFINITY_ENDPOINTS,
@@ -27,10 +27,8 @@ from backends.nftables.model import (
     SERVICES,
     SHORTCUTS,
     VIP_SOURCES,
-    SetFacts,
-    SetSpec,
 )
-from proxy.model import IPV4, Family, PortKey, Protocol
+from proxy.model import IPV4, Family, Protocol
 
 # Declared by `typeof`, because the stock tool takes no plain integer as a type. The number after
 # `mod` is for its eyes only.
@@ -107,26 +105,3 @@ def _affinity_sets(family: Family) -> tuple[SetSpec, ...]:
         declared(AFFINITY_ENDPOINTS, "classid", endpoint),
         declared(AFFINITY_ENDPOINTS_LOCAL, "classid", endpoint),
     )
-
-
-def declared(
-    name: str,
-    key: str,
-    data: str | None = None,
-    *,
-    flags: int = 0,
-    size: int = 0,
-    owner: PortKey | None = None,
-) -> SetSpec:
-    """Return a set, or with data a map, with key and data in the words of the stock tool."""
-    declared_key = declare(key)
-    declared_data = declare(data) if data is not None else None
-    facts = SetFacts(
-        flags=flags | (SetFlag.MAP if data is not None else 0),
-        key_type=declared_key.type,
-        key_length=declared_key.length,
-        data_type=declared_data.type if declared_data else None,
-        data_length=declared_data.length if declared_data else 0,
-        size=size,
-    )
-    return SetSpec(name, declared_key, declared_data, facts, owner)

@@ -27,18 +27,18 @@ def test_a_chain_is_emptied_before_its_rules_are_written() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "data", "is_interval", "flags"),
+    ("key", "data", "asked", "flags"),
     [
-        ("ipv4_addr", None, False, 0),
-        ("ipv4_addr . inet_proto", "mark", False, SetFlag.MAP),
-        ("ipv4_addr", None, True, SetFlag.INTERVAL),
-        ("ipv4_addr . inet_proto", None, True, SetFlag.INTERVAL | SetFlag.CONCAT),
+        ("ipv4_addr", None, 0, 0),
+        ("ipv4_addr . inet_proto", "mark", 0, SetFlag.MAP),
+        ("ipv4_addr", None, SetFlag.INTERVAL, SetFlag.INTERVAL),
+        ("ipv4_addr . inet_proto", None, SetFlag.INTERVAL, SetFlag.INTERVAL | SetFlag.CONCAT),
     ],
 )
 def test_a_set_is_what_the_kernel_says_it_is(
-    key: str, data: str | None, is_interval: bool, flags: int
+    key: str, data: str | None, asked: int, flags: int
 ) -> None:
-    spec = declared("s", key, data, is_interval=is_interval)
+    spec = declared("s", key, data, flags=asked)
     listed = pack_set("IPv4", spec, "t").payload + codec.attr_be64(16, 1)
 
     found = nft_messages.parse_set(listed)

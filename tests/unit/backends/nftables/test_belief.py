@@ -1,9 +1,9 @@
+from backends.kernel.nft_table import ChainSpec
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import (
     SERVICES,
     Batch,
-    ChainSpec,
     Data,
     Element,
     NftPlan,

@@ -24,6 +24,7 @@ from backends.kernel.nft_numbers import (
     VerdictCode,
 )
 from backends.kernel.nft_phrases import source_in_network
+from backends.kernel.nft_table import ChainFacts, ChainSpec
 from backends.nftables import rules
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import (
@@ -38,8 +39,6 @@ from backends.nftables.model import (
     SERVICE_CIDRS,
     SERVICES,
     VIP_SOURCES,
-    ChainFacts,
-    ChainSpec,
     Kind,
 )
 from backends.nftables.names import Act, picking_chain

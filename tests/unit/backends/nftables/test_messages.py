@@ -2,8 +2,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from backends.kernel import nft_elements, nft_messages
+from backends.kernel import nft_elements, nft_messages, nft_table
 from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6, MessageKind, VerdictCode
+from backends.kernel.nft_table import ChainSpec, RuleSpec
 from backends.nftables import messages
 from backends.nftables.firewall import interval_keys
 from backends.nftables.layout import Layout, NftSettings
@@ -16,10 +17,8 @@ from backends.nftables.model import (
     SERVICES,
     TABLE,
     Batch,
-    ChainSpec,
     Data,
     Element,
-    RuleSpec,
     Transaction,
 )
 from backends.nftables.sets import CLIENTS_AT_MOST
@@ -65,7 +64,7 @@ def test_a_transaction_is_packed_in_the_order_in_which_the_kernel_can_work_it_of
 def test_messages_go_to_the_family_and_the_table_they_are_for() -> None:
     numbers: dict[Family, int] = {"IPv4": NFPROTO_IPV4, "IPv6": NFPROTO_IPV6}
     for family, number in numbers.items():
-        request = messages.pack_set(family, LAYOUT.sets(family)[0], TABLE)
+        request = nft_table.pack_set(family, LAYOUT.sets(family)[0], TABLE)
         found = nft_messages.parse_set(request.payload + codec.attr_be64(16, 1))
         assert (found.family, found.table) == (number, TABLE)
 
@@ -170,7 +169,7 @@ def test_a_verdict_without_a_word_is_shown_by_its_number() -> None:
 def test_sets_are_made_as_they_are_recognised(name: str) -> None:
     for family in FAMILIES:
         spec = next(spec for spec in LAYOUT.sets(family) if spec.name == name)
-        request = messages.pack_set(family, spec, TABLE)
+        request = nft_table.pack_set(family, spec, TABLE)
         found = nft_messages.parse_set(request.payload + codec.attr_be64(16, 1))
         assert spec.facts == (
             found.flags,

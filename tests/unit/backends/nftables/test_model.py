@@ -1,14 +1,6 @@
+from backends.kernel.nft_table import ChainSpec, RuleSpec
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import (
-    CLUSTER_IPS,
-    SERVICES,
-    Batch,
-    ChainSpec,
-    Element,
-    NftPlan,
-    RuleSpec,
-    Transaction,
-)
+from backends.nftables.model import CLUSTER_IPS, SERVICES, Batch, Element, NftPlan, Transaction
 from tests.model_builders import make_key
 
 WEB = make_key("default/web", "http")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from backends.kernel import nft_table
 from backends.kernel.nft_expressions import (
     AnyExpression,
     Dynset,
@@ -13,15 +14,16 @@ from backends.kernel.nft_expressions import (
     parse_expressions,
 )
 from backends.kernel.nft_numbers import NumgenKind, VerdictCode
+from backends.kernel.nft_table import ChainSpec
 from backends.nftables import rules
-from backends.nftables.model import LOCAL_FROM, REFUSE, ChainSpec
+from backends.nftables.model import LOCAL_FROM, REFUSE
 from backends.nftables.names import picking_chain
 from backends.nftables.picking import DRAWS, Marking, leads_to, picking_spec
 from proxy.model import FAMILIES, PROTOCOLS, Family, Protocol
 
 both_families = pytest.mark.parametrize("family", FAMILIES)
 MARKING = Marking(
-    rules.rule(rules.or_mark(1), "everything"), rules.rule(rules.or_mark(2), "shortcut")
+    nft_table.rule(rules.or_mark(1), "everything"), nft_table.rule(rules.or_mark(2), "shortcut")
 )
 
 

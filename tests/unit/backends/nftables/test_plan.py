@@ -5,13 +5,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from backends.nftables.model import (
-    CLUSTER_IPS,
-    HAIRPIN,
-    REFUSED,
-    SERVICES,
-    ChainFacts,
-)
+from backends.kernel.nft_table import ChainFacts
+from backends.nftables.model import CLUSTER_IPS, HAIRPIN, REFUSED, SERVICES
 from backends.nftables.plan import plan
 from backends.nftables.prune import prune
 from proxy.desired import DesiredPort

@@ -3,13 +3,10 @@
 import pytest
 
 from backends.kernel.nft_messages import BaseChain
+from backends.kernel.nft_table import ChainFacts
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import (
-    REFUSED,
-    SERVICES,
-    ChainFacts,
-)
+from backends.nftables.model import REFUSED, SERVICES
 from backends.nftables.plan import plan
 from backends.nftables.prune import is_entangled, is_unusable, judge, prune
 from proxy.desired import Frontend

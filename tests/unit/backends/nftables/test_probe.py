@@ -8,10 +8,10 @@ from backends.kernel.nft import Nft, Refusal, Refused
 from backends.kernel.nft_expressions import parse_expressions
 from backends.kernel.nft_messages import Table
 from backends.kernel.nft_numbers import MessageKind
+from backends.kernel.nft_table import NUMBERS
 from backends.nftables import kernel
 from backends.nftables.belief import Observed, TableFacts
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.messages import NUMBERS
 from backends.nftables.model import PROBE_TABLE, TABLE
 from backends.nftables.plan import plan
 from backends.nftables.probe import probe

@@ -1,12 +1,7 @@
 """What planning does about what nobody needs."""
 
-from backends.nftables.model import (
-    HAIRPIN,
-    REFUSED,
-    SERVICES,
-    ChainFacts,
-    NftPlan,
-)
+from backends.kernel.nft_table import ChainFacts
+from backends.nftables.model import HAIRPIN, REFUSED, SERVICES, NftPlan
 from backends.nftables.prune import prune
 from tests.desired_strategies import desired_state, make_desired, whole
 from tests.unit.backends.nftables.planning import (

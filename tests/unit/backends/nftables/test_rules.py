@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.kernel import nft_table
 from backends.kernel.nft_expressions import (
     Bitwise,
     Compare,
@@ -142,7 +143,7 @@ def test_verdicts(verdict: Verdict, code: int, chain: str) -> None:
 
 def test_the_comment_of_a_rule_says_why_and_changes_with_its_content() -> None:
     one, same, other = (
-        rules.rule([rules.goto(chain)], "because") for chain in ("there", "there", "elsewhere")
+        nft_table.rule([rules.goto(chain)], "because") for chain in ("there", "there", "elsewhere")
     )
 
     assert one == same

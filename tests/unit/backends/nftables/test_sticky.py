@@ -2,6 +2,7 @@
 
 import pytest
 
+from backends.kernel.nft_table import ChainFacts, SetFacts
 from backends.nftables.affinity import (
     FIRST_SERVICE,
     LAST_SERVICE,
@@ -19,9 +20,7 @@ from backends.nftables.model import (
     EXTERNALS,
     NODEPORTS,
     SERVICES,
-    ChainFacts,
     NftPlan,
-    SetFacts,
 )
 from backends.nftables.names import identity, timeout_of
 from backends.nftables.plan import plan
