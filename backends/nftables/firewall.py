@@ -6,15 +6,15 @@ changes: other ranges are another set, named after its content, and the rule tha
 
 import functools
 import hashlib
-import ipaddress
 from typing import Final, NamedTuple
 
 from backends.kernel import nft_table
 from backends.kernel.nft_numbers import SetFlag
-from backends.kernel.nft_table import ChainSpec, SetSpec, declared
+from backends.kernel.nft_table import ChainSpec, RuleSpec, SetSpec, declared
 from backends.nftables import rules
 from backends.nftables.names import identity
 from backends.nftables.sets import address_type
+from proxy.addresses import parse_ip
 from proxy.desired import DesiredPort
 from proxy.model import Family, PortKey
 
@@ -52,19 +52,17 @@ def firewall_set(firewall: Firewall) -> SetSpec:
 
 def firewall_chain(firewall: Firewall) -> ChainSpec:
     family = firewall.key.family
-    return ChainSpec(
-        firewall.chain_name,
-        None,
-        (
-            nft_table.rule(
-                [*rules.source_in(family, firewall.set_name), rules.return_()], "in the ranges"
-            ),
-            nft_table.rule(
-                [*rules.is_vip_source(family), rules.return_()], "this node, looped back"
-            ),
-            nft_table.rule([rules.drop()], "everybody else"),
-        ),
-        firewall.key,
+    in_the_ranges = [*rules.source_in(family, firewall.set_name), rules.return_()]
+    first = nft_table.rule(in_the_ranges, "in the ranges")
+    return ChainSpec(firewall.chain_name, None, (first, *_rules_of_all(family)), firewall.key)
+
+
+@functools.cache
+def _rules_of_all(family: Family) -> tuple[RuleSpec, ...]:
+    """Return what follows in each of these chains, packed once."""
+    return (
+        nft_table.rule([*rules.is_vip_source(family), rules.return_()], "this node, looped back"),
+        nft_table.rule([rules.drop()], "everybody else"),
     )
 
 
@@ -77,8 +75,7 @@ def interval_keys(family: Family, cidrs: tuple[str, ...]) -> tuple[bytes, ...]:
     width = _WIDTHS[family]
     beyond = 1 << (8 * width)
     bounds: list[list[int]] = []
-    for network in sorted([ipaddress.ip_network(cidr) for cidr in cidrs], key=_bounds):
-        start, end = _bounds(network)
+    for start, end in sorted([_bounds(cidr) for cidr in cidrs]):
         if bounds and start <= bounds[-1][1]:
             bounds[-1][1] = max(bounds[-1][1], end)
         else:
@@ -91,5 +88,11 @@ def interval_keys(family: Family, cidrs: tuple[str, ...]) -> tuple[bytes, ...]:
     return tuple(keys)
 
 
-def _bounds(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[int, int]:
-    return int(network.network_address), int(network.broadcast_address) + 1
+def _bounds(cidr: str) -> tuple[int, int]:
+    """Return the first address of a canonical CIDR, and the one beyond its last."""
+    host, _, length = cidr.partition("/")
+    address = parse_ip(host)
+    if address is None:
+        raise ValueError(f"{cidr} is no range")
+    start = int.from_bytes(address.packed)
+    return start, start + (1 << (8 * len(address.packed) - int(length)))

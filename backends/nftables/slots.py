@@ -40,6 +40,8 @@ def changed_slots(old: Sequence[bytes], pool: Sequence[bytes]) -> dict[int, byte
 
     `old` are the slots as they are, `pool` the distinct endpoints wanted. What can stay in its slot stays.
     """
+    if not old:
+        return dict(enumerate(pool))
     size, wanted = len(pool), set(pool)
     kept = old[:size]
     missing = wanted.difference(kept)
@@ -62,6 +64,8 @@ def slot_keys(row: Row) -> list[bytes]:
 def believed_slots(elements: Mapping[bytes, Data], row: Row) -> list[bytes]:
     """Return the slots from the first on that we believe full, usually one more or less than wanted."""
     found: list[bytes] = []
+    if slot_key(row.prefix, row.first) not in elements:
+        return found
     while True:
         # one size for pools that grow and shrink a little
         keys = slot_range(row.prefix, row.first + len(found), (row.length | 7) + 1)
