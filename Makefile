@@ -33,8 +33,9 @@ lint: ## style, types, layers, and what may not stand in the tree
 	@.ci/setup
 	@.ci/lint
 
-bench: ## measure, and print ratios against named references (root)
+bench: ## measure, and print ratios against named references (root); mode ipvs in a virtual machine
 	@.ci/setup --root bench
+	-@.ci/setup --guest
 	@$(PYTHON) -m bench
 
 clean: ## remove what the other targets made, but for bench/results

@@ -43,6 +43,14 @@ OWN_DEVICE: Final = "sliceproxy-ipvs"
 AUTOMATIC: Final = ("nftables",)
 """What an empty mode tries, in this order."""
 
+LASTING: Final = ("nftables", "ipvs")
+"""Those whose work outlives the process."""
+
+
+def others(mode: str) -> tuple[str, ...]:
+    """Return the backends whose work is to go once this one has done all of its own; none if that does not last either."""
+    return tuple([name for name in LASTING if name != mode]) if mode in LASTING else ()
+
 
 def create(mode: str, settings: Settings) -> Backend[Any, Any]:
     """Make the backend of that name. It has touched nothing yet. Raises Unsupported for a name without one."""

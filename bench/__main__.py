@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import features, kubeproxy_layout, pages, starts, sustained, verification
+from bench import features, ipvs, kubeproxy_layout, pages, starts, sustained, verification
 from bench.processes import Node, node, say
 from bench.reference import Reference
 from bench.table import figure, median, percentile, render
@@ -33,7 +33,7 @@ def main() -> int:
         args.changes, args.references = 90, 6
     results: dict[str, Any] = {"endpoints": args.endpoints, "load": os.getloadavg()}
     print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
-    is_whole = not (args.features or args.verification)
+    is_whole = not (args.features or args.verification or args.ipvs)
     if is_whole:
         results |= measure_basics(sizes, args)
     if is_whole or args.features:
@@ -42,6 +42,8 @@ def main() -> int:
         results["verification"] = verification.measure(sizes[-1], args)
     if args.large:
         results["large"] = measure_large()
+    if args.ipvs or (is_whole and not args.quick):
+        results["ipvs"] = ipvs.measure()
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(results, indent=1))
     print(f"all figures: {args.json}")
@@ -85,6 +87,11 @@ def parse() -> argparse.Namespace:
         "--verification",
         action="store_true",
         help="only what a background verification costs the changes that come meanwhile",
+    )
+    parser.add_argument(
+        "--ipvs",
+        action="store_true",
+        help="only mode ipvs, in a virtual machine where this kernel has none: some minutes",
     )
     parser.add_argument(
         "--large", action="store_true", help="also 1,000 services with 1,000 endpoints each"

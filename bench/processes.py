@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -61,7 +61,9 @@ class Node(Measured):
         *,
         transport: Transport = "pipe",
         has_features: bool = False,
+        more: Sequence[str] = (),
     ) -> None:
+        """`more` are flags of the measured process besides."""
         fifo = directory / f"{namespace.name}.fifo"
         if transport == "pipe":
             os.mkfifo(fifo)
@@ -78,7 +80,7 @@ class Node(Measured):
         assert self._source.stdout is not None
         answer = self._source.stdout.readline().strip()  # all objects are made
         flags = ["--watch-events", str(fifo)] if transport == "pipe" else ["--kubeconfig", answer]
-        super().__init__(namespace, *flags)
+        super().__init__(namespace, *flags, *more)
 
     def feed(self, **command: object) -> None:
         """Have the source write; returns at once."""
@@ -104,6 +106,7 @@ def node(
     *,
     transport: Transport = "pipe",
     has_features: bool = False,
+    more: Sequence[str] = (),
 ) -> Iterator[tuple[Node, Namespace]]:
     """Yield a measured process in a new namespace, which is about to read these services."""
     with tempfile.TemporaryDirectory() as directory, Namespace("bench") as namespace:
@@ -114,6 +117,7 @@ def node(
             endpoints,
             transport=transport,
             has_features=has_features,
+            more=more,
         )
         try:
             yield measured, namespace

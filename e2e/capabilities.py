@@ -105,9 +105,13 @@ def _set_sizes() -> str:
     return ""
 
 
-def _iptables() -> str:
+def _iptables(program: str = "iptables") -> str:
     rules = "*nat\n-A PREROUTING -p tcp --dport 9 -j DNAT --to-destination 192.0.2.1\nCOMMIT\n"
-    return _works_in_a_namespace(["iptables-restore"], rules)
+    return _works_in_a_namespace([f"{program}-restore"], rules)
+
+
+def _ipset() -> str:
+    return _works_in_a_namespace(["ipset", "create", "probe", "hash:ip,port"])
 
 
 def _dummy() -> str:
@@ -194,6 +198,13 @@ CAPABILITIES: Mapping[str, Capability] = {
     "nftables": Capability("nftables NAT", _nftables, is_stock=True),
     "set sizes": Capability("nftables sets that grow", _set_sizes, is_stock=False),
     "iptables": Capability("iptables NAT", _iptables, is_stock=True),
+    "iptables-legacy": Capability(
+        "legacy iptables NAT", functools.partial(_iptables, "iptables-legacy"), is_stock=True
+    ),
+    "iptables-nft": Capability(
+        "iptables-nft NAT", functools.partial(_iptables, "iptables-nft"), is_stock=True
+    ),
+    "ipset": Capability("ipset", _ipset, is_stock=False),
     "ipvs": Capability("IPVS", _ipvs, is_stock=False),
     "dummy": Capability("dummy devices", _dummy, is_stock=False),
     "capsh": Capability("programs with fewer rights", _capsh, is_stock=True),

@@ -10,11 +10,12 @@ from e2e.demo.daemon import Daemon
 from e2e.namespace import TopologyError
 from e2e.topology import FAMILIES, Addresses, Host, World
 from tests.builders import make_endpoint, make_node, make_service, make_slice
+from tests.effort import patience_s
 
 NODE_NAME = "node"
 REMOTE_NAME = "remote"
-_LIMIT_S = 20.0
-_POLL_S = 0.02
+_LIMIT_S = patience_s(20.0)
+_POLL_S = patience_s(0.02)
 
 Wire = dict[str, Any]
 

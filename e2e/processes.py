@@ -16,11 +16,12 @@ from typing import Self
 
 from e2e.client import Timed, decode
 from e2e.namespace import Namespace, TopologyError, reap
+from tests.effort import patience_s
 
 _INTERPRETER = [sys.executable, "-I", "-S"]
 _HERE = Path(__file__).parent
-_START_LIMIT_S = 60.0  # a dozen Pythons at once, perhaps emulated
-_STOP_LIMIT_S = 10.0
+_START_LIMIT_S = patience_s(10.0)
+_STOP_LIMIT_S = patience_s(10.0)
 
 
 class Server:

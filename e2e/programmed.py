@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from typing import Self
 
 from backends.kernel.nft import Nft
-from backends.nftables import messages
+from backends.kernel.nft_table import Data
+from backends.kernel.nft_transaction import Transaction, pack
 from backends.nftables.backend import NftablesBackend
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import Data, Transaction
+from backends.nftables.model import TABLE
+from backends.nftables.names import form_of
 from e2e.topology import CLUSTER_CIDRS, SERVICE_CIDRS, Family, Host, Node, World
 from proxy.desired import DesiredPort
 from proxy.desired_node import DesiredNode
@@ -101,7 +103,7 @@ class Programmed:
         else:
             raise AssertionError("going round the states never comes back to where it began")
         with self._node.entered(), Nft() as nft:
-            batches = [messages.pack(transaction).requests for transaction in cycle]
+            batches = [pack(transaction, TABLE, form_of).requests for transaction in cycle]
             end_s, count = time.monotonic() + seconds, 0
             while time.monotonic() < end_s:
                 for batch in batches:

@@ -1,6 +1,7 @@
 """Tracked UDP flows: what becomes of them when endpoints change, with packets and with tables full of flows."""
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,9 @@ from e2e.namespace import Namespace
 from e2e.programmed import LAYOUT, default_route, endpoint
 from e2e.topology import FAMILIES, Family, Host, World
 from e2e.tracked import Flow, Tracked, tracked
+from proxy.conntrack_table import ConntrackTable
 from proxy.model import Endpoint, EndpointSlice, Protocol, Service
+from tests.fakes.conntrack import packed_end
 from tests.model_builders import make_endpoint, make_service, make_service_port, make_slice
 
 both_families = pytest.mark.parametrize("family", FAMILIES)
@@ -337,3 +340,24 @@ def test_exactly_the_stale_flows_go_whatever_else_is_tracked(seed: int) -> None:
         table.add(flows)
         assert table.flows() == flows
         live(namespace, NullBackend, life)
+
+
+@both_families
+def test_of_many_flows_exactly_those_to_some_destinations_are_forgotten(family: Family) -> None:
+    clients = {"IPv4": "192.0.2.1", "IPv6": "2001:db8::1"}
+    kept, gone = VIPS[family], _address(family, "10.96.0.{}", "fd00:10:96::{:x}", 11)
+    pod = _pod(family, 2)
+    made = {
+        Flow(clients[family], client_port, vip, port, endpoint, protocol)
+        for client_port in range(1024, 1224)
+        for vip, port in ((kept, PORT), (gone, PORT), (gone, PORT + 1))
+        for endpoint, protocol in ((pod, "udp"), (pod, "tcp"))
+    }
+    made.add(Flow(clients[family], 1000, gone, PORT))  # untranslated
+    with Namespace("forgetting") as namespace, tracked(namespace) as table:
+        table.add(made)
+        with namespace.entered(), contextlib.closing(ConntrackTable()) as flows:
+            assert flows.forget(family, {packed_end(_written((gone, PORT)))}) == 201
+
+        meant = {each for each in made if each[2:4] == (gone, PORT) and each.protocol == "udp"}
+        assert table.flows() == made - meant

@@ -20,11 +20,14 @@ from typing import Any
 
 import pytest
 
+from backends.ipvs import deadlines
+from backends.ipvs.model import Place
+from backends.kernel.ipvs_objects import ServerId
 from e2e import topology
 from e2e.capabilities import UNSHARE
 from e2e.client import Answer
 from e2e.manifests import NODE_NAME, address, node, service, slices, until
-from e2e.topology import CLUSTER_CIDRS, World
+from e2e.topology import CLUSTER_CIDRS, Host, World
 from tests import deployment
 from tests.apiserver.access import SERVICE_ACCOUNT
 from tests.apiserver.process import StandIn
@@ -98,11 +101,16 @@ def _run(step: str, interpreter: Path, context: Path) -> None:
 class Pod:
     """The manifest's container on a node, with the control plane beside it."""
 
-    def __init__(self, python: Path, world: World, server: StandIn, directory: Path) -> None:
+    def __init__(
+        self, python: Path, world: World, server: StandIn, directory: Path, mode: str = ""
+    ) -> None:
         self._python = python
+        self._mode = mode
         self._world = world
         self._directory = directory
         self._log = directory / "log"
+        self._state = directory / "state"
+        self._state.mkdir()
         self._process: subprocess.Popen[str] | None = None
         self.server = server
         self.arguments = [self._here(each) for each in deployment.arguments(NODE_NAME)]
@@ -121,13 +129,13 @@ class Pod:
             told = text.replace("https://CONTROL-PLANE:PORT", self.server.url)
             told = re.sub("clusterCIDR: .*", f"clusterCIDR: {','.join(CLUSTER_CIDRS)}", told)
             # the limit of connections is the whole machine's, and no namespace may change it
-            told = told.replace('mode: ""', 'mode: ""\nconntrack: {maxPerCore: 0}')
+            told = told.replace('mode: ""', f'mode: "{self._mode}"\nconntrack: {{maxPerCore: 0}}')
             file.write_text(self._here(told))
 
     def _here(self, text: str) -> str:
         """Paths of the container, mapped."""
-        (mount,) = deployment.container()["volumeMounts"]
-        text = text.replace(mount["mountPath"], str(self._directory / "config"))
+        config = deployment.mount("config")["mountPath"]
+        text = text.replace(config, str(self._directory / "config"))
         return text.replace(ACCOUNT, str(self._directory / "account"))
 
     @property
@@ -147,7 +155,8 @@ class Pod:
         program, *first = entry.words()
         assert program == self._python.name
         argv = [
-            *(*UNSHARE, "sh", "-c", _READ_ONLY, str(self._directory)),
+            *(*UNSHARE, "sh", "-c", _READ_ONLY, str(self._state)),
+            deployment.mount("state")["mountPath"],
             *("capsh", f"--drop={','.join(dropped)}", "--no-new-privs"),
             *(f"--shell={self._python}", "--", *first, *self.arguments),
         ]
@@ -160,6 +169,10 @@ class Pod:
         """What the kubelet gives. The Service `kubernetes` cannot be reached here: nothing serves its cluster IP."""
         service = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
         return {"PATH": os.environ["PATH"], "NODE_NAME": NODE_NAME, **service}
+
+    def list_pods(self, pods: Sequence[Host]) -> None:
+        """Make these the endpoints of the service."""
+        self.server.put(*slices("web", pods, [("web", "tcp", 8080)], self._world))
 
     def probe(self, name: str) -> bool:
         """Whether one of the manifest's probes succeeds now."""
@@ -192,6 +205,10 @@ class Pod:
         argv = [str(self._python), "-I", "-m", "proxy", *arguments]
         return self._world.node.namespace.run(argv)
 
+    def deadlines(self) -> dict[tuple[ServerId, Place], float]:
+        """Until when endpoints drain, as the node keeps it."""
+        return deadlines.load(self._state / deadlines.FILE)
+
     def ruleset(self) -> str:
         return self._world.node.namespace.run(["nft", "list", "ruleset"])
 
@@ -204,14 +221,18 @@ class Pod:
         return self._log.read_text()
 
 
-# Makes read-only what is so in a container: all but /proc, of which only the kernel's settings.
+# Makes read-only what is so in a container: all but the volume of the node, and but /proc, of which only the kernel's settings.
 _READ_ONLY = """
 cd /
+mount -t tmpfs run "${1%/*}"
+mkdir "$1"
+mount --bind "$0" "$1"
 mount --bind /proc/sys /proc/sys
 while read -r _ target type _; do
-    [ "$type:$target" = proc:/proc ] || mount -o remount,bind,ro "$target" 2>/dev/null
+    case "$type:$target" in proc:/proc | *:"$1") ;; *) mount -o remount,bind,ro "$target" 2>/dev/null ;; esac
 done </proc/self/mounts
-if [ -w "$0" ] || [ -w /proc/sys/net ]; then echo "something is not read-only" >&2; exit 99; fi
+if [ -w "$0" ] || [ -w "${1%/*}" ] || [ -w /proc/sys/net ]; then echo "something is not read-only" >&2; exit 99; fi
+shift
 exec "$@"
 """
 
@@ -231,18 +252,22 @@ def _capabilities(which: str, process_id: int) -> set[str]:
     return {name for name in names.split(",") if name}
 
 
+@contextlib.contextmanager
+def _pod(python: Path, directory: Path, mode: str = "") -> Iterator[Pod]:
+    with topology.world(pods=2) as world:
+        topology.serve_on(world.pods, "tcp:8080")
+        with StandIn(directory / "api", popen=world.node.namespace.popen) as server:
+            server.put(node(world), service("web", VIP, [("web", "tcp", 80)]))
+            pod = Pod(python, world, server, directory, mode)
+            pod.list_pods(world.pods)
+            yield pod
+
+
 @pytest.fixture
 def pod(python: Path, tmp_path: Path) -> Iterator[Pod]:
     """Ready to be started, with one service of two pods."""
-    with topology.world(pods=2) as world:
-        topology.serve_on(world.pods, "tcp:8080")
-        with StandIn(tmp_path / "api", popen=world.node.namespace.popen) as server:
-            server.put(
-                node(world),
-                service("web", VIP, [("web", "tcp", 80)]),
-                *slices("web", world.pods, [("web", "tcp", 8080)], world),
-            )
-            yield Pod(python, world, server, tmp_path)
+    with _pod(python, tmp_path) as pod:
+        yield pod
 
 
 def serving(pod: Pod) -> set[str]:
@@ -290,6 +315,29 @@ def test_its_end_leaves_the_rules_and_cleanup_removes_them(pod: Pod) -> None:
     assert serving(pod) == {"a", "b"}
     assert "removed" in pod.command("cleanup")
     assert pod.ruleset() == ""
+
+
+@pytest.mark.requires("ipvs", "dummy")
+def test_in_mode_ipvs_the_next_pod_knows_until_when_endpoints_drain(tmp_path: Path) -> None:
+    with _pod(Path(sys.executable), tmp_path, mode="ipvs") as pod:
+        pod.start()
+        pod.wait_until_ready()
+        assert serving(pod) == {"a", "b"}
+        conversations = [pod._world.client.converse(VIP.v4, 80) for _ in range(4)]
+        pod.list_pods([])
+        # of each endpoint, two connections; its address in the other family has none
+        until(lambda: len(pod.deadlines()) == 2, "what drains is written down")
+        before = pod.deadlines()
+        pod.end()
+        pod.start()
+        pod.wait_until_ready()
+
+        assert pod.deadlines() == before
+        for conversation in conversations:
+            conversation.close()
+        # that no setting is left to be written, and that the file could be: a slow machine may have other warnings
+        assert " ERROR " not in pod.log()
+        assert "could not be written" not in pod.log()
 
 
 def test_without_its_capability_it_says_what_is_missing(pod: Pod) -> None:

@@ -25,12 +25,13 @@ from e2e.programmed import Programmed, endpoint
 from e2e.topology import CLUSTER_CIDRS, FAMILIES, Addresses, Family, World
 from proxy.desired import DesiredPort, Frontend, FrontendKind
 from tests.desired_strategies import make_desired
+from tests.effort import examples, patience_s
 
 pytestmark = pytest.mark.requires("nftables")
 
-RACE_S = 1.2
-ENOUGH_FLOWS = 2_000
-ENOUGH_CHANGES = 500
+RACE_S = patience_s(1.2)
+ENOUGH_FLOWS = examples(2_000)
+ENOUGH_CHANGES = examples(500)
 SINKS = range(8001, 8005)
 PREFIXES = Addresses("10.244.1.", "fd00:10:244:1::")
 _PROGRAM = [sys.executable, "-I", "-S", str(Path(__file__).with_name("flood.py"))]

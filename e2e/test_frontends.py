@@ -13,8 +13,8 @@ from msgspec import structs
 
 from backends.kernel.nft import Nft
 from backends.kernel.nft_table import NUMBERS
+from backends.kernel.nft_transaction import Form, parse_interval
 from backends.nftables.firewall import interval_keys
-from backends.nftables.messages import parse_bound
 from backends.nftables.model import SERVICE_CIDRS as SERVICE_CIDRS_SET
 from backends.nftables.model import TABLE
 from e2e.client import Answer, Failure, Outcome
@@ -233,7 +233,8 @@ def test_the_ranges_of_cluster_ips_may_change_in_any_way(ground: Ground) -> None
             for family, number in NUMBERS.items():
                 own = tuple([cidr for cidr in cidrs if (":" in cidr) == (family == "IPv6")])
                 listed = nft.list_all_elements(number, TABLE, SERVICE_CIDRS_SET)
-                assert tuple(sorted(map(parse_bound, listed))) == interval_keys(family, own)
+                bounds = [parse_interval(Form.BOUNDS, each) for each in listed]
+                assert tuple(sorted(bounds)) == interval_keys(family, own)
     finally:
         nft.close()
         ground.data_plane.tell(NODE)

@@ -1,12 +1,15 @@
 """The addresses of a host, followed while they come and go."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from backends.kernel.links import AddressNews
 from e2e.namespace import Namespace
 from proxy import host_addresses
+from proxy.netlink.route import InterfaceAddress
 
 LIMIT_S = 5.0
 # one end of it is enough
@@ -118,3 +121,29 @@ def test_an_address_is_told_when_it_is_known_that_nobody_else_has_it() -> None:
     with Namespace("host") as host:
         host.write_settings([("ipv6/conf/default/accept_dad", "1")])
         follow(host, life)
+
+
+def test_what_the_kernel_announces_names_interface_and_address() -> None:
+    with Namespace("links") as host:
+        host.ip(*LINK)
+        with host.entered(), contextlib.closing(AddressNews()) as news:
+            assert news.take() == {}
+            host.ip("address add 192.0.2.1/32 dev here", "address add 192.0.2.2/32 dev here")
+            host.ip("address add 2001:db8::1/128 dev here nodad")
+            host.ip("address delete 192.0.2.2/32 dev here")
+            come = news.take()
+            host.ip("link delete here")
+            gone = news.take()
+
+    assert come is not None
+    (index,) = {each.ifindex for each in come}
+    assert come == {
+        InterfaceAddress(index, "192.0.2.1", 32): True,
+        InterfaceAddress(index, "192.0.2.2", 32): False,
+        InterfaceAddress(index, "2001:db8::1", 128): True,
+    }
+    # with the interface its addresses go
+    assert gone == {
+        InterfaceAddress(index, "192.0.2.1", 32): False,
+        InterfaceAddress(index, "2001:db8::1", 128): False,
+    }

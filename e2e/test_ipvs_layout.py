@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends.ipvs import kernel
+from backends.ipvs.kernel import OURS
 from backends.ipvs.layout import IpvsSettings, Layout
-from backends.ipvs.model import TABLE, Batch, Element, NftStep
+from backends.ipvs.model import TABLE
 from backends.kernel.nft import Nft
+from backends.kernel.nft_transaction import Batch, Element, Transaction
 from e2e.namespace import Namespace
 from proxy.model import FAMILIES
 
@@ -39,14 +40,14 @@ def _load(namespace: Namespace) -> None:
         Batch("IPv4", "allowed", (Element(_allowed(0, 255), None, None),)),
         Batch("IPv4", "service-cidrs", (Element(FRONTEND[:4] + b"\0", None, None),)),
     )
-    structure = NftStep(
+    structure = Transaction(
         tables=FAMILIES,
         sets=tuple([(family, spec) for family in FAMILIES for spec in LAYOUT.sets(family)]),
         chains=tuple([(family, spec) for family in FAMILIES for spec in LAYOUT.chains(family)]),
         adds=elements,
     )
     with namespace.entered(), Nft() as nft:
-        kernel.commit(nft, structure)
+        OURS.commit(nft, structure)
 
 
 def _allowed(first: int, last: int) -> bytes:
@@ -116,7 +117,7 @@ def test_a_listing_can_be_loaded_again(namespace: Namespace) -> None:
 
 def test_what_is_read_back_is_what_was_written(namespace: Namespace) -> None:
     with namespace.entered(), Nft() as nft:
-        facts = kernel.read_table(nft, "IPv4")
+        facts = OURS.read_table(nft, "IPv4")
 
     assert facts.sets == LAYOUT.set_facts["IPv4"]
     assert facts.chains == LAYOUT.chain_facts["IPv4"]
@@ -128,11 +129,11 @@ def test_what_is_read_back_is_what_was_written(namespace: Namespace) -> None:
 def test_overlapping_ranges_are_replaced_in_one_transaction(namespace: Namespace) -> None:
     old, new = _allowed(0, 255), _allowed(16, 31)
     with namespace.entered(), Nft() as nft:
-        step = NftStep(
+        step = Transaction(
             deletes=(Batch("IPv4", "allowed", (Element(old, None, None),)),),
             adds=(Batch("IPv4", "allowed", (Element(new, None, None),)),),
         )
-        kernel.commit(nft, step)
-        assert kernel.read_elements(nft, "IPv4", "allowed", [old, new]) == {new: None}
-        back = NftStep(deletes=step.adds, adds=step.deletes)
-        kernel.commit(nft, back)
+        OURS.commit(nft, step)
+        assert OURS.read_elements(nft, "IPv4", "allowed", [old, new]) == {new: None}
+        back = Transaction(deletes=step.adds, adds=step.deletes)
+        OURS.commit(nft, back)

@@ -22,16 +22,16 @@ from e2e.topology import FAMILIES, Addresses, Family, Host, World
 from proxy.desired import DesiredPort
 from proxy.model import Endpoint, Protocol
 from tests.desired_strategies import make_desired
+from tests.effort import examples, patience_s
 
 pytestmark = pytest.mark.requires("nftables")
 
 PROTOCOLS: tuple[Protocol, ...] = ("TCP", "UDP")
-RACE_S = 1.5
+RACE_S = patience_s(1.5)
 RATE = 600.0  # new connections a second, of each protocol
-ENOUGH_CONNECTIONS = (
-    100  # of each protocol and family, on a machine that is busy with other things
-)
-ENOUGH_FLIPS = 1000  # some 10,000 a second where nothing else runs
+# of each protocol and family, on a machine that is busy with other things
+ENOUGH_CONNECTIONS = examples(100)
+ENOUGH_FLIPS = examples(1000)  # some 10,000 a second where nothing else runs
 _NUMBERS = itertools.count(10)
 
 Pool = tuple[int, ...]  # numbers of servers
@@ -127,12 +127,12 @@ def race(ground: Ground, pools: Sequence[Pool], families: Sequence[Family]) -> R
                 80,
                 protocol=protocol.lower(),
                 rate=RATE / len(families),
-                timeout_s=3,
+                timeout_s=patience_s(3),
             )
             loads[f"{protocol} {family}"] = running.enter_context(load)
         if pools[0]:
             for load in loads.values():
-                load.wait_for_more(1, within_s=10)
+                load.wait_for_more(1, within_s=patience_s(10))
         begun_s = time.monotonic()
         flips = ground.data_plane.flip(steps, RACE_S)
         took_s = time.monotonic() - begun_s

@@ -6,18 +6,19 @@ order. Either way the rules stay in the kernel: a proxy that restarts must not b
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import uvloop
 
 import backends
-from proxy import heap, host_addresses, sysctls, threads
+from proxy import handover, heap, host_addresses, sysctls, threads
 from proxy.announcer import Announcer
 from proxy.backend import Backend
 from proxy.cache import Cache
@@ -64,15 +65,17 @@ async def _init(settings: Settings) -> None:
     sysctls.require(settings.conntrack)
 
 
-def cleanup(settings: Settings) -> list[str]:
-    """Remove what any backend has put into the kernel; return a line for each."""
+def cleanup(settings: Settings, mode: str = "") -> list[str]:
+    """Remove what one backend, or any, has put into the kernel; return a line for each. Raises ConfigError for no mode."""
+    if mode and mode not in backends.FACTORIES:
+        raise ConfigError(f"--mode: {mode!a} is none of {', '.join(backends.FACTORIES)}")
     with asyncio.Runner() as runner:
-        return runner.run(_cleanup(settings))
+        return runner.run(_cleanup(settings, [mode] if mode else list(backends.FACTORIES)))
 
 
-async def _cleanup(settings: Settings) -> list[str]:
+async def _cleanup(settings: Settings, modes: Iterable[str]) -> list[str]:
     lines = []
-    for name in backends.FACTORIES:
+    for name in modes:
         backend = backends.create(name, settings)
         try:
             count = await backend.cleanup()
@@ -217,6 +220,9 @@ def _lives(parts: Parts) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
     yield "source", _feed(parts.source, deliver, reconciler.cache)
     yield "host addresses", host_addresses.watch(hear_addresses, without=backends.OWN_DEVICE)
     yield "reconciler", reconciler.run()
+    others = backends.others(reconciler.backend.name)
+    create = functools.partial(backends.create, settings=parts.settings)
+    yield "other modes", handover.run(reconciler.is_synced, others, create)
     yield "verifier", parts.verifier.run()
     yield "conntrack", sweeper.run()
     yield "heap", heap.rest_until(reconciler.is_synced)

@@ -61,6 +61,30 @@ class Held(Value, frozen=True, kw_only=True):
     differences: tuple[str, ...] = ()
 
 
+class Figure(Value, frozen=True, kw_only=True):
+    """What only one kind of data plane counts, in the form of a metric, for whoever shows numbers.
+
+    `name` is without that of program and backend; a counter's ends in `_total`. `values` are by the value of `label`, of
+    which there are a few that are known beforehand; without a label there is one, for the empty text.
+    """
+
+    name: str
+    text: str
+    values: Mapping[str, float]
+    label: str = ""
+
+
+class Retired(Value, frozen=True, kw_only=True):
+    """How far a backend is that gives way to another: what it has removed now, in words, and what the rest waits for.
+
+    After `again_s` it is to be asked again; None: nothing of it is left.
+    """
+
+    removed: tuple[str, ...] = ()
+    waits_for: str = ""
+    again_s: float | None = None
+
+
 class Plan(Protocol):
     """Ordered operations. False when there is nothing to do."""
 
@@ -149,6 +173,19 @@ class Backend(Protocol[ObservedT, PlanT]):
 
     def has_foreign_change(self, observed: ObservedT) -> bool:
         """Tell cheaply whether somebody else may have changed the kernel's state since belief was formed."""
+        ...
+
+    def figures(self) -> Collection[Figure]:
+        """Return what is counted of this data plane and of no other, as known without asking the kernel."""
+        ...
+
+    async def retire(self) -> Retired:
+        """Give way to another backend that has programmed everything: remove all we own.
+
+        Connections that began with us may keep for a while what they need; new ones are the other's at once. For a backend
+        that plans nothing any more. Raises Unsupported where the kernel lacks what we need: then there is nothing of ours;
+        KernelError.
+        """
         ...
 
     async def cleanup(self) -> int:

@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     cleanup = commands.add_parser(
         "cleanup", help="remove everything sliceproxy has put into the kernel", allow_abbrev=False
     )
+    cleanup.add_argument(
+        "--mode", default="", help="only what this mode has put there; another may be running"
+    )
     cleanup.set_defaults(command=_cleanup)
 
     explain = commands.add_parser(
@@ -263,12 +266,12 @@ def _cleanup(args: argparse.Namespace) -> int:
     from proxy.config import load  # noqa: PLC0415
 
     settings, _ = load.load(args, hostname=socket.gethostname(), read_file=_read_file)
-    return _clean(settings)
+    return _clean(settings, args.mode)
 
 
-def _clean(settings: "Settings") -> int:
+def _clean(settings: "Settings", mode: str = "") -> int:
     from proxy import app  # noqa: PLC0415
 
-    for line in app.cleanup(settings):
+    for line in app.cleanup(settings, mode):
         print(line)
     return 0

@@ -8,7 +8,7 @@ some 100 entries.
 import errno
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Protocol
 
 from proxy.conntrack import Table, is_stale
@@ -71,6 +71,29 @@ class ConntrackTable:
             took_s[each.family] = took_s.get(each.family, 0.0) + time.monotonic() - started_s
             trouble = trouble or unseen or undeleted
         return Found(deleted, took_s, kept, time.thread_time() - began_s, trouble)
+
+    def forget(self, family: Family, ends: Collection[bytes]) -> int:
+        """Delete all flows to some destinations (address and port in network byte order); return how many.
+
+        In the calling thread. Raises KernelError if any may be left.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            found: dict[bytes, Entry] = {}
+            request = conntrack.dump(Filter(family))
+            try:
+                for piece in self._socket.dump(request, is_strict=attempt < ATTEMPTS):
+                    for payload in piece:
+                        meant = conntrack.destination(payload) in ends
+                        entry = conntrack.parse(payload) if meant else None
+                        if entry is not None:
+                            found[entry.identity] = entry
+            except DumpInterrupted:
+                continue
+            break
+        deleted, refused = self._delete(list(found.values()))
+        if refused:
+            raise KernelError("delete tracked flows", 0, refused)
+        return deleted
 
     def _look_through(
         self, wanted: Filter, table: Table, kept: dict[PortKey, set[bytes]]

@@ -9,7 +9,6 @@ loop goes on without it: zone unknown, and said so.
 
 import asyncio
 import contextlib
-import functools
 import logging
 import math
 import time
@@ -36,6 +35,8 @@ PRUNED_AT_ONCE: Final = 500
 """More ServicePorts are walked through in a thread: 10,000 take 0.2 s. Meanwhile only the verifier corrects belief."""
 SLICE_S: Final = 0.005
 """How long changes are worked through before others may run."""
+
+_LAST: Final = 1 << 30
 
 log = logging.getLogger(__name__)
 
@@ -264,8 +265,8 @@ class Reconciler:
             self._again_s = math.inf
             for key in self.desired.ports:
                 self.backlog.add_again("adoption", key, now_s)
-            urgency = functools.partial(_urgency, self.desired.ports)
-            await self._program(sorted(self.backlog, key=urgency))
+            places = _places(self.desired.ports)
+            await self._program(sorted(self.backlog, key=lambda k: places.get(k.name[:2], _LAST)))
             self._is_full_due = False
             self._leftovers = self._leftovers or Leftovers()
         if not self.is_synced.is_set():
@@ -311,17 +312,22 @@ class Reconciler:
             await asyncio.sleep(0)
 
     def _chunks(self, keys: Iterable[PortKey]) -> Iterator[list[PortKey]]:
-        """Divide keys by the endpoints they stand for. A table made anew takes them all at once."""
+        """Divide keys by the endpoints they stand for. A table made anew takes them all at once.
+
+        Keys of one service that follow each other stay together: its other ports are refused as soon as its address is known,
+        while another data plane may still serve them.
+        """
         chunk: list[PortKey] = []
         weight = 0
         is_whole = self.observed.is_rebuild_due
         for key in keys:
+            is_same = bool(chunk) and chunk[-1].name.service == key.name.service
+            if weight >= CHUNK_ENDPOINTS and not is_whole and not is_same:
+                yield chunk
+                chunk, weight = [], 0
             port = self.desired.ports.get(key)
             chunk.append(key)
             weight += 1 + (len(port.reachable) if port else 0)
-            if weight >= CHUNK_ENDPOINTS and not is_whole:
-                yield chunk
-                chunk, weight = [], 0
         if chunk:
             yield chunk
 
@@ -398,15 +404,24 @@ def _ignore(_: Round) -> None:
     """Listen to nothing."""
 
 
-def _urgency(ports: Mapping[PortKey, DesiredPort], key: PortKey) -> int:
-    """Order the first batch: the API server, DNS, what pods on this node serve, then the rest."""
-    if (key.name.namespace, key.name.name) == ("default", "kubernetes"):
+def _places(ports: Mapping[PortKey, DesiredPort]) -> dict[tuple[str, str], int]:
+    """Return the order of the first batch: namespaces and names of services, the most urgent first."""
+    found: dict[tuple[str, str], int] = {}
+    for key, port in ports.items():
+        service = key.name[:2]
+        urgency = _urgency(service, port)
+        if urgency < found.get(service, _LAST):
+            found[service] = urgency
+    return {service: place for place, service in enumerate(sorted(found, key=found.__getitem__))}
+
+
+def _urgency(service: tuple[str, str], port: DesiredPort) -> int:
+    """Tell the API server, DNS, what pods on this node serve, and the rest apart: lower comes first."""
+    if service == ("default", "kubernetes"):
         return 0
-    port = ports.get(key)
-    if port is None:
-        return 4
-    if any(frontend.port == 53 for frontend in port.frontends):
-        return 1
+    for frontend in port.frontends:
+        if frontend.port == 53:
+            return 1
     return 2 if any(endpoint.is_local for endpoint in port.reachable) else 3
 
 

@@ -11,8 +11,7 @@ import struct
 from collections.abc import Collection, Mapping
 from typing import Final, Literal, NamedTuple
 
-from backends.nftables.belief import TableFacts
-from backends.nftables.model import Data
+from backends.kernel.nft_table import Data, TableFacts
 from proxy.desired import DesiredPort, Frontend
 from proxy.model import Endpoint, Family, PortKey
 

@@ -45,6 +45,18 @@ def init_container() -> Object:
     return dict(found)
 
 
+def mount(name: str) -> Object:
+    """Where the container has a volume of the pod."""
+    (found,) = (each for each in container()["volumeMounts"] if each["name"] == name)
+    return dict(found)
+
+
+def volume(name: str) -> Object:
+    """A volume of the pod."""
+    (found,) = (each for each in pod()["volumes"] if each["name"] == name)
+    return dict(found)
+
+
 def arguments(node_name: str) -> list[str]:
     """The command line on that node: as the kubelet does, with the variables of `env` filled in, and others left."""
     fields = {"spec.nodeName": node_name}
@@ -60,9 +72,9 @@ def arguments(node_name: str) -> list[str]:
 
 def configuration() -> dict[str, str]:
     """Path in the container → text, of every file that the ConfigMap brings."""
-    (mount,) = container()["volumeMounts"]
+    directory = mount("config")["mountPath"]
     data = the("ConfigMap")["data"]
-    return {f"{mount['mountPath']}/{name}": text for name, text in data.items()}
+    return {f"{directory}/{name}": text for name, text in data.items()}
 
 
 class Permission(NamedTuple):

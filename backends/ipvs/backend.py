@@ -1,10 +1,11 @@
 """The IPVS data plane: the protocol of proxy/backend.py wired to layout, plan and kernel. Shell."""
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import logging
-import time
+import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
@@ -13,30 +14,32 @@ from msgspec import structs
 
 from backends.ipvs import deadlines, kernel, node_settings, probing
 from backends.ipvs.belief import DRAIN_S, Observed
-from backends.ipvs.draining import reap
+from backends.ipvs.draining import LOOK_S, Draining
 from backends.ipvs.held import Look
-from backends.ipvs.kernel import Doors
+from backends.ipvs.kernel import OURS, Doors
 from backends.ipvs.layout import IpvsSettings, Layout
-from backends.ipvs.model import DEVICE, AddressStep, IpvsPlan, IpvsStep, NftStep, Step
+from backends.ipvs.leaving import Leaving, refuse_new
+from backends.ipvs.model import DEVICE, AddressStep, IpvsPlan, IpvsStep, Step
 from backends.ipvs.plan import plan
 from backends.ipvs.prune import prune
-from backends.ipvs.verify import verify
+from backends.ipvs.verify import concerns, verify
 from backends.kernel import ipvs_messages
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import ServerId
-from backends.kernel.links import Links
+from backends.kernel.links import AddressNews, Links
 from backends.kernel.nft import Nft
-from proxy.backend import Applied, Drift, Held
+from backends.kernel.nft_owned import RefusedElements
+from backends.kernel.nft_transaction import Transaction
+from proxy.backend import Applied, Drift, Figure, Held, Retired
 from proxy.config.settings import Settings
+from proxy.conntrack_table import ConntrackTable
 from proxy.desired import Desired
 from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES, IPV4, PortKey
+from proxy.threads import to_thread
 
 log = logging.getLogger(__name__)
 
-LOOK_S: Final = 1.0
-"""When what has begun to drain is looked at for the first time."""
-LOOK_AGAIN_S: Final = 5.0
 INLINE_OBJECTS: Final = 2000
 """Larger steps are sent from a thread: they would hold the event loop for more than some milliseconds."""
 
@@ -55,16 +58,25 @@ class IpvsBackend:
         open_nft: Callable[[], Nft] = Nft,
         open_ipvs: Callable[[], Ipvs] = Ipvs,
         open_links: Callable[[], Links] = Links,
+        open_flows: Callable[[], ConntrackTable] = ConntrackTable,
         prepare: Callable[[Ipvs], None] = lambda _: None,
         deadlines_file: Path | None = None,
-        now_s: Callable[[], float] = time.time,
+        drain_s: float = DRAIN_S,
+        now_s: Callable[[], float] = deadlines.now_s,
     ) -> None:
         self.layout = layout
         self._open = open_nft, open_ipvs, open_links
+        self._open_flows = open_flows
+        self._leaving: Leaving | None = None
         self._prepare = prepare
         self._deadlines_file = deadlines_file
+        self._drain_s = drain_s
         self._now_s = now_s
+        self._saved_s = -math.inf
+        self._last: Observed | None = None
+        self._draining = Draining()
         self._opened: list[Doors] = []
+        self._news: AddressNews | None = None
         # A step in a thread and the second look of a verification must not mix.
         self._lock = asyncio.Lock()
         self._background_lock = asyncio.Lock()  # one thread at a time may use the doors
@@ -92,7 +104,8 @@ class IpvsBackend:
         return cls(
             layout,
             prepare=lambda ipvs: node_settings.enforce(settings.ipvs, ipvs),
-            deadlines_file=deadlines.FILE,
+            deadlines_file=Path(settings.state_dir) / deadlines.FILE,
+            drain_s=settings.ipvs.drain_timeout_s,
         )
 
     @property
@@ -108,6 +121,7 @@ class IpvsBackend:
         if not self._opened:
             open_nft, open_ipvs, open_links = self._open
             self._opened = [Doors(open_nft(), open_ipvs(), open_links()) for _ in range(2)]
+            self._news = AddressNews()
         return self._opened[number]
 
     async def probe(self) -> None:
@@ -116,8 +130,9 @@ class IpvsBackend:
 
     async def observe(self) -> Observed:
         doors = self._doors
+        self._save_last()
         async with self._lock:
-            observed = await asyncio.to_thread(kernel.read_everything, doors, self.layout)
+            observed = await to_thread(kernel.read_everything, doors, self.layout)
         if self._deadlines_file is not None:
             observed.deadlines = deadlines.load(self._deadlines_file)
         return observed
@@ -129,18 +144,29 @@ class IpvsBackend:
         return prune(desired, observed, self.layout)
 
     async def apply(self, plan: IpvsPlan, observed: Observed) -> Applied:
-        before = {server: dict(places) for server, places in observed.draining.items()}
         try:
             applied = await self._apply(plan, observed)
         finally:
-            if observed.draining != before:
-                log.info("%d destinations drain", sum(map(len, observed.draining.values())))
-                if self._deadlines_file is not None:
-                    deadlines.save(self._deadlines_file, observed.all_deadlines)
+            self._draining.places = observed.draining
+            self._save(observed, is_due=plan.reaps)
         if not observed.draining:
             return applied
-        is_more = observed.draining.keys() - before or len(plan.rendered)
-        return structs.replace(applied, again_s=LOOK_S if is_more else LOOK_AGAIN_S)
+        again_s = self._draining.again_s if plan.reaps else LOOK_S
+        return structs.replace(applied, again_s=again_s)
+
+    def _save(self, observed: Observed, *, is_due: bool) -> None:
+        """Keep until when what drains may do so: at once, but of many changes the rest at the look that follows."""
+        now_s = self._now_s()
+        self._last = observed
+        is_due = is_due or abs(now_s - self._saved_s) >= LOOK_S
+        if self._deadlines_file is not None and observed.is_drain_news and is_due:
+            deadlines.save(self._deadlines_file, observed.all_deadlines)
+            observed.is_drain_news, self._saved_s = False, now_s
+
+    def _save_last(self) -> None:
+        """Keep what was left for the next look: there may be none."""
+        if self._last is not None:
+            self._save(self._last, is_due=True)
 
     async def _apply(self, plan: IpvsPlan, observed: Observed) -> Applied:
         operations, transactions = 0, 0
@@ -149,7 +175,7 @@ class IpvsBackend:
                 failed = await self._take(step, observed)
                 transactions += 1
                 # of a refused transaction nothing was done, of messages to IPVS perhaps some
-                is_begun = not failed or not isinstance(step, NftStep)
+                is_begun = not failed or not isinstance(step, Transaction)
                 if number == 0 and is_begun and (failed or len(plan.steps) > 1):
                     observed.begin(plan)
                 if failed:
@@ -157,35 +183,35 @@ class IpvsBackend:
                 operations += step.size
             now_s = self._now_s()
             for server, place in plan.drains:
-                observed.drain(server, place, now_s + DRAIN_S)
+                observed.drain(server, place, now_s + self._drain_s)
             observed.occupy(plan)
             if plan.reaps:
-                operations += reap(self._doors.ipvs, observed, now_s)
+                operations += self._draining.reap(self._doors.ipvs, observed, now_s)
         return Applied(operations=operations, transactions=transactions)
 
     async def _take(self, step: Step, observed: Observed) -> Failed:
         """Take one step and fold it in; return the ServicePorts that the kernel would not have, and why."""
-        if isinstance(step, NftStep):
+        if isinstance(step, Transaction):
             return await self._commit(step, observed)
         if isinstance(step, IpvsStep):
             return await self._carry_out(step, observed)
         return self._bind(step, observed)
 
-    async def _commit(self, step: NftStep, observed: Observed) -> Failed:
+    async def _commit(self, step: Transaction, observed: Observed) -> Failed:
         nft = self._doors.nft
         try:
             if step.size <= INLINE_OBJECTS:
-                kernel.commit(nft, step)
+                OURS.commit(nft, step)
             else:
-                await asyncio.to_thread(kernel.commit, nft, step)
-        except kernel.RefusedElements as refused:
-            owners = refused.owners or _owners(step)
+                await to_thread(OURS.commit, nft, step)
+        except RefusedElements as refused:
+            owners = refused.owners or step.owners
             if not owners:
                 raise  # nobody's elements: what is believed of them is wrong
             for batch in (*step.deletes, *step.adds):
                 keys = {e.key for e in batch.elements if e.owner in owners}
                 if keys:
-                    actual = kernel.read_elements(nft, batch.family, batch.set, keys)
+                    actual = OURS.read_elements(nft, batch.family, batch.set, keys)
                     observed.correct_elements(batch.family, batch.set, keys, actual)
             return dict.fromkeys(owners, str(refused))
         observed.fold_nft(step)
@@ -197,12 +223,12 @@ class IpvsBackend:
         if step.size <= INLINE_OBJECTS:
             refusals = kernel.carry_out(ipvs, operations)
         else:
-            refusals = await asyncio.to_thread(kernel.carry_out, ipvs, operations)
-        now_s = self._now_s()
+            refusals = await to_thread(kernel.carry_out, ipvs, operations)
+        until_s = self._now_s() + self._drain_s
         doubtful: dict[ServerId, None] = {operations[number].server: None for number in refusals}
         for operation in operations:
             if operation.server not in doubtful:
-                observed.fold_operation(operation, now_s)
+                observed.fold_operation(operation, until_s)
         failed: Failed = {}
         for number, refusal in refusals.items():
             owner = operations[number].owner
@@ -241,7 +267,7 @@ class IpvsBackend:
         observed: Observed,
         keys: Collection[PortKey] | None,
     ) -> AsyncIterator[Held]:
-        look = Look(self._doors, self._lock, observed, self.layout)
+        look = Look(self._doors, self._lock, observed, self.layout, self._now_s())
         if keys is None:
             async with self._background_lock:
                 await look.read_everything(self._background)
@@ -258,24 +284,46 @@ class IpvsBackend:
             yield await look.at_strangers()
 
     def has_foreign_change(self, observed: Observed) -> bool:
-        """Tell whether the ruleset has changed. Of virtual servers and addresses only a comparison tells."""
+        """Tell whether the ruleset or addresses have changed. Of virtual servers only a comparison tells."""
         if self._lock.locked():  # a thread is using the socket, and belief is about to change
             return False
-        return self._doors.nft.generation() != observed.generation
+        if self._doors.nft.generation() != observed.generation:
+            return True
+        news = self._news.take() if self._news is not None else {}
+        return news is None or concerns(news, observed)
+
+    def figures(self) -> tuple[Figure, ...]:
+        return self._draining.figures()
+
+    async def retire(self) -> Retired:
+        """Take one step on the way out: see `leaving`."""
+        open_nft, open_ipvs, open_links = self._open
+        file = self._deadlines_file
+        leaving = self._leaving = self._leaving or Leaving(self.layout, file, self._drain_s)
+        with open_nft() as nft, open_links() as links, contextlib.ExitStack() as stack:
+            flows = stack.enter_context(contextlib.closing(self._open_flows()))
+            if not await to_thread(leaving.begin, nft, links, flows):
+                return Retired()
+            try:
+                ipvs = stack.enter_context(open_ipvs())
+            except Unsupported:
+                ipvs = None
+            return await to_thread(leaving.go_on, nft, ipvs, links, self._now_s())
 
     async def cleanup(self) -> int:
-        """Remove virtual servers first, while the addresses on our device still say which are ours."""
+        """Remove virtual servers while the addresses on our device still say which are ours, and rules still refuse."""
         async with self._lock:
             open_nft, open_ipvs, open_links = self._open
             with open_nft() as nft, open_links() as links:
                 addresses = kernel.read_addresses(links)
-                tables, _ = kernel.read_tables(nft, self.layout.families)
+                tables, _ = OURS.read_tables(nft, self.layout.families)
                 marks = kernel.marks_in(tables)
+                refuse_new(nft, tables)
                 removed = self._remove_servers(open_ipvs, addresses.bound, marks)
                 if links.find(DEVICE) is not None:
                     links.remove_dummy(DEVICE)
                     removed += addresses.device is not None
-                return removed + kernel.delete_tables(nft)
+                return removed + OURS.delete_tables(nft)
 
     def _remove_servers(
         self, open_ipvs: Callable[[], Ipvs], bound: Collection[str], marks: Collection[int]
@@ -296,11 +344,9 @@ class IpvsBackend:
         return len(ours)
 
     def close(self) -> None:
+        self._save_last()
         for doors in self._opened:
             doors.close()
-        self._opened = []
-
-
-def _owners(step: NftStep) -> set[PortKey]:
-    batches = (*step.deletes, *step.adds)
-    return {e.owner for batch in batches for e in batch.elements if e.owner is not None}
+        if self._news is not None:
+            self._news.close()
+        self._opened, self._news = [], None

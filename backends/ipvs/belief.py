@@ -9,40 +9,22 @@ from typing import Final
 
 from backends.ipvs.model import (
     AddressStep,
-    Data,
     Frontend,
     IpvsPlan,
-    NftStep,
     NodePart,
     Operation,
     Place,
     Rendered,
 )
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
-from backends.kernel.nft_table import ChainFacts, SetFacts
+from backends.kernel.nft_table import Data, TableFacts
+from backends.kernel.nft_transaction import Transaction
 from proxy.model import Family, PortKey
 
 DRAIN_S: Final = 900.0
-"""After so long a destination goes with whatever connections it has: as long as the kernel keeps silent ones."""
-
+"""After so long a destination goes with whatever connections it has, unless told otherwise."""
 
 Stranger = tuple[VirtualServer, dict[Place, Destination]]
-
-
-class TableFacts:
-    """Belief about one table.
-
-    `has_to_go`: it is dormant, or has sets or chains of another shape or somebody else's, so that it is made anew. Found
-    out when it is read.
-    """
-
-    def __init__(self) -> None:
-        self.is_present = False
-        self.is_dormant = False
-        self.has_to_go = False
-        self.chains: dict[str, ChainFacts] = {}
-        self.sets: dict[str, SetFacts] = {}
-        self.elements: dict[str, dict[bytes, Data]] = {}
 
 
 class Observed:
@@ -50,7 +32,8 @@ class Observed:
 
     `device` is our device's index, None without one; `bound` are the addresses on it, `elsewhere` those of all other
     interfaces. `destinations` has an entry for each of `servers`. `draining` says until when a destination that nobody
-    wants may keep its connections, `deadlines` what an earlier process has said about it.
+    wants may keep its connections, `deadlines` what an earlier process has said about it;
+    `is_drain_news`: there is more or less of that than was last saved.
     `strangers` are virtual servers of others by address, as of the last reading of everything: those at an address that we
     put on our device are ours from then on, with their connections.
     `references` counts how many ServicePorts need an element that several may share, `holders` says which one occupies a
@@ -77,6 +60,7 @@ class Observed:
         self.destinations: dict[ServerId, dict[Place, Destination]] = {}
         self.strangers: dict[str, dict[ServerId, Stranger]] = {}
         self.draining: dict[ServerId, dict[Place, float]] = {}
+        self.is_drain_news = False
         self.deadlines: dict[tuple[ServerId, Place], float] = {}
         self.rendered: dict[PortKey, Rendered] = {}
         self.references: dict[tuple[Family, str, bytes], int] = {}
@@ -90,25 +74,9 @@ class Observed:
         """Whether a table must be made anew as a whole."""
         return any(facts.has_to_go for facts in self.tables.values())
 
-    def fold_nft(self, step: NftStep) -> None:
+    def fold_nft(self, step: Transaction) -> None:
         """Take in a transaction that the kernel has confirmed."""
-        for family in step.rebuild:
-            self.tables[family] = TableFacts()
-        for family in step.tables:
-            self.tables[family].is_present = True
-        for family, spec in step.sets:
-            self.tables[family].sets[spec.name] = spec.facts
-            self.tables[family].elements[spec.name] = {}
-        for family, chain in step.chains:
-            self.tables[family].chains[chain.name] = chain.facts
-        for batch in step.deletes:
-            elements = self.tables[batch.family].elements[batch.set]
-            for element in batch.elements:
-                del elements[element.key]
-        for batch in step.adds:
-            self.tables[batch.family].elements[batch.set].update(
-                [(element.key, element.data) for element in batch.elements]
-            )
+        step.fold(self.tables)
         self.generation += 1
         self.commits += 1
 
@@ -123,8 +91,8 @@ class Observed:
             if address not in refused:
                 self.bound.pop(address, None)
 
-    def fold_operation(self, operation: Operation, now_s: float) -> None:
-        """Take in a message to IPVS that the kernel has confirmed."""
+    def fold_operation(self, operation: Operation, until_s: float) -> None:
+        """Take in a message to IPVS that the kernel has confirmed; what drains from now on may do so until then."""
         server, spec = operation.server, operation.spec
         if operation.verb == "del server":
             self.forget_server(server)
@@ -139,7 +107,9 @@ class Observed:
                 return
             self.destinations[server][place] = spec
             if operation.is_draining:
-                self.drain(server, place, now_s + DRAIN_S)
+                # it took connections until now: what was said of it before a restart was of another time
+                self.deadlines.pop((server, place), None)
+                self.drain(server, place, until_s)
             else:
                 self._stay(server, place)
 
@@ -147,6 +117,7 @@ class Observed:
         """Note that a destination nobody wants keeps its connections for some time, begun perhaps before a restart."""
         until_s = min(until_s, self.deadlines.pop((server, place), until_s))
         self.draining.setdefault(server, {}).setdefault(place, until_s)
+        self.is_drain_news = True
 
     @property
     def all_deadlines(self) -> dict[ServerId, dict[Place, float]]:
@@ -161,13 +132,15 @@ class Observed:
         self.deadlines.pop((server, place), None)
         if server in self.draining:
             self.draining[server].pop(place, None)
+            self.is_drain_news = True
             if not self.draining[server]:
                 del self.draining[server]
 
     def forget_server(self, server: ServerId) -> None:
         self.servers.pop(server, None)
         self.destinations.pop(server, None)
-        self.draining.pop(server, None)
+        if self.draining.pop(server, None) is not None:
+            self.is_drain_news = True
 
     def correct_server(
         self, server: ServerId, found: VirtualServer | None, destinations: Iterable[Destination]

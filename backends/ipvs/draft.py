@@ -3,17 +3,14 @@
 `order` puts the differences in order.
 """
 
-import enum
 from collections.abc import Iterable, Mapping
-from typing import Final
 
-from backends.ipvs.belief import Observed, TableFacts
+from backends.ipvs.belief import Observed
 from backends.ipvs.layout import Layout
 from backends.ipvs.model import (
     ALLOWED,
     BOUND,
     PLACES,
-    Data,
     Frontend,
     Operation,
     Place,
@@ -22,18 +19,10 @@ from backends.ipvs.model import (
     has_drains,
 )
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
+from backends.kernel.nft_table import Data, TableFacts
+from backends.kernel.nft_values import ABSENT, Absent, Values
 from proxy.addresses import unpack_ip
 from proxy.model import Family, PortKey
-
-
-class Absent(enum.Enum):
-    """The value of an element that should not exist; None is the data of a plain set's member."""
-
-    ABSENT = 0
-
-
-ABSENT: Final = Absent.ABSENT
-Values = dict[bytes, tuple[Data | Absent, PortKey | None]]
 
 
 class Draft:

@@ -10,16 +10,19 @@ from typing import Final
 
 from backends.ipvs import kernel
 from backends.ipvs.belief import Observed
-from backends.ipvs.kernel import Doors
+from backends.ipvs.kernel import OURS, Doors
 from backends.ipvs.layout import Layout
-from backends.ipvs.model import ALLOWED, PLACES, Data, Place, Rendered
+from backends.ipvs.model import ALLOWED, PLACES, Place, Rendered
 from backends.ipvs.render import render_port
-from backends.ipvs.verify import compare, differs_in_structure
+from backends.ipvs.verify import Owners, Suspects, compare
 from backends.ipvs.words import element_words
 from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer
+from backends.kernel.nft_table import Data
+from proxy.addresses import join_host_port
 from proxy.backend import Held
 from proxy.desired import DesiredPort
 from proxy.model import Family, PortKey
+from proxy.threads import to_thread
 
 _STRANGERS_SHOWN: Final = 100
 _NOTHING: Final = Rendered()
@@ -29,17 +32,18 @@ class Look:
     """One look at the kernel. The lock keeps our own steps away while objects are read."""
 
     def __init__(
-        self, doors: Doors, lock: asyncio.Lock, observed: Observed, layout: Layout
+        self, doors: Doors, lock: asyncio.Lock, observed: Observed, layout: Layout, now_s: float
     ) -> None:
         self._doors = doors
         self._lock = lock
         self._observed = observed
         self._layout = layout
+        self._now_s = now_s
         self._found: Observed | None = None
 
     async def read_everything(self, background: Doors) -> None:
         """List everything in a thread. Where belief says the same, that is what is told from now on."""
-        self._found = await asyncio.to_thread(kernel.read_everything, background, self._layout)
+        self._found = await to_thread(kernel.read_everything, background, self._layout)
 
     async def at_port(self, port: DesiredPort | None, key: PortKey) -> Held:
         """Return what is held for one ServicePort."""
@@ -52,7 +56,7 @@ class Look:
         differences: list[str] = []
         async with self._lock:
             for name, keys in _elements(rendered).items():
-                actual = kernel.read_elements(self._doors.nft, key.family, name, keys)
+                actual = OURS.read_elements(self._doors.nft, key.family, name, keys)
                 believed = self._observed.tables[key.family].elements.get(name, {})
                 _tell_elements(key.family, name, (keys, actual, believed), lines, differences)
             for server in self._servers(rendered):
@@ -90,14 +94,14 @@ class Look:
                 if one in actual:
                     lines.append(element_words(key.family, name, one, actual[one]))
         for server in self._servers(rendered):
-            there = found.destinations.get(server)
+            there = found.destinations.get(server, {})
             if found.servers.get(server) != self._observed.servers.get(
                 server
-            ) or there != self._observed.destinations.get(server):
+            ) or there != self._observed.destinations.get(server, {}):
                 return None
             if server in found.servers:
                 lines.append(_server_words(found.servers[server]))
-                lines += [_destination_words(each, None) for each in (there or {}).values()]
+                lines += [self._destination_words(server, each) for each in there.values()]
         return Held(key=key, lines=tuple(lines))
 
     def _tell_server(
@@ -110,7 +114,7 @@ class Look:
         found, listed = read
         if found is not None:
             lines.append(_server_words(found))
-            lines += [_destination_words(each, load) for each, load in listed]
+            lines += [self._destination_words(server, each, load) for each, load in listed]
         believed = self._observed.servers.get(server)
         if found != believed:
             differences.append(
@@ -120,9 +124,18 @@ class Look:
         before = self._observed.destinations.get(server, {})
         differences += [
             _destination_difference(server, place, there, before)
-            for place in there.keys() | before.keys()
+            for place in sorted(there.keys() | before.keys())
             if there.get(place) != before.get(place)
         ]
+
+    def _destination_words(
+        self, server: ServerId, destination: Destination, load: Load | None = None
+    ) -> str:
+        place = destination.address, destination.port
+        until_s = self._observed.draining.get(server, {}).get(place)
+        drains = "" if until_s is None else f" drains, {until_s - self._now_s:.0f} s left"
+        counts = "" if load is None else f" active {load.active} inactive {load.inactive}"
+        return f"→ {destination} weight {destination.weight}{counts}{drains}"
 
     async def at_strangers(self) -> Held:
         """Return what is there in all, and what no ServicePort stands for. Everything was listed before."""
@@ -130,23 +143,39 @@ class Look:
             return Held(key=None)
         observed, lines, differences = self._observed, list[str](), list[str]()
         async with self._lock:
-            found = await asyncio.to_thread(kernel.read_everything, self._doors, self._layout)
+            found = await to_thread(kernel.read_everything, self._doors, self._layout)
             suspects = compare(found, observed)
         for family, facts in found.tables.items():
             lines.append(f"{family}: {len(facts.chains)} chains, {len(facts.sets)} sets")
-            if differs_in_structure(facts, observed.tables[family]):
+            if family in suspects.structures:
                 differences.append(f"{family}: our table, or a chain or set in it, was changed")
             for name, elements in facts.elements.items():
                 lines.append(f"{family}: {len(elements)} elements in {name}")
-        for (family, name), keys in suspects.elements.items():
-            differences += [f"{family}: {element_words(family, name, key, None)}" for key in keys]
-        differences += [f"virtual server {server}" for server in suspects.servers]
-        if (found.device, found.bound) != (observed.device, observed.bound):
-            differences.append("our device, or addresses on it, were changed")
         lines.append(f"{len(found.servers)} virtual servers, {len(found.bound)} addresses")
-        return Held(
-            key=None, lines=tuple(lines), differences=tuple(differences[:_STRANGERS_SHOWN])
-        )
+        strange = sorted(_strange(suspects, found, observed))
+        differences += strange[:_STRANGERS_SHOWN]
+        if len(strange) > _STRANGERS_SHOWN:
+            differences.append(
+                f"{len(strange) - _STRANGERS_SHOWN} more that are not as they should be"
+            )
+        return Held(key=None, lines=tuple(lines), differences=tuple(differences))
+
+
+def _strange(suspects: Suspects, found: Observed, observed: Observed) -> Iterator[str]:
+    """Yield in words what differs and is not told of a ServicePort: nobody's objects, and all addresses."""
+    owners = Owners(observed)
+    for (family, name), keys in suspects.elements.items():
+        for key in keys:
+            if owners.of_element(family, name, key) is None:
+                yield f"{family}: {element_words(family, name, key, None)}"
+    for server in suspects.servers:
+        if owners.of_server(server) is None:
+            yield f"virtual server {server}"
+    if found.device != observed.device:
+        yield "our device was made, removed or set down"
+        return
+    for address in found.bound ^ observed.bound.keys():
+        yield f"{'unexpected' if address in found.bound else 'missing'}: address {address}"
 
 
 def _elements(rendered: Rendered) -> dict[str, list[bytes]]:
@@ -189,11 +218,6 @@ def _server_words(server: VirtualServer) -> str:
     return f"{server.id} {server.scheduler}{sticky}"
 
 
-def _destination_words(destination: Destination, load: Load | None) -> str:
-    counts = "" if load is None else f" active {load.active} inactive {load.inactive}"
-    return f"→ {destination} weight {destination.weight}{counts}"
-
-
 def _destination_difference(
     server: ServerId,
     place: Place,
@@ -202,4 +226,4 @@ def _destination_difference(
 ) -> str:
     now, then = there.get(place), before.get(place)
     words = [f"weight {each.weight}" if each else "none" for each in (now, then)]
-    return f"destination {place[0]} {place[1]} of {server}: {words[0]}, was {words[1]}"
+    return f"destination {join_host_port(*place)} of {server}: {words[0]}, was {words[1]}"

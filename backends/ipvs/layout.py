@@ -4,6 +4,7 @@ README.md follows a packet through them. Whatever depends on a single service is
 packet of a connection, before IPVS sees it, and masquerade what IPVS has translated.
 """
 
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from backends.ipvs.marks import Marks
@@ -35,7 +36,10 @@ from backends.kernel.nft_table import ChainFacts, ChainSpec, RuleSpec, SetSpec, 
 from proxy.desired_node import DesiredNode
 from proxy.model import IPV4, Family, Value
 
-_PRIORITY_DNAT, _PRIORITY_SNAT = -100, 100  # NF_IP_PRI_NAT_DST, NF_IP_PRI_NAT_SRC
+# One behind NF_IP_PRI_NAT_DST, at which all others translate: what they have decided stands. So another data plane of ours is
+# in front while both are there, whichever was there first, and may be incomplete in the one direction as we in the other.
+_PRIORITY_DNAT: Final = -99
+_PRIORITY_SNAT: Final = 100  # NF_IP_PRI_NAT_SRC
 _REFUSE: Final = "refuse"
 _CLUSTER_IP: Final = "cluster-ip"
 _SOURCES: Final = "sources"
@@ -225,13 +229,24 @@ class Layout:
                 "marked by us, from this node itself",
             ),
             rule([*ours, *say.clear_mark()], "marked by us"),
-            rule([*say.mark_has(bit), *say.toggle_mark(bit), say.masquerade()], "masquerade"),
+            rule(say.masquerade_marked(bit), "masquerade"),
             rule([*own, say.masquerade()], "this node itself"),
             rule(
                 [*say.source_and_destination_in(family, HAIRPIN), say.masquerade()],
                 "a pod that reaches itself",
             ),
         ]
+
+
+def closed(family: Family) -> ChainSpec:
+    """Return what takes the place of the dispatching rules once IPVS is to get no new connections: refuse them."""
+    away = rule([*say.destination_in(family, BOUND), say.goto(_REFUSE)], "no new connections")
+    return ChainSpec(_DISPATCH, None, (away,))
+
+
+def can_be_closed(facts: Mapping[str, ChainFacts], sets: Collection[str]) -> bool:
+    """Whether a table that was found has what the rule of `closed` needs."""
+    return {_DISPATCH, _REFUSE} <= facts.keys() and BOUND in sets
 
 
 def _sets(family: Family) -> tuple[SetSpec, ...]:

@@ -8,7 +8,8 @@ Not compared with the kernel: connection counts, what persistence remembers, rul
 from typing import Final, Literal, NamedTuple
 
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
-from backends.kernel.nft_table import ChainSpec, SetSpec
+from backends.kernel.nft_transaction import Form, Transaction
+from proxy.addresses import join_host_port
 from proxy.desired_node import DesiredNode
 from proxy.model import Family, PortKey, Protocol, Value
 
@@ -31,6 +32,8 @@ NODEPORTS_REFUSED: Final = "nodeports-refused"
 NODEPORT_IPS: Final = "nodeport-ips"
 SERVICE_CIDRS: Final = "service-cidrs"
 HAIRPIN: Final = "hairpin"
+
+_FORMS: Final = {ALLOWED: Form.RANGES, SERVICE_CIDRS: Form.BOUNDS}
 
 Kind = Literal["address", "node-port"]
 
@@ -58,48 +61,10 @@ PLACES: Final[dict[Kind, Places]] = {
 }
 MARKING: Final = (EXTERNALS, SHORTCUTS, NODEPORTS, NODEPORT_SHORTCUTS)
 
-Data = bytes | None
-"""What an element maps to: a firewall mark as registers hold it, or None for a member of a plain set."""
 Place = tuple[str, int]
 """Address and port of a destination."""
 SharedMember = tuple[str, bytes]
 """A member of a set that several ServicePorts may need: the set's name and the key."""
-
-
-class Element(NamedTuple):
-    """An element of one of our sets or maps, and the ServicePort it is there for (None: nobody's)."""
-
-    key: bytes
-    data: Data
-    owner: PortKey | None
-
-
-class Batch(NamedTuple):
-    """Elements of one set."""
-
-    family: Family
-    set: str
-    elements: tuple[Element, ...]
-
-
-class NftStep(NamedTuple):
-    """An nftables transaction: all of it, or nothing. In order: tables, sets, chains, deletes, adds.
-
-    `rebuild` names families whose table is unusable as it stands and is made anew in this transaction.
-    """
-
-    rebuild: tuple[Family, ...] = ()
-    tables: tuple[Family, ...] = ()
-    sets: tuple[tuple[Family, SetSpec], ...] = ()
-    chains: tuple[tuple[Family, ChainSpec], ...] = ()
-    deletes: tuple[Batch, ...] = ()
-    adds: tuple[Batch, ...] = ()
-
-    @property
-    def size(self) -> int:
-        """The number of objects written."""
-        fixed = sum(map(len, (self.rebuild, self.tables, self.sets, self.chains)))
-        return fixed + sum(len(batch.elements) for batch in (*self.deletes, *self.adds))
 
 
 class AddressStep(NamedTuple):
@@ -140,7 +105,7 @@ class IpvsStep(NamedTuple):
         return len(self.operations)
 
 
-Step = NftStep | AddressStep | IpvsStep
+Step = Transaction | AddressStep | IpvsStep
 
 
 class WantedServer(NamedTuple):
@@ -223,8 +188,13 @@ class IpvsPlan:
         lines: list[str] = []
         for number, step in enumerate(self.steps, start=1):
             lines += [f"{number} {line}" for line in _describe(step)]
-        lines += [f"{server}: {place} drains" for server, place in self.drains]
+        lines += [f"{server}: {join_host_port(*place)} drains" for server, place in self.drains]
         return lines
+
+
+def form_of(set_name: str) -> Form:
+    """Return what the keys of a set's elements are."""
+    return _FORMS.get(set_name, Form.PLAIN)
 
 
 def has_drains(protocol: Protocol) -> bool:
@@ -241,19 +211,7 @@ def _describe(step: Step) -> list[str]:
             *[f"bind {address}{_whose(owner)}" for address, owner in step.bind],
             *[f"unbind {address}{_whose(owner)}" for address, owner in step.unbind],
         ]
-    nft = {"IPv4": "ip", "IPv6": "ip6"}
-    lines = [f"delete table {nft[family]} {TABLE}" for family in step.rebuild]
-    lines += [f"add table {nft[family]} {TABLE}" for family in step.tables]
-    lines += [f"add set {nft[family]} {TABLE} {spec.name}" for family, spec in step.sets]
-    lines += [f"write chain {nft[family]} {TABLE} {spec.name}" for family, spec in step.chains]
-    for verb, batches in (("delete", step.deletes), ("add", step.adds)):
-        lines += [
-            f"{verb} element {nft[batch.family]} {TABLE} {batch.set} {element.key.hex()}"
-            f"{'' if element.data is None else f' : {element.data.hex()}'}{_whose(element.owner)}"
-            for batch in batches
-            for element in batch.elements
-        ]
-    return lines
+    return step.describe(TABLE)
 
 
 def _operation_words(operation: Operation) -> str:

@@ -9,8 +9,7 @@ ranges) comes before that, and goes after it.
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from backends.ipvs.belief import TableFacts
-from backends.ipvs.draft import ABSENT, Draft, Values
+from backends.ipvs.draft import Draft
 from backends.ipvs.model import (
     ALLOWED,
     BOUND,
@@ -20,14 +19,13 @@ from backends.ipvs.model import (
     NODEPORT_SHORTCUTS,
     SHORTCUTS,
     AddressStep,
-    Batch,
-    Data,
-    Element,
     IpvsStep,
-    NftStep,
     Step,
+    form_of,
 )
-from backends.kernel.nft_table import ChainSpec, SetSpec
+from backends.kernel.nft_table import ChainSpec, SetSpec, TableFacts
+from backends.kernel.nft_transaction import Batch, Transaction
+from backends.kernel.nft_values import Values, differences
 from proxy.model import IPV4, Family
 
 _FIRST: Final = frozenset([BOUND, ELSEWHERE, HAIRPIN, ALLOWED, GUARDED])
@@ -81,8 +79,6 @@ def in_order(draft: Draft) -> tuple[Step, ...]:
         return tuple([step for step in steps if step.size])
     if not (diverting and frontends.adds):
         frontends.merge(diverting)
-    if not frontends:
-        frontends.merge(diverted)
     if not (making.size or binding.size) and not (first.adds and (frontends or diverting)):
         _merge_down(first, diverting or frontends)
     if not (ending.size or unbinding.size):
@@ -137,8 +133,8 @@ def _structure(draft: Draft) -> _Fixed:
     return _Fixed(draft.rebuild, tuple(tables), tuple(sets), tuple(chains))
 
 
-def _nft(fixed: _Fixed, writes: _Writes) -> NftStep:
-    return NftStep(*fixed, tuple(writes.deletes), tuple(writes.adds))
+def _nft(fixed: _Fixed, writes: _Writes) -> Transaction:
+    return Transaction(*fixed, tuple(writes.deletes), tuple(writes.adds))
 
 
 def _sort(
@@ -146,7 +142,7 @@ def _sort(
 ) -> _Stages:
     stages = _Stages(_Writes(), _Writes(), _Writes(), _Writes(), _Writes())
     for (family, name), values in sets.items():
-        gone, new = _differences(values, facts[family].elements.get(name, {}))
+        gone, new = differences(values, facts[family].elements.get(name, {}), form_of(name))
         if name in _DIVERTING:
             coming, going = stages.diverting, stages.diverted
         elif name in _STOPPING:
@@ -172,20 +168,3 @@ def _to(family: Family) -> slice:
     """Return where in a key of ALLOWED the frontend stands: ranges for one may overlap with those they replace."""
     width = 4 if family == IPV4 else 16
     return slice(width, 2 * width + 8)
-
-
-def _differences(
-    values: Values, believed: Mapping[bytes, Data]
-) -> tuple[list[Element], list[Element]]:
-    """Return elements to delete, as believed, and to add. A changed element is in both."""
-    gone: list[Element] = []
-    new: list[Element] = []
-    for key, (data, owner) in values.items():
-        old = believed.get(key, ABSENT)
-        if old is data or old == data:
-            continue
-        if old is not ABSENT:
-            gone.append(Element(key, old, owner))
-        if data is not ABSENT:
-            new.append(Element(key, data, owner))
-    return gone, new

@@ -8,7 +8,7 @@ same as changing it.
 from collections.abc import Collection
 
 from backends.ipvs.belief import Observed
-from backends.ipvs.draft import ABSENT, Draft
+from backends.ipvs.draft import Draft
 from backends.ipvs.layout import Layout
 from backends.ipvs.marks import choose_number
 from backends.ipvs.model import (
@@ -28,6 +28,7 @@ from backends.ipvs.render import (
     render_port,
 )
 from backends.kernel.nft_ranges import interval_keys
+from backends.kernel.nft_values import ABSENT
 from proxy.addresses import parse_cidr
 from proxy.desired import Desired, DesiredPort
 from proxy.desired_node import DesiredNode, family_of
@@ -105,7 +106,7 @@ def _number(draft: Draft, port: DesiredPort) -> int:
     number = None
     for name, element in mark_keys(port):
         data = observed.tables[key.family].elements.get(name, {}).get(element)
-        if data is not None:
+        if isinstance(data, bytes):
             number = draft.layout.marks.number(read_mark(data))
             place = key.family, number or 0
             if number is not None and not draft.is_number_taken(place, key):

@@ -3,8 +3,8 @@
 import ipaddress
 from collections.abc import Collection, Iterable
 
-from backends.ipvs.belief import Observed, TableFacts
-from backends.ipvs.draft import ABSENT, Draft
+from backends.ipvs.belief import Observed
+from backends.ipvs.draft import Draft
 from backends.ipvs.layout import Layout
 from backends.ipvs.model import (
     ALLOWED,
@@ -18,6 +18,8 @@ from backends.ipvs.model import (
 from backends.ipvs.plan import finish, plan_node
 from backends.ipvs.render import pack_address, read_mark, render_port
 from backends.kernel.ipvs_objects import ServerId
+from backends.kernel.nft_table import TableFacts
+from backends.kernel.nft_values import ABSENT
 from proxy.addresses import unpack_ip
 from proxy.desired import Desired, DesiredPort
 from proxy.model import Family
@@ -70,8 +72,9 @@ def prune(desired: Desired, observed: Observed, layout: Layout) -> IpvsPlan:
     excluded = [ipaddress.ip_network(cidr) for cidr in layout.settings.exclude_cidrs]
     for server in observed.servers:
         is_kept = server in occupied.servers or server in observed.draining
-        if not is_kept and not _is_excluded(server, excluded):
-            draft.put_server(None, server, None)
+        if is_kept or _is_excluded(server, excluded) or _drains_on(draft, server):
+            continue
+        draft.put_server(None, server, None)
     return finish(draft, {}, node)
 
 
@@ -85,6 +88,23 @@ def _prune_addresses(draft: Draft, occupied: _Occupied) -> None:
     for address in draft.observed.bound:
         if address not in needed:
             draft.addresses[address] = (False, None)
+
+
+def _drains_on(draft: Draft, server: ServerId) -> bool:
+    """Have a virtual server that an earlier process left to drain go on with that, where it still can be reached.
+
+    Such are those of a frontend that its ServicePort has no longer; nobody asks for them any more.
+    """
+    observed = draft.observed
+    places = [
+        place
+        for place, destination in observed.destinations[server].items()
+        if not destination.weight and (server, place) in observed.deadlines
+    ]
+    if server.address in draft.addresses or len(places) < len(observed.destinations[server]):
+        return False
+    draft.drains += [(server, place) for place in places]
+    return bool(places)
 
 
 def _is_excluded(
@@ -105,7 +125,7 @@ def _keep_for(port: DesiredPort, observed: Observed, layout: Layout, occupied: _
     for frontend in made.rendered.frontends:
         for name in MARKING:
             data = facts.elements.get(name, {}).get(frontend.key)
-            number = None if data is None else layout.marks.number(read_mark(data))
+            number = layout.marks.number(read_mark(data)) if isinstance(data, bytes) else None
             if number is not None:
                 servers = layout.marks.servers(family, number)
                 occupied.servers.update(servers)

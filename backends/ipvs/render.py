@@ -15,7 +15,6 @@ from backends.ipvs.model import (
     ELSEWHERE,
     HAIRPIN,
     PLACES,
-    Data,
     Frontend,
     Rendered,
     SharedMember,
@@ -24,6 +23,7 @@ from backends.ipvs.model import (
 from backends.kernel.ipvs_objects import Destination, ServerFlag, ServerId, VirtualServer, marked
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS, word
 from backends.kernel.nft_ranges import merged_ranges
+from backends.kernel.nft_table import Data
 from proxy import desired
 from proxy.addresses import parse_ip
 from proxy.desired import DesiredPort

@@ -5,18 +5,20 @@ each suspect is read once more, between two steps, before it counts as drift.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from backends.ipvs import kernel
-from backends.ipvs.belief import Observed, TableFacts
-from backends.ipvs.kernel import Doors
+from backends.ipvs.belief import Observed
+from backends.ipvs.kernel import OURS, Doors
 from backends.ipvs.layout import Layout
 from backends.ipvs.model import ALLOWED, BOUND, ELSEWHERE, PLACES
 from backends.ipvs.render import pack_address
 from backends.kernel.ipvs_objects import ServerId
 from proxy.backend import Drift
 from proxy.model import Family, PortKey
+from proxy.netlink.route import InterfaceAddress
+from proxy.threads import to_thread
 
 SINGLE_READS: Final = 1000
 """With more suspects than this, everything is observed anew."""
@@ -44,7 +46,7 @@ async def verify(
     """
     async with lock:
         generation, commits = doors.nft.generation(), observed.commits
-    found = await asyncio.to_thread(kernel.read_everything, background, layout)
+    found = await to_thread(kernel.read_everything, background, layout)
     async with lock:
         drifts = list(_confirm(doors, compare(found, observed), observed, layout))
         # Whoever changed something since we began is seen by the next look at the generation.
@@ -58,7 +60,7 @@ def compare(found: Observed, observed: Observed) -> Suspects:
     elements: dict[tuple[Family, str], list[bytes]] = {}
     for family, belief in observed.tables.items():
         facts = found.tables[family]
-        if differs_in_structure(facts, belief):
+        if facts.structure != belief.structure:
             structures.append(family)
             continue
         for name, believed in belief.elements.items():
@@ -80,15 +82,6 @@ def compare(found: Observed, observed: Observed) -> Suspects:
     return Suspects(structures, elements, servers, has_addresses)
 
 
-def differs_in_structure(found: TableFacts, belief: TableFacts) -> bool:
-    return (found.is_present, found.is_dormant, found.chains, found.sets) != (
-        belief.is_present,
-        belief.is_dormant,
-        belief.chains,
-        belief.sets,
-    )
-
-
 def _confirm(
     doors: Doors, suspects: Suspects, observed: Observed, layout: Layout
 ) -> Iterator[Drift]:
@@ -96,13 +89,14 @@ def _confirm(
         yield Drift(key=None, what=f"{suspects.total} objects")
         return
     for family in suspects.structures:
-        if differs_in_structure(kernel.read_structure(doors.nft, family), observed.tables[family]):
+        structure = OURS.read_structure(doors.nft, family).structure
+        if structure != observed.tables[family].structure:
             yield Drift(key=None, what=f"{family}: our table, or a chain or set in it")
     owners = Owners(observed) if suspects.total or suspects.has_addresses else None
     if owners is None:
         return
     for (family, name), keys in suspects.elements.items():
-        actual = kernel.read_elements(doors.nft, family, name, keys)
+        actual = OURS.read_elements(doors.nft, family, name, keys)
         believed = observed.tables[family].elements.get(name, {})
         for key in keys:
             if (key in actual) == (key in believed) and actual.get(key) == believed.get(key):
@@ -141,7 +135,7 @@ def _confirm_addresses(doors: Doors, observed: Observed, owners: "Owners") -> It
         observed.bound = dict.fromkeys(found.bound)
         yield Drift(key=None, what="our device")
         return
-    for address in found.bound ^ observed.bound.keys():
+    for address in sorted(found.bound ^ observed.bound.keys()):
         owner = owners.of_address(address)
         if address in found.bound:
             observed.bound[address] = None
@@ -151,9 +145,24 @@ def _confirm_addresses(doors: Doors, observed: Observed, owners: "Owners") -> It
         yield Drift(key=owner, what=f"{what} address {address} on our device")
     moved = found.elsewhere ^ observed.elsewhere
     observed.elsewhere = found.elsewhere
-    for address in moved:
+    for address in sorted(moved):
         for key in owners.all_of_address(address):
             yield Drift(key=key, what=f"{address}, which came to or left another interface")
+
+
+def concerns(news: Mapping[InterfaceAddress, bool], observed: Observed) -> bool:
+    """Whether addresses that came or went are others than those we believe in, and matter to any ServicePort. Pure."""
+    for each, is_there in news.items():
+        is_ours = each.ifindex == observed.device
+        if is_there == (each.address in (observed.bound if is_ours else observed.elsewhere)):
+            continue
+        family: Family = "IPv6" if ":" in each.address else "IPv4"
+        member = pack_address(each.address)
+        if is_ours or any(
+            (family, name, member) in observed.references for name in (BOUND, ELSEWHERE)
+        ):
+            return True
+    return False
 
 
 class Owners:

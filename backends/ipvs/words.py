@@ -11,10 +11,10 @@ from backends.ipvs.model import (
     NODEPORT_IPS,
     PLACES,
     SERVICE_CIDRS,
-    Data,
 )
 from backends.ipvs.render import read_mark
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
+from backends.kernel.nft_table import Data
 from proxy.addresses import unpack_ip
 from proxy.model import IPV4, Family
 
@@ -25,7 +25,9 @@ _NODE_PORT_LENGTH: Final = 8
 
 def element_words(family: Family, set_name: str, key: bytes, data: Data) -> str:
     """Return `externals 203.0.113.1 . tcp . 80 : mark 0x53000005`; bytes that are not as we make them, in hexadecimal."""
-    value = f" : mark {read_mark(data):#x}" if data is not None and set_name in MARKING else ""
+    value = (
+        f" : mark {read_mark(data):#x}" if isinstance(data, bytes) and set_name in MARKING else ""
+    )
     return f"{set_name} {_key_words(family, set_name, key)}{value}"
 
 

@@ -129,6 +129,37 @@ class Links:
             raise _kernel_error(what, ack)
 
 
+class AddressNews:
+    """What the kernel announces about the addresses of all interfaces, from the moment this is made; open until `close`."""
+
+    def __init__(self) -> None:
+        self._socket = NetlinkSocket(codec.NETLINK_ROUTE)
+        try:
+            for group in (route.RTNLGRP_IPV4_IFADDR, route.RTNLGRP_IPV6_IFADDR):
+                self._socket.join(group)
+        except KernelError:
+            self._socket.close()
+            raise
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def take(self) -> dict[InterfaceAddress, bool] | None:
+        """Return the addresses that came (True) or went since this was last asked, None if some of that was lost.
+
+        Each by itself, without flags, and as it was at last. One system call where nothing has happened.
+        """
+        messages = self._socket.announced()
+        if messages is None:
+            return None
+        found: dict[InterfaceAddress, bool] = {}
+        for message in messages:
+            address = route.parse_address(message.payload)
+            if address is not None:
+                found[address._replace(flags=0)] = message.kind == route.RTM_NEWADDR
+        return found
+
+
 def is_ours(link: Link) -> bool:
     """Return whether we made this interface."""
     return link.kind == _KIND and link.hardware_address == _HARDWARE_ADDRESS

@@ -5,7 +5,6 @@ concatenation fills whole registers of four bytes.
 """
 
 import struct
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from backends.kernel.nft_expressions import (
@@ -30,6 +29,7 @@ from backends.kernel.nft_numbers import (
     NFPROTO_IPV4,
     NFPROTO_IPV6,
     REG_1,
+    REG_VERDICT,
     CtKey,
     FibFlag,
     MetaKey,
@@ -39,10 +39,11 @@ from backends.kernel.nft_numbers import (
     RejectKind,
     VerdictCode,
 )
-from proxy.model import IPV4, Family
+from proxy.model import IPV4, Family, Protocol
 
-PROTOCOL_NUMBERS: Final = {"TCP": 6, "UDP": 17, "SCTP": 132}
+PROTOCOL_NUMBERS: Final[dict[Protocol, int]] = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _STATE_NEW: Final = 1 << 3  # NF_CT_STATE_BIT(IP_CT_NEW)
+_IPS_DST_NAT: Final = 1 << 5  # uapi/linux/netfilter/nf_conntrack_common.h
 _ORIGINAL: Final = 0
 _ZERO: Final = bytes(4)
 _ALL: Final = 0xFFFFFFFF
@@ -71,6 +72,11 @@ def word(number: int) -> bytes:
     return struct.pack("=I", number)
 
 
+def read_word(data: bytes) -> int:
+    """Return the number that registers hold."""
+    return int(struct.unpack("=I", data)[0])
+
+
 def accept() -> Verdict:
     return Verdict(VerdictCode.ACCEPT)
 
@@ -94,8 +100,7 @@ def jump(chain: str) -> Verdict:
 
 def reset() -> Phrase:
     """`meta l4proto tcp reject with tcp reset`."""
-    is_tcp = Compare(operator=Operator.EQ, data=bytes([PROTOCOL_NUMBERS["TCP"]]))
-    return [MetaLoad(key=MetaKey.L4PROTO), is_tcp, Reject(kind=RejectKind.TCP_RESET)]
+    return [*protocol_is("TCP"), Reject(kind=RejectKind.TCP_RESET)]
 
 
 def refuse(family: Family) -> Reject:
@@ -104,19 +109,30 @@ def refuse(family: Family) -> Reject:
     return Reject(kind=RejectKind.ICMP_UNREACHABLE, code=code)
 
 
+def protocol_is(protocol: Protocol) -> Phrase:
+    """`meta l4proto tcp`."""
+    number = bytes([PROTOCOL_NUMBERS[protocol]])
+    return [MetaLoad(key=MetaKey.L4PROTO), Compare(operator=Operator.EQ, data=number)]
+
+
 def is_new() -> Phrase:
     """`ct state new`."""
     return [CtLoad(key=CtKey.STATE), *_has_bits(_STATE_NEW)]
 
 
+def is_translated() -> Phrase:
+    """`ct status dnat`."""
+    return [CtLoad(key=CtKey.STATUS), *_has_bits(_IPS_DST_NAT)]
+
+
 def destination_in(family: Family, name: str) -> Phrase:
     """`ip daddr @SET`."""
-    return [_destination(family), Lookup(name)]
+    return [destination(family), Lookup(name)]
 
 
 def source_in(family: Family, name: str) -> Phrase:
     """`ip saddr @SET`."""
-    return [_source(family), Lookup(name)]
+    return [source(family), Lookup(name)]
 
 
 def original_destination_in(family: Family, name: str) -> Phrase:
@@ -127,13 +143,13 @@ def original_destination_in(family: Family, name: str) -> Phrase:
 
 def source_and_destination_in(family: Family, name: str) -> Phrase:
     """`ip saddr . ip daddr @SET`."""
-    second = next_register(REG_1, _FIELDS[family].address_length)
-    return [_source(family), _destination(family, second), Lookup(name)]
+    second = after_address(family)
+    return [source(family), destination(family, second), Lookup(name)]
 
 
 def destination_is_local(family: Family) -> Phrase:
     """`ip daddr != 127.0.0.0/8 fib daddr type local`, `ip6 daddr != ::1 fib …`."""
-    load = _destination(family)
+    load = destination(family)
     if family == IPV4:
         load = Payload(header=load.header, offset=load.offset, length=1)
     loopback = b"\x7f" if family == IPV4 else bytes(15) + b"\1"
@@ -145,27 +161,37 @@ def source_is_local() -> Phrase:
     return _is_local(FibFlag.SADDR)
 
 
+def destination_is_elsewhere() -> Phrase:
+    """`fib daddr type != local`."""
+    return _is_local(FibFlag.DADDR, Operator.NEQ)
+
+
 def frontend_in(family: Family, name: str, *, has_address: bool = True) -> Phrase:
     """`ip daddr . meta l4proto . th dport @SET`, or without the address."""
-    return [*_frontend(family, has_address=has_address), Lookup(name)]
+    return [*frontend(family, has_address=has_address), Lookup(name)]
+
+
+def verdict_by_frontend(family: Family, name: str, *, has_address: bool = True) -> Phrase:
+    """`ip daddr . meta l4proto . th dport vmap @MAP`, or without the address."""
+    found = Lookup(name, data_register=REG_VERDICT)
+    return [*frontend(family, has_address=has_address), found]
 
 
 def mark_by_frontend(family: Family, name: str, *, has_address: bool = True) -> Phrase:
     """`meta mark set ip daddr . meta l4proto . th dport map @MAP`, or without the address; ends the rule on a miss."""
     found = Lookup(name, data_register=REG_1)
-    return [*_frontend(family, has_address=has_address), found, MetaSet(key=MetaKey.MARK)]
+    return [*frontend(family, has_address=has_address), found, MetaSet(key=MetaKey.MARK)]
 
 
 def source_of_frontend_in(family: Family, name: str) -> Phrase:
     """`ip saddr . ip daddr . meta l4proto . th dport @SET`."""
-    length = _FIELDS[family].address_length
-    second = next_register(REG_1, length)
-    third = next_register(second, length)
+    second = after_address(family)
+    third = after_address(family, second)
     return [
-        _source(family),
-        _destination(family, second),
+        source(family),
+        destination(family, second),
         MetaLoad(key=MetaKey.L4PROTO, register=third),
-        _port(next_register(third, 1)),
+        port(next_register(third, 1)),
         Lookup(name),
     ]
 
@@ -185,7 +211,7 @@ def source_in_network(
 ) -> Phrase:
     """`ip saddr NETWORK/LENGTH`, `ip saddr != NETWORK/LENGTH`."""
     return [
-        _source(family),
+        source(family),
         Bitwise(mask=mask, xor=bytes(len(mask))),
         _compare(network, is_inverted=is_inverted),
     ]
@@ -194,11 +220,6 @@ def source_in_network(
 def or_mark(bit: int) -> Phrase:
     """`meta mark set meta mark or BIT`: other bits stay as they are."""
     return [*_changed_mark(_ALL ^ bit, bit), MetaSet(key=MetaKey.MARK)]
-
-
-def toggle_mark(bit: int) -> Phrase:
-    """`meta mark set meta mark xor BIT`."""
-    return [*_changed_mark(_ALL, bit), MetaSet(key=MetaKey.MARK)]
 
 
 def clear_mark() -> Phrase:
@@ -221,6 +242,14 @@ def masquerade() -> Masquerade:
     return Masquerade(flags=NatFlag.FULLY_RANDOM)
 
 
+def masquerade_marked(bit: int) -> Phrase:
+    """`meta mark and BIT != 0 meta mark set meta mark xor BIT masquerade fully-random`.
+
+    The bit is taken off again, since a packet may pass twice (a tunnel, IPsec).
+    """
+    return [*mark_has(bit), *_changed_mark(_ALL, bit), MetaSet(key=MetaKey.MARK), masquerade()]
+
+
 def _changed_mark(mask: int, xor: int) -> Phrase:
     return [MetaLoad(key=MetaKey.MARK), Bitwise(mask=word(mask), xor=word(xor))]
 
@@ -229,9 +258,8 @@ def _has_bits(bits: int) -> Phrase:
     return [Bitwise(mask=word(bits), xor=_ZERO), Compare(operator=Operator.NEQ, data=_ZERO)]
 
 
-def _is_local(flag: FibFlag) -> Phrase:
-    local = word(FIB_TYPE_LOCAL)
-    return [Fib(flags=flag), Compare(operator=Operator.EQ, data=local)]
+def _is_local(flag: FibFlag, operator: Operator = Operator.EQ) -> Phrase:
+    return [Fib(flags=flag), Compare(operator=operator, data=word(FIB_TYPE_LOCAL))]
 
 
 def _interface(data: bytes, *, is_inverted: bool) -> Phrase:
@@ -242,18 +270,23 @@ def _compare(data: bytes, *, is_inverted: bool) -> Compare:
     return Compare(operator=Operator.NEQ if is_inverted else Operator.EQ, data=data)
 
 
-def _frontend(family: Family, *, has_address: bool) -> Sequence[Expression]:
+# --- parts
+
+
+def frontend(family: Family, *, has_address: bool = True) -> Phrase:
+    """`ip daddr . meta l4proto . th dport`, or without the address."""
     if not has_address:
-        return [MetaLoad(key=MetaKey.L4PROTO), _port(next_register(REG_1, 1))]
-    second = next_register(REG_1, _FIELDS[family].address_length)
+        return [MetaLoad(key=MetaKey.L4PROTO), port(next_register(REG_1, 1))]
+    second = after_address(family)
     return [
-        _destination(family),
+        destination(family),
         MetaLoad(key=MetaKey.L4PROTO, register=second),
-        _port(next_register(second, 1)),
+        port(next_register(second, 1)),
     ]
 
 
-def _destination(family: Family, register: int = REG_1) -> Payload:
+def destination(family: Family, register: int = REG_1) -> Payload:
+    """`ip daddr`."""
     fields = _FIELDS[family]
     return Payload(
         header=PayloadBase.NETWORK,
@@ -263,7 +296,8 @@ def _destination(family: Family, register: int = REG_1) -> Payload:
     )
 
 
-def _source(family: Family, register: int = REG_1) -> Payload:
+def source(family: Family, register: int = REG_1) -> Payload:
+    """`ip saddr`."""
     fields = _FIELDS[family]
     return Payload(
         header=PayloadBase.NETWORK,
@@ -273,5 +307,11 @@ def _source(family: Family, register: int = REG_1) -> Payload:
     )
 
 
-def _port(register: int) -> Payload:
+def port(register: int = REG_1) -> Payload:
+    """`th dport`."""
     return Payload(header=PayloadBase.TRANSPORT, offset=2, length=2, register=register)
+
+
+def after_address(family: Family, register: int = REG_1) -> int:
+    """Return the register that follows an address."""
+    return next_register(register, _FIELDS[family].address_length)

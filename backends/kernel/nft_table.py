@@ -19,6 +19,11 @@ from proxy.netlink.codec import Request
 NUMBERS: Final[dict[Family, int]] = {"IPv4": NFPROTO_IPV4, "IPv6": NFPROTO_IPV6}
 
 
+Data = bytes | str | None
+"""What an element maps to: raw bytes, a verdict in the stock tool's words (`goto pick-tcp-4`), or None for a
+member of a plain set."""
+
+
 class RuleSpec(NamedTuple):
     """A rule: its packed expressions, and a comment that ends in a digest of them."""
 
@@ -65,6 +70,26 @@ class SetSpec(NamedTuple):
     data: Declared | None
     facts: SetFacts
     owner: PortKey | None = None
+
+
+class TableFacts:
+    """What there is in one table, as read or believed. No packet sees one that `is_dormant`.
+
+    `has_to_go`: the kernel does not let us make it what it should be, so that it is made anew. Found out when it is read.
+    """
+
+    def __init__(self) -> None:
+        self.is_present = False
+        self.is_dormant = False
+        self.has_to_go = False
+        self.chains: dict[str, ChainFacts] = {}
+        self.sets: dict[str, SetFacts] = {}
+        self.elements: dict[str, dict[bytes, Data]] = {}
+
+    @property
+    def structure(self) -> tuple[object, ...]:
+        """All but the elements, to be compared."""
+        return self.is_present, self.is_dormant, self.chains, self.sets
 
 
 def rule(expressions: Sequence[Expression], why: str) -> RuleSpec:

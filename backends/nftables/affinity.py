@@ -9,8 +9,8 @@ ServicePort share the clients, and so do the cluster list and the local list.
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from backends.nftables.model import Data
-from backends.nftables.rules import host_word, read_host_word
+from backends.kernel import nft_phrases as say
+from backends.kernel.nft_table import Data
 from proxy.desired import DesiredPort
 
 FIRST_SERVICE: Final = 0x1000
@@ -45,14 +45,14 @@ def affinity_of(port: DesiredPort) -> Affinity | None:
 
 def pack_service(service: int) -> bytes:
     """Return the number of a ServicePort as a packet's priority: its slots' keys begin so."""
-    return host_word(service << 16)
+    return say.word(service << 16)
 
 
 def parse_service(word: Data | None) -> int | None:
     """Return the number of a ServicePort; None for what cannot be one."""
     if not isinstance(word, bytes) or len(word) != 4:
         return None
-    priority = read_host_word(word)
+    priority = say.read_word(word)
     service = priority >> 16
     is_one = FIRST_SERVICE <= service <= LAST_SERVICE and not priority & 0xFFFF
     return service if is_one else None
@@ -69,12 +69,12 @@ def pack_endpoint(service: int, endpoint: int) -> bytes:
     Its lower half is turned so that the lowest four bits stay zero for as long as possible: to queueing disciplines that
     look at these alone, that is best effort.
     """
-    return host_word(service << 16 | (endpoint & 0xFFF) << 4 | endpoint >> 12)
+    return say.word(service << 16 | (endpoint & 0xFFF) << 4 | endpoint >> 12)
 
 
 def parse_endpoint(service: int, word: bytes) -> int | None:
     """Return the number of an endpoint; None for what is none of this ServicePort."""
-    priority = read_host_word(word) if len(word) == 4 else 0
+    priority = say.read_word(word) if len(word) == 4 else 0
     if priority >> 16 != service or not priority & 0xFFFF:
         return None
     return (priority & 0xF) << 12 | (priority & 0xFFFF) >> 4

@@ -1,6 +1,7 @@
 """The nftables data plane: the protocol of proxy/backend.py wired to layout, plan and kernel. Shell."""
 
 import asyncio
+import errno
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
@@ -8,20 +9,26 @@ from pathlib import Path
 from typing import Final
 
 from backends.kernel.nft import Nft
-from backends.nftables import kernel
+from backends.kernel.nft_owned import RefusedElements
+from backends.kernel.nft_transaction import Transaction
 from backends.nftables.belief import Observed
 from backends.nftables.held import Look
+from backends.nftables.kernel import OURS
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import NftPlan, Transaction
+from backends.nftables.model import NftPlan
 from backends.nftables.plan import plan
 from backends.nftables.probe import probe
 from backends.nftables.prune import judge, prune
 from backends.nftables.verify import verify
-from proxy.backend import Applied, Drift, Held
+from proxy.backend import Applied, Drift, Figure, Held, Retired
 from proxy.config.settings import Settings
 from proxy.desired import Desired
+from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES, IPV4, PortKey
 from proxy.threads import to_thread
+
+_NO_NFTABLES: Final = (errno.EINVAL, errno.EOPNOTSUPP)
+"""What a question for a table is answered with where the kernel has netfilter's netlink, and no nftables behind it."""
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +76,10 @@ class NftablesBackend:
 
     async def observe(self) -> Observed:
         async with self._lock:
-            tables, generation = await to_thread(
-                kernel.read_tables, self._nft, self.layout.families
-            )
+            tables, generation = await to_thread(OURS.read_tables, self._nft, self.layout.families)
         for family, facts in tables.items():
             judge(facts, self.layout, family)
-        is_rebuild_due = any(facts.has_to_go for facts in tables.values())
-        return Observed(tables, generation, is_rebuild_due=is_rebuild_due)
+        return Observed(tables, generation)
 
     def plan(self, desired: Desired, observed: Observed, changed: Collection[PortKey]) -> NftPlan:
         return plan(desired, observed, changed, self.layout)
@@ -90,11 +94,11 @@ class NftablesBackend:
                 size = transaction.size
                 try:
                     if size <= INLINE_OBJECTS:
-                        kernel.commit(self._nft, transaction)
+                        OURS.commit(self._nft, transaction)
                     else:
-                        await to_thread(kernel.commit, self._nft, transaction)
-                except kernel.RefusedElements as refused:
-                    owners = refused.owners or _owners(transaction)
+                        await to_thread(OURS.commit, self._nft, transaction)
+                except RefusedElements as refused:
+                    owners = refused.owners or transaction.owners
                     if not owners:
                         raise  # nobody's elements: what is believed of them is wrong
                     self._read_back(transaction, owners, observed)
@@ -122,7 +126,7 @@ class NftablesBackend:
         for batch in (*transaction.deletes, *transaction.adds):
             keys = {e.key for e in batch.elements if e.owner in owners}
             if keys:
-                actual = kernel.read_elements(self._nft, batch.family, batch.set, keys)
+                actual = OURS.read_elements(self._nft, batch.family, batch.set, keys)
                 observed.correct(batch.family, batch.set, keys, actual)
 
     async def verify(self, observed: Observed) -> list[Drift]:
@@ -156,15 +160,23 @@ class NftablesBackend:
             return False
         return self._nft.generation() != observed.generation
 
+    def figures(self) -> tuple[Figure, ...]:
+        return ()
+
+    async def retire(self) -> Retired:
+        """Remove our tables in one transaction. Connections go on: connection tracking translates them."""
+        try:
+            count = await self.cleanup()
+        except KernelError as error:
+            if error.errno in _NO_NFTABLES:
+                raise Unsupported("nftables", error.message) from error
+            raise
+        return Retired(removed=(f"{count} nftables tables",) if count else ())
+
     async def cleanup(self) -> int:
         async with self._lock:
-            return kernel.delete_tables(self._nft)
+            return OURS.delete_tables(self._nft)
 
     def close(self) -> None:
         self._nft.close()
         self._background.close()
-
-
-def _owners(transaction: Transaction) -> set[PortKey]:
-    batches = (*transaction.deletes, *transaction.adds)
-    return {e.owner for batch in batches for e in batch.elements if e.owner is not None}

@@ -7,51 +7,25 @@ corrected by what was read back, or everything is read anew and a new belief beg
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
-from backends.kernel.nft_table import ChainFacts, SetFacts
+from backends.kernel.nft_table import Data, TableFacts
+from backends.kernel.nft_transaction import Transaction
 from backends.nftables.affinity import LAST_SERVICE, next_service, parse_service
 from backends.nftables.model import (
     AFFINITY_NODEPORTS,
     AFFINITY_SERVICES,
     NOTHING_PRIVATE,
-    Data,
     NftPlan,
     NodePart,
     Private,
     Rendered,
     Sticky,
     Target,
-    Transaction,
 )
 from backends.nftables.names import timeout_of
 from proxy.model import Family, PortKey
 
 Place = tuple[Family, str]
 """A chain or a set of one family's table, by its name."""
-
-
-class TableFacts:
-    """Belief about one table. No packet sees one that `is_dormant`.
-
-    `is_entangled`: together with what others put into it, the rules it lacks could make a loop. `is_unusable`: it has
-    sets of another shape, or chains at hooks where they do not belong. Both are found out when it is read.
-    """
-
-    def __init__(self) -> None:
-        self.is_present = False
-        self.is_dormant = False
-        self.is_entangled = False
-        self.is_unusable = False
-        self.chains: dict[str, ChainFacts] = {}
-        self.sets: dict[str, SetFacts] = {}
-        self.elements: dict[str, dict[bytes, Data]] = {}
-
-    @property
-    def has_to_go(self) -> bool:
-        """Whether the kernel does not let us make it what it should be, so that it is made anew.
-
-        Sets and hooks cannot be changed, a table cannot be woken and given hooks in one transaction, and loops are refused.
-        """
-        return self.is_dormant or self.is_entangled or self.is_unusable
 
 
 class Leaving:
@@ -98,20 +72,12 @@ class Observed:
     `leaving` is what was left for packets on their way since the last sweep, `due` what goes with the next one.
     `node` is what the tables hold for the node itself, None as long as nothing is known of it.
     `layout` identifies the rules that were planned last.
-    `is_rebuild_due`: a table has sets of another shape and must be made anew as a whole.
     """
 
-    def __init__(
-        self,
-        tables: dict[Family, TableFacts],
-        generation: int = 0,
-        *,
-        is_rebuild_due: bool = False,
-    ) -> None:
+    def __init__(self, tables: dict[Family, TableFacts], generation: int = 0) -> None:
         self.tables: Final = tables
         self.generation = generation
         self.commits = 0
-        self.is_rebuild_due = is_rebuild_due
         self.rendered: dict[PortKey, Rendered] = {}
         self.references: dict[tuple[Family, str, bytes], int] = {}
         self.holders: dict[tuple[Family, bytes], PortKey] = {}
@@ -123,6 +89,11 @@ class Observed:
         self.due = Leaving()
         self.node: NodePart | None = None
         self.layout: object = None
+
+    @property
+    def is_rebuild_due(self) -> bool:
+        """Whether a table must be made anew as a whole."""
+        return any(facts.has_to_go for facts in self.tables.values())
 
     @property
     def is_sweep_due(self) -> bool:
@@ -150,38 +121,15 @@ class Observed:
 
     def fold(self, transaction: Transaction) -> None:
         """Take in a transaction that the kernel has confirmed."""
-        self._make(transaction)
-        for batch in transaction.deletes:
-            elements = self.tables[batch.family].elements[batch.set]
-            for element in batch.elements:
-                del elements[element.key]
-            if self.is_sweep_due:
-                self._stay(batch.family, batch.set, [element.key for element in batch.elements])
-        for batch in transaction.adds:
-            elements = self.tables[batch.family].elements[batch.set]
-            elements.update([(element.key, element.data) for element in batch.elements])
-        for family, name in transaction.gone_chains:
-            del self.tables[family].chains[name]
-        for family, name in transaction.gone_sets:
-            del self.tables[family].sets[name]
-            self.tables[family].elements.pop(name, None)
+        if transaction.rebuild:
+            self.leaving, self.due = Leaving(), Leaving()
+        transaction.fold(self.tables)
+        for batch in transaction.deletes if self.is_sweep_due else ():
+            self._stay(batch.family, batch.set, [element.key for element in batch.elements])
         for each in (self.leaving, self.due):
             each.forget(transaction.gone_chains, transaction.gone_sets)
         self.generation += 1
         self.commits += 1
-
-    def _make(self, transaction: Transaction) -> None:
-        for family in transaction.rebuild:
-            self.tables[family] = TableFacts()
-            self.leaving, self.due = Leaving(), Leaving()
-            self.is_rebuild_due = False
-        for family in transaction.tables:
-            self.tables[family].is_present = True
-        for family, spec in transaction.sets:
-            self.tables[family].sets[spec.name] = spec.facts
-            self.tables[family].elements[spec.name] = {}
-        for family, chain in transaction.chains:
-            self.tables[family].chains[chain.name] = chain.facts
 
     def begin(self, plan: NftPlan) -> None:
         """Note what ServicePorts occupy now that the first of a plan's transactions has taken effect: old and new."""

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from backends.kernel.nft_table import ChainSpec, SetSpec
+from backends.kernel.nft_table import ChainSpec, Data, SetSpec, TableFacts
+from backends.kernel.nft_transaction import Transaction
+from backends.kernel.nft_values import ABSENT, Absent, Values
 from backends.nftables.affinity import pack_service
-from backends.nftables.belief import Observed, Place, TableFacts
+from backends.nftables.belief import Observed, Place
 from backends.nftables.layout import Layout
 from backends.nftables.model import (
     FIREWALL,
     HAIRPIN,
     LOCAL_FROM,
     PLACES,
-    Data,
     Keys,
     NftPlan,
     NodePart,
@@ -19,19 +20,9 @@ from backends.nftables.model import (
     Row,
     SharedMember,
     Target,
-    Transaction,
 )
 from backends.nftables.names import is_picking, parse_picking
-from backends.nftables.order import (
-    ABSENT,
-    Absent,
-    Going,
-    Step,
-    Values,
-    in_order,
-    laid_first,
-    swept,
-)
+from backends.nftables.order import Going, Step, in_order, laid_first, swept
 from backends.nftables.picking import leads_to
 from backends.nftables.render import Lead, RenderedFrontend
 from backends.nftables.slots import believed_slots, changed_slots, slot_key, slot_keys

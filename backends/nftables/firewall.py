@@ -8,10 +8,11 @@ import functools
 import hashlib
 from typing import Final, NamedTuple
 
+from backends.kernel import nft_phrases as say
 from backends.kernel import nft_table
 from backends.kernel.nft_numbers import SetFlag
 from backends.kernel.nft_table import ChainSpec, RuleSpec, SetSpec, declared
-from backends.nftables import rules
+from backends.nftables.model import VIP_SOURCES
 from backends.nftables.names import identity
 from backends.nftables.sets import address_type
 from proxy.addresses import parse_ip
@@ -52,7 +53,7 @@ def firewall_set(firewall: Firewall) -> SetSpec:
 
 def firewall_chain(firewall: Firewall) -> ChainSpec:
     family = firewall.key.family
-    in_the_ranges = [*rules.source_in(family, firewall.set_name), rules.return_()]
+    in_the_ranges = [*say.source_in(family, firewall.set_name), say.leave()]
     first = nft_table.rule(in_the_ranges, "in the ranges")
     return ChainSpec(firewall.chain_name, None, (first, *_rules_of_all(family)), firewall.key)
 
@@ -61,8 +62,11 @@ def firewall_chain(firewall: Firewall) -> ChainSpec:
 def _rules_of_all(family: Family) -> tuple[RuleSpec, ...]:
     """Return what follows in each of these chains, packed once."""
     return (
-        nft_table.rule([*rules.is_vip_source(family), rules.return_()], "this node, looped back"),
-        nft_table.rule([rules.drop()], "everybody else"),
+        nft_table.rule(
+            [*say.source_of_frontend_in(family, VIP_SOURCES), say.leave()],
+            "this node, looped back",
+        ),
+        nft_table.rule([say.drop()], "everybody else"),
     )
 
 

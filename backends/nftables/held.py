@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mappi
 from typing import Final, NamedTuple
 
 from backends.kernel.nft import Nft
-from backends.nftables import kernel
-from backends.nftables.belief import Observed, TableFacts
-from backends.nftables.model import LOCAL_FROM, PLACES, Data, Rendered, Target
+from backends.kernel.nft_table import Data, TableFacts
+from backends.nftables.belief import Observed
+from backends.nftables.kernel import OURS
+from backends.nftables.model import LOCAL_FROM, PLACES, Rendered, Target
 from backends.nftables.names import capacity_for, is_picking, parse_picking
 from backends.nftables.render import render_port
 from backends.nftables.slots import slot_range
@@ -113,7 +114,7 @@ class Look:
     def _read(
         self, family: Family, name: str, keys: list[bytes], found: dict[Place, Seen]
     ) -> None:
-        actual = kernel.read_elements(self._nft, family, name, keys)
+        actual = OURS.read_elements(self._nft, family, name, keys)
         believed = self._observed.tables[family].elements.get(name, {})
         for key in keys:
             words = element_words(family, name, key, actual[key]) if key in actual else None
@@ -247,8 +248,6 @@ def _list(nft: Nft, families: Iterable[Family]) -> dict[tuple[Family, str], dict
         facts = read_structure_patiently(nft, family)
         for name in sorted(facts.sets) if facts is not None else ():
             listed[family, name] = {
-                key: data
-                for block in kernel.list_elements(nft, family, name)
-                for key, data in block
+                key: data for block in OURS.list_elements(nft, family, name) for key, data in block
             }
     return listed

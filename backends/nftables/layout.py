@@ -7,6 +7,7 @@ chain of its own where there is no other way (see `firewall`).
 import functools
 from typing import Final, NamedTuple
 
+from backends.kernel import nft_phrases as say
 from backends.kernel import nft_table
 from backends.kernel.nft_messages import BaseChain
 from backends.kernel.nft_numbers import Hook, SetFlag
@@ -153,7 +154,7 @@ class Layout:
         return picking_spec(family, name, self._marking[family])
 
     def _marking_of(self, family: Family) -> Marking:
-        mark = rules.or_mark(self.settings.masquerade_mark)
+        mark = say.or_mark(self.settings.masquerade_mark)
         outside = self._detector.is_no_pod(family)
         return Marking(
             everything=nft_table.rule(mark, "masquerade"),
@@ -164,7 +165,7 @@ class Layout:
 
     def _masquerade_internal(self, family: Family) -> list[RuleSpec]:
         """Mark traffic to cluster IPs that does not come from a local pod (or, if configured, all of it)."""
-        mark = rules.or_mark(self.settings.masquerade_mark)
+        mark = say.or_mark(self.settings.masquerade_mark)
         if self.settings.masquerade_all:
             return [nft_table.rule(mark, "masquerade everything")]
         outside = self._detector.is_no_pod(family)
@@ -186,25 +187,25 @@ class Layout:
                 if pod is not None
                 else []
             ),
-            nft_table.rule([*rules.source_is_local(), *shortcuts], "this node itself"),
+            nft_table.rule([*say.source_is_local(), *shortcuts], "this node itself"),
             nft_table.rule(rules.look_up(family, places.verdicts, kind), "by protocol and port"),
         ]
 
     def _services(self, family: Family, *, is_open: bool) -> ChainSpec:
         # An address of this node may be an external IP of some port, and so may another service's cluster IP: other
         # ports are still NodePorts, or that service's.
-        external = [*rules.destination_in(family, EXTERNAL_IPS), rules.jump(EXTERNAL_IP)]
-        cluster = [*rules.destination_in(family, CLUSTER_IPS), rules.goto(CLUSTER_IP)]
-        here = rules.destination_is_local(family)
+        external = [*say.destination_in(family, EXTERNAL_IPS), say.jump(EXTERNAL_IP)]
+        cluster = [*say.destination_in(family, CLUSTER_IPS), say.goto(CLUSTER_IP)]
+        here = say.destination_is_local(family)
         if not is_open:
-            here = rules.destination_in(family, NODEPORT_IPS)
+            here = say.destination_in(family, NODEPORT_IPS)
         return ChainSpec(
             SERVICES,
             None,
             (
                 nft_table.rule(external, "external IPs, load balancers"),
                 nft_table.rule(cluster, "cluster IPs"),
-                nft_table.rule([*here, rules.goto(NODE_PORT)], "NodePorts"),
+                nft_table.rule([*here, say.goto(NODE_PORT)], "NodePorts"),
             ),
         )
 
@@ -218,11 +219,11 @@ class Layout:
         What is dropped because no service has the address is dropped late: a service may be another proxy's
         (label service-proxy-name), which translates here too, or takes its packets in as the host's own (IPVS).
         """
-        dispatch = (nft_table.rule([rules.jump(SERVICES)], "services"),)
+        dispatch = (nft_table.rule([say.jump(SERVICES)], "services"),)
         unused = [
-            *rules.destination_in(family, SERVICE_CIDRS),
-            *rules.destination_is_elsewhere(),
-            rules.drop(),
+            *say.destination_in(family, SERVICE_CIDRS),
+            *say.destination_is_elsewhere(),
+            say.drop(),
         ]
         untranslated = (nft_table.rule(unused, "an address no service has"),)
         return (
@@ -231,8 +232,8 @@ class Layout:
                 None,
                 (
                     # The kernel limits the rate of its ICMP errors, and a local connect() over IPv6 ignores them.
-                    nft_table.rule(rules.reset(), "TCP: at once"),
-                    nft_table.rule([rules.refuse(family)], "port unreachable"),
+                    nft_table.rule(say.reset(), "TCP: at once"),
+                    nft_table.rule([say.refuse(family)], "port unreachable"),
                 ),
             ),
             ChainSpec(CLUSTER_IP, None, tuple(self._cluster_ip(family))),
@@ -257,7 +258,7 @@ class Layout:
                 BaseChain("nat", Hook.POSTROUTING, _PRIORITY_SNAT),
                 (
                     nft_table.rule(
-                        rules.masquerade_marked(self.settings.masquerade_mark),
+                        say.masquerade_marked(self.settings.masquerade_mark),
                         "masquerade what is marked",
                     ),
                     nft_table.rule(rules.masquerade_hairpin(family), "a pod that reaches itself"),
@@ -276,5 +277,5 @@ class Layout:
                 for first in both
                 for protocol in PROTOCOLS
             ],
-            nft_table.rule([rules.goto(REFUSE)], "a port no service defines"),
+            nft_table.rule([say.goto(REFUSE)], "a port no service defines"),
         ]

@@ -8,7 +8,7 @@ chains no service needs any more (they are shared, hold no state, and stay until
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
-from backends.kernel.nft_table import ChainSpec, SetSpec
+from backends.kernel.nft_transaction import Transaction
 from proxy.desired_node import DesiredNode
 from proxy.model import Family, PortKey, Protocol, Value
 
@@ -81,27 +81,6 @@ PLACES: Final[dict[Kind, Places]] = {
 DIVERTING: Final = frozenset([name for places in PLACES.values() for name in places.diverting])
 VERDICTS: Final = (*[places.verdicts for places in PLACES.values()], *sorted(DIVERTING))
 """All verdict maps."""
-
-Data = bytes | str | None
-"""What an element maps to: raw bytes, a verdict in the stock tool's words (`goto pick-tcp-4`), or None for a
-member of a plain set."""
-
-
-class Element(NamedTuple):
-    """An element of one of our sets or maps, and the ServicePort it is there for (None: nobody's)."""
-
-    key: bytes
-    data: Data
-    owner: PortKey | None
-
-
-class Batch(NamedTuple):
-    """Elements of one set."""
-
-    family: Family
-    set: str
-    elements: tuple[Element, ...]
-
 
 Keys = tuple[Family, str, Collection[bytes]]
 """Elements of one set, by their keys."""
@@ -234,40 +213,6 @@ class Rendered(Value, frozen=True, kw_only=True):
         )
 
 
-class Transaction(NamedTuple):
-    """What is committed at once. In order: tables, sets, chains, deletes, adds, then what nothing refers to.
-
-    `rebuild` names families whose table is unusable as it stands and is made anew in this transaction.
-    """
-
-    rebuild: tuple[Family, ...] = ()
-    tables: tuple[Family, ...] = ()
-    sets: tuple[tuple[Family, SetSpec], ...] = ()
-    chains: tuple[tuple[Family, ChainSpec], ...] = ()
-    deletes: tuple[Batch, ...] = ()
-    adds: tuple[Batch, ...] = ()
-    gone_chains: tuple[tuple[Family, str], ...] = ()
-    gone_sets: tuple[tuple[Family, str], ...] = ()
-
-    @property
-    def size(self) -> int:
-        """The number of objects written."""
-        elements = sum(len(batch.elements) for batch in (*self.deletes, *self.adds))
-        return elements + sum(
-            map(
-                len,
-                (
-                    self.rebuild,
-                    self.tables,
-                    self.sets,
-                    self.chains,
-                    self.gone_chains,
-                    self.gone_sets,
-                ),
-            )
-        )
-
-
 class NodePart(Value, frozen=True):
     """What of the whole node is programmed: the elements of each set that are there for the node, not for a service.
 
@@ -320,32 +265,5 @@ class NftPlan:
         """Return one line for each operation, in the order in which they are carried out."""
         lines: list[str] = []
         for number, transaction in enumerate(self.transactions, start=1):
-            lines += [f"{number} {line}" for line in _describe(transaction)]
+            lines += [f"{number} {line}" for line in transaction.describe(TABLE)]
         return lines
-
-
-def _describe(transaction: Transaction) -> list[str]:
-    nft = {"IPv4": "ip", "IPv6": "ip6"}
-    lines = [f"delete table {nft[family]} {TABLE}" for family in transaction.rebuild]
-    lines += [f"add table {nft[family]} {TABLE}" for family in transaction.tables]
-    lines += [f"add set {nft[family]} {TABLE} {spec.name}" for family, spec in transaction.sets]
-    lines += [
-        f"write chain {nft[family]} {TABLE} {spec.name}" for family, spec in transaction.chains
-    ]
-    for verb, batches in (("delete", transaction.deletes), ("add", transaction.adds)):
-        for batch in batches:
-            lines += [
-                f"{verb} element {nft[batch.family]} {TABLE} {batch.set} {_text(element)}"
-                for element in batch.elements
-            ]
-    lines += [
-        f"delete chain {nft[family]} {TABLE} {name}" for family, name in transaction.gone_chains
-    ]
-    lines += [f"delete set {nft[family]} {TABLE} {name}" for family, name in transaction.gone_sets]
-    return lines
-
-
-def _text(element: Element) -> str:
-    data = element.data.hex() if isinstance(element.data, bytes) else element.data
-    value = f" : {data}" if data is not None else ""
-    return f"{element.key.hex()}{value}" + (f"  # {element.owner}" if element.owner else "")

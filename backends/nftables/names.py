@@ -11,6 +11,7 @@ import hashlib
 import re
 from typing import Final, Literal, NamedTuple
 
+from backends.kernel.nft_transaction import Form
 from backends.nftables.model import AFFINITY_CLIENTS, SERVICE_CIDRS, Kind
 from proxy.model import PortKey, Protocol
 
@@ -127,15 +128,10 @@ def is_private_set(name: str) -> bool:
     return _PRIVATE_SET.fullmatch(name) is not None
 
 
-def holds_clients(set_name: str) -> bool:
-    """Whether packets put elements into that set: nobody compares them."""
-    return set_name == AFFINITY_CLIENTS
-
-
-def holds_intervals(set_name: str) -> bool:
-    """Whether the elements of that set are ranges.
-
-    Each is two elements: where it begins, and (unless it ends with the last address) where the next thing begins.
-    Wherever elements are told apart by their keys, one byte follows the address: 1 for such an end.
-    """
-    return set_name == SERVICE_CIDRS or set_name.startswith("ranges-")
+def form_of(set_name: str) -> Form:
+    """Return what the keys of a set's elements are."""
+    if set_name == AFFINITY_CLIENTS:
+        return Form.FILLED
+    if set_name == SERVICE_CIDRS or set_name.startswith("ranges-"):
+        return Form.BOUNDS
+    return Form.PLAIN

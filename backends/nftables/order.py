@@ -17,37 +17,21 @@ chains and new sets of intervals are laid in a transaction of their own, before 
 Most plans need no more than one transaction.
 """
 
-import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 from backends.kernel.nft_numbers import SetFlag
-from backends.kernel.nft_table import ChainSpec
-from backends.nftables.belief import Leaving, Place, TableFacts
-from backends.nftables.model import (
-    DIVERTING,
-    EXTERNAL_IPS,
-    PLACES,
-    Batch,
-    Data,
-    Element,
-    Keys,
-    Transaction,
-)
-from backends.nftables.names import holds_intervals
-from proxy.model import Family, PortKey
+from backends.kernel.nft_table import ChainSpec, TableFacts
+from backends.kernel.nft_transaction import Batch, Element, Transaction
+from backends.kernel.nft_values import Values, differences
+from backends.nftables.belief import Leaving, Place
+from backends.nftables.model import DIVERTING, EXTERNAL_IPS, PLACES, Keys
+from backends.nftables.names import form_of
+from proxy.model import Family
 
 T = TypeVar("T")
 
 
-class Absent(enum.Enum):
-    """The value of an element that should not exist; None is the data of a plain set's member."""
-
-    ABSENT = 0
-
-
-ABSENT: Final = Absent.ABSENT
-Values = dict[bytes, tuple[Data | Absent, PortKey | None]]
 _OUTER: Final = frozenset([PLACES["external-ip"].verdicts, PLACES["node-port"].verdicts])
 _LAST_IN: Final = _OUTER | {EXTERNAL_IPS}
 
@@ -95,9 +79,7 @@ def in_order(
     is_diverting = False
     for (family, set_name), values in sets.items():
         believed = facts[family].elements.get(set_name, {})
-        gone, new = _differences(values, believed)
-        if (gone or new) and holds_intervals(set_name):
-            gone, new = _anew(values, believed)
+        gone, new = differences(values, believed, form_of(set_name))
         if set_name in _LAST_IN:
             middle.note(family, set_name, gone, new)
             continue
@@ -120,34 +102,6 @@ def in_order(
         first.merge(middle)
         middle = Step()
     return first, middle, last, left
-
-
-def _differences(
-    values: Values, believed: Mapping[bytes, Data]
-) -> tuple[list[Element], list[Element]]:
-    """Return elements to delete, as believed, and to add. A changed element is in both."""
-    gone: list[Element] = []
-    new: list[Element] = []
-    for key, (data, owner) in values.items():
-        old = believed.get(key, ABSENT)
-        if old is data or old == data:
-            continue
-        if old is not ABSENT:
-            gone.append(Element(key, old, owner))
-        if data is not ABSENT:
-            new.append(Element(key, data, owner))
-    return gone, new
-
-
-def _anew(values: Values, believed: Mapping[bytes, Data]) -> tuple[list[Element], list[Element]]:
-    """Return all elements of a set of ranges to delete, and all to add.
-
-    A bound that stays would make the kernel find overlaps with what is added, and refuse that (EEXIST, 6.18).
-    """
-    after = {key: (data, None) for key, data in believed.items()} | values
-    gone = [Element(key, data, after[key][1]) for key, data in believed.items()]
-    new = [Element(key, data, owner) for key, (data, owner) in after.items() if data is not ABSENT]
-    return gone, new
 
 
 def laid_first(whole: Transaction, facts: Mapping[Family, TableFacts]) -> list[Transaction]:

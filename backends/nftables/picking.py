@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from backends.kernel import nft_phrases as say
 from backends.kernel import nft_table
 from backends.kernel.nft_expressions import Numgen
 from backends.kernel.nft_table import ChainSpec, RuleSpec
@@ -41,7 +42,7 @@ def picking_spec(family: Family, name: str, marking: Marking) -> ChainSpec:
         return ChainSpec(name, None, tuple(_picking(family, picking)))
     mark = marking.everything if picking.act == "external" else marking.shortcut
     to = picking._replace(act="pick").name
-    return ChainSpec(name, None, (mark, nft_table.rule([rules.goto(to)], "then as all others")))
+    return ChainSpec(name, None, (mark, nft_table.rule([say.goto(to)], "then as all others")))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -89,9 +90,9 @@ def _picking(family: Family, picking: Picking) -> Sequence[RuleSpec]:
         written.append(draw(half, "one of the half that is full"))
     return [
         *written,
-        nft_table.rule([*rules.is_refused(family, kind), rules.goto(REFUSE)], "no endpoint"),
+        nft_table.rule([*rules.is_refused(family, kind), say.goto(REFUSE)], "no endpoint"),
         draw(rules.first(is_local=is_local), "the first endpoint has just come"),
-        nft_table.rule([rules.drop()], "never untranslated"),
+        nft_table.rule([say.drop()], "never untranslated"),
     ]
 
 

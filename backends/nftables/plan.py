@@ -14,6 +14,7 @@ from collections.abc import Collection
 
 from msgspec import structs
 
+from backends.kernel.nft_values import ABSENT
 from backends.nftables.affinity import SERVICES_AT_MOST
 from backends.nftables.belief import Observed
 from backends.nftables.draft import Draft
@@ -27,7 +28,6 @@ from backends.nftables.model import (
     NodePart,
     Rendered,
 )
-from backends.nftables.order import ABSENT
 from backends.nftables.private import plan_private
 from backends.nftables.render import RenderedPort, render_port
 from backends.nftables.sticky import Numbering, plan_sticky, withdraw_sticky

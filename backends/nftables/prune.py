@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from typing import Final
 
-from backends.kernel.nft_table import ChainSpec
+from backends.kernel.nft_table import ChainSpec, TableFacts
+from backends.kernel.nft_transaction import Transaction
+from backends.kernel.nft_values import ABSENT
 from backends.nftables.affinity import pack_service, parse_service
-from backends.nftables.belief import Observed, TableFacts
+from backends.nftables.belief import Observed
 from backends.nftables.draft import Draft
 from backends.nftables.layout import Layout
 from backends.nftables.model import (
@@ -17,10 +19,8 @@ from backends.nftables.model import (
     Rendered,
     Row,
     Sticky,
-    Transaction,
 )
 from backends.nftables.names import is_picking, is_private_chain, is_private_set, timeout_of
-from backends.nftables.order import ABSENT
 from backends.nftables.picking import leads_to
 from backends.nftables.plan import plan_node, refresh
 from backends.nftables.private import private_specs
@@ -208,9 +208,15 @@ def is_entangled(facts: TableFacts, layout: Layout, family: Family) -> bool:
 
 
 def judge(facts: TableFacts, layout: Layout, family: Family) -> None:
-    """Note whether a table that was read has to be made anew. A full walk."""
-    facts.is_entangled = is_entangled(facts, layout, family)
-    facts.is_unusable = is_unusable(facts, layout, family)
+    """Note whether a table that was read has to be made anew. A full walk.
+
+    Sets and hooks cannot be changed, a table cannot be woken and given hooks in one transaction, and loops are refused.
+    """
+    facts.has_to_go = (
+        facts.is_dormant
+        or is_entangled(facts, layout, family)
+        or is_unusable(facts, layout, family)
+    )
 
 
 def is_unusable(facts: TableFacts, layout: Layout, family: Family) -> bool:

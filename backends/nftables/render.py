@@ -6,6 +6,7 @@ four bytes; `slots` appends the number of a slot.
 
 from typing import Final, NamedTuple
 
+from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
 from backends.nftables.affinity import Affinity, affinity_of
 from backends.nftables.firewall import Firewall, firewall_of
 from backends.nftables.model import (
@@ -19,7 +20,6 @@ from backends.nftables.model import (
     Target,
 )
 from backends.nftables.names import Act, capacity_for, picking_chain
-from backends.nftables.rules import PROTOCOL_NUMBERS
 from proxy.addresses import parse_ip
 from proxy.desired import DesiredPort, Frontend, FrontendKind
 from proxy.model import LOCAL

@@ -8,7 +8,8 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from backends.nftables.model import Data, Row
+from backends.kernel.nft_table import Data
+from backends.nftables.model import Row
 
 _WIDE: Final = 128
 _SLOT_NUMBERS: Final = tuple([struct.pack("=I", number) for number in range(1024)])

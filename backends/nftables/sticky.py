@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
+from backends.kernel.nft_table import Data
 from backends.nftables.affinity import (
     SERVICES_AT_MOST,
     Affinity,
@@ -20,7 +21,6 @@ from backends.nftables.model import (
     AFFINITY_SLOTS,
     LOCAL_FROM,
     PLACES,
-    Data,
     Row,
     Sticky,
     Target,

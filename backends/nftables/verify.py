@@ -9,8 +9,9 @@ import sys
 from typing import Final, NamedTuple
 
 from backends.kernel.nft import Nft
-from backends.nftables import kernel
-from backends.nftables.belief import Observed, TableFacts
+from backends.kernel.nft_table import TableFacts
+from backends.nftables.belief import Observed
+from backends.nftables.kernel import OURS
 from backends.nftables.names import is_private_set
 from proxy.backend import Drift
 from proxy.model import Family, PortKey
@@ -78,7 +79,7 @@ def find_suspects(nft: Nft, observed: Observed) -> Suspects:
             believed = belief.elements.get(set_name, {})
             seen: list[set[bytes]] = [set() for _ in range(_PARTS)]
             different: list[bytes] = []
-            for block in kernel.list_elements(nft, family, set_name):
+            for block in OURS.list_elements(nft, family, set_name):
                 for key, data in block:
                     seen[hash(key) % _PARTS].add(key)
                     if believed.get(key, nft) != data:
@@ -101,7 +102,7 @@ def _confirm(nft: Nft, suspects: Suspects, observed: Observed) -> list[Drift]:
         return [*drifts, Drift(key=None, what=f"{suspects.total} elements")]
     owners: dict[tuple[Family, str, bytes], PortKey] = {}
     for (family, set_name), keys in suspects.elements.items():
-        actual = kernel.read_elements(nft, family, set_name, keys)
+        actual = OURS.read_elements(nft, family, set_name, keys)
         believed = observed.tables[family].elements.get(set_name, {})
         for key in keys:
             if (key in actual) == (key in believed) and actual.get(key) == believed.get(key):
@@ -122,18 +123,14 @@ def read_structure_patiently(nft: Nft, family: Family) -> TableFacts | None:
     """Return the structure of a table, None if it is being changed all the time."""
     for _ in range(20):
         try:
-            return kernel.read_structure(nft, family)
+            return OURS.read_structure(nft, family)
         except DumpInterrupted:
             continue
     return None
 
 
 def differs_in_structure(found: TableFacts | None, belief: TableFacts) -> bool:
-    return found is not None and (
-        (found.is_present, found.is_dormant) != (belief.is_present, belief.is_dormant)
-        or found.chains != belief.chains
-        or found.sets != belief.sets
-    )
+    return found is not None and found.structure != belief.structure
 
 
 def _owners(observed: Observed, suspects: Suspects) -> dict[tuple[Family, str, bytes], PortKey]:

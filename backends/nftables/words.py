@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
+from backends.kernel.nft_table import Data
 from backends.nftables.model import (
     AFFINITY_ENDPOINTS,
     AFFINITY_ENDPOINTS_LOCAL,
@@ -19,10 +21,8 @@ from backends.nftables.model import (
     NODEPORT_IPS,
     PLACES,
     VIP_SOURCES,
-    Data,
 )
-from backends.nftables.names import holds_intervals
-from backends.nftables.rules import PROTOCOL_NUMBERS
+from backends.nftables.names import form_of
 from proxy.model import IPV4, Family
 
 _WORD: Final = 4
@@ -58,7 +58,7 @@ def element_words(family: Family, set_name: str, key: bytes, data: Data) -> str:
 def _key_words(family: Family, set_name: str, key: bytes) -> str:
     if not key:
         return "*"
-    if holds_intervals(set_name):
+    if form_of(set_name).is_interval:
         word = "before" if key[-1:] == b"\1" else "from"
         return f"{word} {_address(key[:-1])}"
     return _concatenation(family, _KEYS.get(set_name, ()), key)

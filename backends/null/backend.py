@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping
 
-from proxy.backend import Applied, Drift, Held
+from proxy.backend import Applied, Drift, Figure, Held, Retired
 from proxy.desired import Desired, DesiredPort
 from proxy.model import PortKey
 
@@ -93,6 +93,12 @@ class NullBackend:
 
     def has_foreign_change(self, _observed: NullObserved) -> bool:
         return False
+
+    def figures(self) -> tuple[Figure, ...]:
+        return ()
+
+    async def retire(self) -> Retired:
+        return Retired()
 
     async def cleanup(self) -> int:
         return 0

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from e2e.namespace import Namespace, TopologyError, reap
+from tests.effort import patience_s
 
 # isolated, as in the image: neither the directory nor the environment we are started in has a say
 _COMMAND = [sys.executable, "-I", "-m", "proxy"]
-_STOP_LIMIT_S = 10.0
+_STOP_LIMIT_S = patience_s(10.0)
 _DEBUG_PORT = 10249
 
 
@@ -66,7 +67,9 @@ class Daemon:
     def state(self) -> dict[str, Any] | None:
         """What its page /debug/state says; None as long as there is no page."""
         with self._namespace.entered():
-            connection = http.client.HTTPConnection("127.0.0.1", _DEBUG_PORT, timeout=2.0)
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", _DEBUG_PORT, timeout=patience_s(2.0)
+            )
             try:
                 connection.request("GET", "/debug/state")
                 state: dict[str, Any] = json.load(connection.getresponse())

@@ -16,19 +16,21 @@ from e2e.flows.ground import Ground
 from e2e.flows.questions import Job, Question
 from e2e.flows.scenario import Flow
 from e2e.flows.watching import Notes, Watch
+from tests.effort import examples, patience_s
 
-ANSWER_S: Final = 2.0
-REFUSAL_S: Final = 0.5
+ANSWER_S: Final = patience_s(2.0)
+REFUSAL_S: Final = patience_s(0.5)
 SILENCE_S: Final = 0.5
 """How long nothing has to come back: before a second SYN, which is due after 1 s."""
 _OWN_PORTS: Final = range(
     10300, 32768
 )  # past the daemon's, and up to those that programs are given
-_SURE: Final = 8
+_SURE: Final = examples(8)
 """Connections after which an endpoint that must not answer, and gets half of them, is seen in 255 of 256 cases."""
+_ALONE: Final = examples(5)
 _TRIES_EACH: Final = 40
-_SPREAD: Final = 250
-_STICKY: Final = 6
+_SPREAD: Final = examples(250)
+_STICKY: Final = examples(6)
 
 Said = Answer | Failure | str
 """What came of a connection; a word where not even sending was allowed."""
@@ -47,7 +49,7 @@ class Asking:
         self._ports = {
             host.namespace.name: itertools.cycle(_OWN_PORTS) for host in ground.hosts.values()
         }
-        self._remembered: dict[tuple[str, str, str, str], str] = {}
+        self._remembered: dict[object, str] = {}
         self._moved: set[str] = set()
 
     def forget(self) -> None:
@@ -80,7 +82,7 @@ class Asking:
 
     def _answers(self, question: Question) -> list[str]:
         wanted = {*question.flow.endpoints}
-        enough = _SPREAD if question.flow.spread else (_SURE if len(wanted) > 1 else 5)
+        enough = _SPREAD if question.flow.spread else (_SURE if len(wanted) > 1 else _ALONE)
         tally: collections.Counter[str] = collections.Counter()
         for count in itertools.count(1):
             said = self._ask(question, self._own_port(question), ANSWER_S)
@@ -101,10 +103,11 @@ class Asking:
 
     def _sticky(self, job: Job) -> list[str]:
         """All questions of a job, turn by turn, have to reach the same endpoint."""
-        flow, first = job[0].flow, job[0]
-        key = flow.sticky, first.asker, first.protocol, first.family
+        key, flows = job[0].memory, [question.flow for question in job]
         before = self._remembered.get(key)
-        remembered = before if before in flow.endpoints and not flow.forgotten else None
+        is_forgotten = any(flow.forgotten for flow in flows)
+        is_served = all(before in flow.endpoints for flow in flows)
+        remembered = before if is_served and not is_forgotten else None
         for question in [*job] * _STICKY:
             said = self._ask(question, self._own_port(question), ANSWER_S)
             if complaint := self._complaint(question, said):
@@ -116,8 +119,8 @@ class Asking:
                 return [f"{question}: {said.name} answered, the client had {remembered}"]
         if remembered is not None:
             self._remembered[key] = remembered
-        if flow.forgotten and remembered != before:
-            self._moved.add(flow.sticky)
+        if is_forgotten and remembered != before:
+            self._moved.add(job[0].flow.sticky)
         return []
 
     def unforgotten(self, flow: Flow) -> str:

@@ -15,9 +15,10 @@ from e2e.flows.answering import mismatch
 from e2e.flows.ground import Ground
 from e2e.flows.questions import Question
 from e2e.flows.watching import Watch
+from tests.effort import patience_s
 
 _PACKETS: Final = 24
-_LIMIT_S: Final = 2.0
+_LIMIT_S: Final = patience_s(2.0)
 _HEARERS: Final = ("a", "b", "c", "d", "r1", "r2", "r3", "node", "remote")
 
 

@@ -45,15 +45,37 @@ _HASHED: Final = (
     "external frontends choose by the client's address instead, and share no memory with the cluster IP"
 )
 
+_OWN: Final = (
+    "the node asks an address of its own device from that very address, which no endpoint could answer: it is "
+    "masqueraded also where nothing else is"
+)
+_REMEMBERED: Final = (
+    "IPVS remembers a client for as long as it knows one of its connections, by UDP for five minutes "
+    "after the last packet, and looks again once a minute"
+)
+
 TABLE: Final[Mapping[str, Sequence[Row]]] = {
     "nftables": (),
     "ipvs": (
-        Row("external_ip/other ports of the address are left alone", _BOUND),
+        Row("*/other ports of the address are left alone", _BOUND),
         Row(
             "combinations/two services share a load balancer's address on different ports", _BOUND
         ),
+        Row("*, the node itself", _OWN, setting="no detector"),
+        Row("*, the node itself", _OWN, setting="IPv4 detector"),
         Row("combinations/source ranges, policy Local and session affinity", _HASHED),
         Row("combinations/session affinity over many endpoints that come and go", _HASHED),
+        Row("session_affinity/use refreshes the memory, and rest ends it", _REMEMBERED),
+        Row(
+            "session_affinity/*",
+            _HASHED,
+            but=(
+                "a client stays with its endpoint",
+                "without endpoints connections are rejected",
+                "use refreshes the memory, and rest ends it",
+                "an endpoint reaches itself",
+            ),
+        ),
     ),
 }
 

@@ -1,6 +1,9 @@
-"""The table of who is masqueraded, as scenarios: one for each pair of policies and each proxy setting. Pure."""
+"""The table of who is masqueraded, as scenarios: two for each pair of policies and each proxy setting. Pure.
 
-from collections.abc import Mapping
+The node itself has one of its own: under which address it asks is not up to every mode.
+"""
+
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from e2e.flows.scenario import Feature, Flow, Scenario, ScenarioError, Source, Step
@@ -17,6 +20,7 @@ _REACHED: Final = {"all": ("a", "r1"), "here": ("a",)}
 _SOURCES: Final[Mapping[str, Source]] = {"kept": "kept", "masq": "masqueraded"}
 _PORTS: Final = [("http", "TCP", 80), ("dns", "UDP", 53)]
 _WIDTH: Final = 3
+_BY_THE_NODE: Final = ", the node itself"
 
 
 def parse(text: str) -> Feature:
@@ -31,7 +35,8 @@ def parse(text: str) -> Feature:
         if len(row) != len(head) or row[0] not in _POLICIES:
             raise ScenarioError(f"masquerade: not a row: {' | '.join(row)}")
         for setting, cell in zip(settings, row[_WIDTH:], strict=True):
-            flows.setdefault((row[0], setting), []).append(_flow(row, cell))
+            for policy, flow in _flows(row, cell):
+                flows.setdefault((policy, setting), []).append(flow)
     return Feature(
         feature="Masquerading",
         objects=_objects(),
@@ -39,7 +44,7 @@ def parse(text: str) -> Feature:
             Scenario(
                 name=policy,
                 setting=setting,
-                steps=(Step(patch=_patch(*_POLICIES[policy]), flows=tuple(listed)),),
+                steps=(Step(patch=_patch(policy), flows=tuple(listed)),),
             )
             for (policy, setting), listed in flows.items()
         ),
@@ -50,20 +55,27 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")]
 
 
-def _flow(row: list[str], cell: str) -> Flow:
+def _flows(row: list[str], cell: str) -> Iterator[tuple[str, Flow]]:
+    """What a cell says, by the names of the scenarios it is for."""
     reached, _, source = cell.partition(" ")
     if reached not in _REACHED or source not in _SOURCES:
         raise ScenarioError(f"masquerade: {cell!r} is not all or here, kept or masq")
     clients, frontends = ([one.strip() for one in words.split(",")] for words in row[1:_WIDTH])
-    return Flow(
-        clients=tuple(clients),
-        to=tuple(frontends),
-        answers=_REACHED[reached],
-        source=_SOURCES[source],
-    )
+    for name, is_node in ((row[0], False), (row[0] + _BY_THE_NODE, True)):
+        if asking := tuple(client for client in clients if (client == "node") == is_node):
+            yield (
+                name,
+                Flow(
+                    clients=asking,
+                    to=tuple(frontends),
+                    answers=_REACHED[reached],
+                    source=_SOURCES[source],
+                ),
+            )
 
 
-def _patch(internal: str, external: str) -> dict[str, dict[str, Any]]:
+def _patch(scenario: str) -> dict[str, dict[str, Any]]:
+    internal, external = _POLICIES[scenario.removesuffix(_BY_THE_NODE)]
     policies = {"internalTrafficPolicy": internal, "externalTrafficPolicy": external}
     return {"Service/web": {"spec": policies}}
 

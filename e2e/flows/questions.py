@@ -1,6 +1,6 @@
 """A flow written once → the questions it stands for: one for each client, frontend, port and family. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,13 +28,30 @@ class Question:
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{self.asker} asks {self.target} {host}:{self.port}/{self.protocol}"
 
+    @property
+    def memory(self) -> tuple[str, str, str, Family]:
+        """Whose memory of its endpoint a sticky flow is about."""
+        return self.flow.sticky, self.asker, self.protocol, self.family
+
 
 Job = Sequence[Question]
 """Questions that are asked one after the other, since the answers have to do with each other."""
 
 
-def jobs(flow: Flow, objects: Objects, known: frozenset[str]) -> list[Job]:
-    """All that a flow asks; `known` are the names of hosts. Raises ScenarioError if that is nothing, or nonsense."""
+def jobs(flows: Iterable[Flow], objects: Objects, known: frozenset[str]) -> list[Job]:
+    """All that the flows of a step ask; `known` are the names of hosts. Raises ScenarioError if one asks nothing, or nonsense."""
+    single: list[Job] = []
+    together: dict[tuple[str, str, str, Family], list[Question]] = {}
+    for flow in flows:
+        for question in _asked(flow, objects, known):
+            if flow.sticky:
+                together.setdefault(question.memory, []).append(question)
+            else:
+                single.append([question])
+    return [*single, *together.values()]
+
+
+def _asked(flow: Flow, objects: Objects, known: frozenset[str]) -> list[Question]:
     for name in flow.endpoints:
         _known(name, known)
     asked = [
@@ -45,14 +62,7 @@ def jobs(flow: Flow, objects: Objects, known: frozenset[str]) -> list[Job]:
     ]
     if not asked:
         raise ScenarioError(f"{flow.askers} → {flow.targets}: there is no such frontend")
-    if not flow.sticky:
-        return [[question] for question in asked]
-    together: dict[tuple[str, str, Family], list[Question]] = {}
-    for question in asked:
-        together.setdefault((question.asker, question.protocol, question.family), []).append(
-            question
-        )
-    return list(together.values())
+    return asked
 
 
 def _of(

@@ -47,7 +47,7 @@ class Runner:
             try:
                 objects.change(step)
                 rendered = objects.render()
-                asked = [job for flow in step.flows for job in jobs(flow, objects, self._names)]
+                asked = jobs(step.flows, objects, self._names)
                 checked = [
                     each
                     for check in step.checks
@@ -92,7 +92,7 @@ class Runner:
             answers = [(job[0], threads.submit(self._asking.answered, job)) for job in spoken]
             wrong = [_Wrong(q, text) for q, done in answers for text in done.result()]
             ports = [(q, *done.result()) for q, done in noted]
-        forgetting = [(job[0], self._asking.unforgotten(job[0].flow)) for job in by_socket]
+        forgetting = [(q, self._asking.unforgotten(q.flow)) for job in by_socket for q in job]
         wrong += [_Wrong(question, text) for question, text in forgetting if text]
         for (question,) in by_packet:
             if question.flow.outcome is None:

@@ -23,10 +23,11 @@ from e2e.flows.watching import Watch
 from e2e.manifests import NODE_NAME, synced
 from e2e.namespace import TopologyError
 from tests.builders import make_node, make_service
+from tests.effort import patience_s
 
 PORT: Final = 10249
-_LIMIT_S: Final = 60.0
-_POLL_S: Final = 0.005
+_LIMIT_S: Final = patience_s(15.0)
+_POLL_S: Final = patience_s(0.005)
 _MARKER: Final = "marker"
 
 
@@ -56,7 +57,7 @@ class Stage:
         if self._running == (backend, setting):
             return
         self.close()
-        if self._left_by != backend:
+        if self._left_by not in ("", backend):
             self._cleanup()
         self._left_by = backend
         self._write(self._world_objects())
@@ -96,7 +97,7 @@ class Stage:
     def page(self, path: str) -> str:
         """What one of the daemon's own pages says."""
         with self.ground.node.entered():
-            connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=5.0)
+            connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=patience_s(5.0))
             with contextlib.closing(connection):
                 connection.request("GET", path)
                 return connection.getresponse().read().decode()

@@ -10,9 +10,10 @@ from typing import Final
 from e2e.flows.ground import Ground
 from e2e.flows.questions import Question
 from e2e.namespace import TopologyError, reap
+from tests.effort import patience_s
 
 _TABLE: Final = "flows-trace"
-_LIMIT_S: Final = 15.0
+_LIMIT_S: Final = patience_s(3.0)
 _QUIET_S: Final = 0.2
 _LINES: Final = 40
 

@@ -42,11 +42,11 @@ def _run(command: Sequence[str], how: Run, reason: str) -> int:
         print(
             f"guest: not needed, this kernel has IPVS; running {shlex.join(command)}", flush=True
         )
-        environment = selection.environment(os.environ, effort="1")
+        environment = selection.environment(os.environ, effort="1", patience="1")
         return subprocess.call(command, env={**os.environ, **environment})
     print(f"guest: booting one ({reason}); running {shlex.join(command)}", flush=True)
     begun_s = time.monotonic()
-    environment = selection.environment(os.environ, how.effort)
+    environment = selection.environment(os.environ, how.effort, selection.PATIENCE)
     try:
         status = machine.run(command, environment, how.limit_s, how.processors)
     except GuestError as error:

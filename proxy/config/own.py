@@ -59,6 +59,16 @@ class Debug(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     allow_non_loopback: bool = False
 
 
+class Ipvs(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What kube-proxy's section `ipvs` has no field for.
+
+    `drain_timeout`: how long a TCP endpoint that is not wanted any more keeps its connections in mode ipvs. The kernel forgets
+    a connection that is silent for `ipvs.tcpTimeout`, 15 minutes unless that is set.
+    """
+
+    drain_timeout: Duration = Duration(900)
+
+
 class SliceProxyConfiguration(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Our own settings.
 
@@ -76,6 +86,7 @@ class SliceProxyConfiguration(Wire, frozen=True, kw_only=True, forbid_unknown_fi
     verify_period: Duration = Duration(60)
     generation_poll_period: Duration = Duration(1)
     debug: Debug = Debug()
+    ipvs: Ipvs = Ipvs()
     api_server: ApiServer = ApiServer()
 
 
@@ -85,6 +96,7 @@ FIELDS: Final[dict[str, tuple[str, str]]] = {
     "verifyPeriod": ("verify_period_s", "longer than 0: how often everything in the kernel is read back in the background, compared and repaired"),
     "generationPollPeriod": ("generation_poll_period_s", "longer than 0: how often the kernel is asked whether somebody else changed something"),
     "debug.allowNonLoopback": ("debug_allow_non_loopback", "serve the debug pages also where metricsBindAddress is no loopback address"),
+    "ipvs.drainTimeout": ("ipvs.drain_timeout_s", "0 or more, mode ipvs: how long a TCP endpoint that goes keeps the connections it has; it leaves when they have ended, at the latest after this time, and then they are reset"),
     "apiServer.backoffFirst": ("api_server.backoff_first_s", "longer than 0: pause after the first failed request; doubles up to backoffMax, and each is shortened at random by up to half"),
     "apiServer.backoffMax": ("api_server.backoff_max_s", "not shorter than backoffFirst: longest pause between attempts to reach the server, and so about how soon it is found when it is back"),
     "apiServer.connectTimeout": ("api_server.connect_timeout_s", "longer than 0: for the connection with its TLS handshake"),
@@ -125,6 +137,8 @@ def _problems(config: SliceProxyConfiguration) -> list[str]:
         problems.append("verifyPeriod: must be longer than 0")
     if config.generation_poll_period <= 0:
         problems.append("generationPollPeriod: must be longer than 0")
+    if config.ipvs.drain_timeout < 0:
+        problems.append("ipvs.drainTimeout: must be 0 or more")
     return problems + [f"apiServer.{problem}" for problem in _api_problems(config.api_server)]
 
 

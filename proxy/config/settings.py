@@ -10,7 +10,7 @@ from proxy.config import addresses, modes
 from proxy.config.addresses import HostPort
 from proxy.config.gates import DEFAULTS
 from proxy.config.kubeproxy import IPVS, Conntrack, KubeProxyConfiguration
-from proxy.config.own import ApiServer, SliceProxyConfiguration
+from proxy.config.own import ApiServer, Ipvs, SliceProxyConfiguration
 from proxy.model import Value
 
 Mode = Literal["", "nftables", "ipvs", "iptables", "userspace", "null"]
@@ -43,6 +43,8 @@ class IpvsSettings(Value, frozen=True, kw_only=True):
     tcp_timeout_s: float
     tcp_fin_timeout_s: float
     udp_timeout_s: float
+    drain_timeout_s: float
+    """How long a destination that nobody wants any more keeps its TCP connections."""
 
 
 class ApiServerSettings(Value, frozen=True, kw_only=True):
@@ -199,7 +201,7 @@ def resolve(
         verify_period_s=float(own.verify_period),
         generation_poll_period_s=float(own.generation_poll_period),
         conntrack=_conntrack(config.conntrack),
-        ipvs=_ipvs(config.ipvs, is_read=mode == "ipvs"),
+        ipvs=_ipvs(config.ipvs, own.ipvs, is_read=mode == "ipvs"),
         configuration=config,
         feature_gates=tuple(sorted(config.feature_gates.items())),
         oom_score_adj=_filled(config.oom_score_adj),
@@ -256,7 +258,7 @@ def _conntrack(section: Conntrack) -> ConntrackSettings:
     )
 
 
-def _ipvs(section: IPVS, *, is_read: bool) -> IpvsSettings:
+def _ipvs(section: IPVS, ours: Ipvs, *, is_read: bool) -> IpvsSettings:
     return IpvsSettings(
         scheduler=section.scheduler,
         # in another mode the ranges were not judged, and may be no ranges at all
@@ -267,4 +269,5 @@ def _ipvs(section: IPVS, *, is_read: bool) -> IpvsSettings:
         tcp_timeout_s=float(section.tcp_timeout),
         tcp_fin_timeout_s=float(section.tcp_fin_timeout),
         udp_timeout_s=float(section.udp_timeout),
+        drain_timeout_s=float(ours.drain_timeout),
     )

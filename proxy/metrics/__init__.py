@@ -57,6 +57,7 @@ def everything(
         yield from ours.durations(meter, reconciler.journal)
         yield from ours.objects(reconciler.cache)
         yield from ours.kernel(reconciler, verifier)
+        yield from ours.figures(mode, reconciler.backend.figures())
         yield from ours.state(condition, degraded(condition, reports, now_s, timeout_s))
         yield from ours.watches(reports, now_s)
         if recorder is not None:

@@ -31,18 +31,18 @@ def info(name: str, text: str, labels: Mapping[str, str]) -> Metric:
 
 
 def gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    """Return a gauge for each value of a label."""
-    family = GaugeMetricFamily(name, text, labels=[label])
+    """Return a gauge for each value of a label, or without a label one for the empty text."""
+    family = GaugeMetricFamily(name, text, labels=[label] if label else [])
     for value, number in values.items():
-        family.add_metric([value], float(number))
+        family.add_metric([value] if label else [], float(number))
     return family
 
 
 def counters(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    """Return a counter for each value of a label."""
-    family = CounterMetricFamily(name, text, labels=[label])
+    """Return a counter for each value of a label, or without a label one for the empty text."""
+    family = CounterMetricFamily(name, text, labels=[label] if label else [])
     for value, number in values.items():
-        family.add_metric([value], float(number))
+        family.add_metric([value] if label else [], float(number))
     return family
 
 

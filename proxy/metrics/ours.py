@@ -3,12 +3,13 @@
 No label per service, endpoint or object: every label has a few values that are known beforehand.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, get_args
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from proxy import __version__, rejections
+from proxy.backend import Figure
 from proxy.cache import Cache
 from proxy.events_recorder import RESULTS, Recorder
 from proxy.health import CHECKS, Condition, Degraded
@@ -113,6 +114,14 @@ def kernel(reconciler: Reconciler, verifier: Verifier) -> Iterator[Metric]:
         ("drifted_objects", "Differences that were repaired.", verifier.drifts),
     ):
         yield counter(f"sliceproxy_{name}_total", text, value)
+
+
+def figures(mode: str, found: Iterable[Figure]) -> Iterator[Metric]:
+    """What only the data plane in use counts."""
+    for figure in found:
+        name = f"sliceproxy_{mode}_{figure.name}"
+        of = counters if name.endswith("_total") else gauges
+        yield of(name, figure.text, figure.label, figure.values)
 
 
 def state(condition: Condition, found: Sequence[Degraded]) -> Iterator[Metric]:

@@ -13,6 +13,9 @@ from proxy.netlink.codec import Malformed, Request, attr, attr_string, attr_u32,
 
 IFF_UP: Final = 0x1
 
+RTNLGRP_IPV4_IFADDR: Final = 5
+RTNLGRP_IPV6_IFADDR: Final = 9
+
 IFA_F_NODAD: Final = 0x02
 IFA_F_OPTIMISTIC: Final = 0x04
 IFA_F_TENTATIVE: Final = 0x40

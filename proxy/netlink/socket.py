@@ -23,6 +23,7 @@ from proxy.netlink import codec
 from proxy.netlink.codec import Message, Request
 
 _SOL_NETLINK: Final = 270
+_NETLINK_ADD_MEMBERSHIP: Final = 1
 _NETLINK_CAP_ACK: Final = 10
 _NETLINK_EXT_ACK: Final = 11
 _SO_SNDBUFFORCE: Final = 32
@@ -190,6 +191,27 @@ class NetlinkSocket:
             with contextlib.suppress(DumpInterrupted):
                 return [payload for piece in self.dump(request) for payload in piece]
         return [payload for piece in self.dump(request, is_strict=False) for payload in piece]
+
+    def join(self, group: int) -> None:
+        """From now on, have what the kernel announces to a group of this protocol kept for `announced`.
+
+        For a socket that asks nothing: what is announced would be taken for replies. Raises KernelError.
+        """
+        try:
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+        except OSError as error:
+            raise _kernel_error("hear what the kernel announces", error) from error
+
+    def announced(self) -> list[Message] | None:
+        """Return what was announced since this was last asked, None if some of it was lost. Waits for nothing."""
+        messages: list[Message] = []
+        try:
+            while received := self._receive(0):
+                messages += codec.iter_messages(bytes(received))
+        except _RepliesLostError:
+            self._discard_replies()
+            return None
+        return messages
 
     def _dump_piece(self, seq: int, *, is_strict: bool) -> tuple[list[memoryview], bool]:
         try:

@@ -299,6 +299,7 @@ class _Debug:
             ),
             changes=reconciler.journal.total,
             reports=reports,
+            figures=reconciler.backend.figures(),
         )
         return state.state_document(self._cache, reconciler.desired.ports.values(), facts, now_s)
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple, cast
 
+from proxy.backend import Figure
 from proxy.backlog import Quarantined
 from proxy.cache import Cache
 from proxy.desired import DesiredPort
@@ -76,6 +77,7 @@ class StateDocument(Document, frozen=True, kw_only=True):
     rejected: tuple[Rejected, ...]
     rejected_total: int
     kernel: KernelWork
+    figures: tuple[Figure, ...]
     changes: int
     watches: tuple[WatchDocument, ...]
 
@@ -92,6 +94,7 @@ class Facts(NamedTuple):
     kernel: KernelWork
     changes: int
     reports: Sequence[WatchReport]
+    figures: Collection[Figure] = ()
 
 
 def state_document(
@@ -140,6 +143,7 @@ def state_document(
         rejected=tuple(rejected[:SHOWN]),
         rejected_total=len(rejected),
         kernel=facts.kernel,
+        figures=tuple(facts.figures),
         changes=facts.changes,
         watches=tuple([_watch(report, now_s) for report in facts.reports]),
     )
@@ -179,6 +183,7 @@ def render_text(state: StateDocument) -> str:
         f"  changes      {state.changes} programmed since the start",
         f"  kernel       {state.kernel.operations} objects written in {state.kernel.transactions} transactions",
     ]
+    lines += [f"  {state.mode:<12} {_figure_words(figure)}" for figure in state.figures]
     lines += [f"  {watch.kind:<12} {_watch_words(watch)}" for watch in state.watches]
     lines += [f"  DEGRADED     {shown(one.words)}" for one in state.degraded]
     lines += _some(
@@ -197,6 +202,11 @@ def render_text(state: StateDocument) -> str:
 
 def _owned(frontends: Sequence[str]) -> str:
     return f"{', '.join(frontends)} {'is' if len(frontends) == 1 else 'are'} owned by an older service"
+
+
+def _figure_words(figure: Figure) -> str:
+    numbers = [f"{number:g} {value}".rstrip() for value, number in figure.values.items()]
+    return f"{figure.name.removesuffix('_total').replace('_', ' ')}: {', '.join(numbers)}"
 
 
 def _watch_words(watch: WatchDocument) -> str:

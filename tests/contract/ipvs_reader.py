@@ -8,8 +8,9 @@ import ipaddress
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from backends.ipvs.belief import Observed, TableFacts
+from backends.ipvs.belief import Observed
 from backends.kernel.ipvs_objects import ServerId, marked
+from backends.kernel.nft_table import TableFacts
 from proxy.model import Family
 from tests.data_plane import (
     ANY_NODE_ADDRESS,

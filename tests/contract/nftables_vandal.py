@@ -20,6 +20,7 @@ from backends.kernel.nft_numbers import (
     Hook,
     VerdictCode,
 )
+from backends.kernel.nft_phrases import destination_in
 from backends.kernel.nft_userdata import VERDICT_TYPE
 from backends.nftables.model import (
     CLUSTER_IPS,
@@ -30,7 +31,6 @@ from backends.nftables.model import (
     SERVICES,
     TABLE,
 )
-from backends.nftables.rules import destination_in
 from proxy.model import Family
 from proxy.netlink.codec import Request
 

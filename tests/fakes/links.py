@@ -19,6 +19,7 @@ from tests.fakes.netlink import FakeKernel, Reply, done, reply
 
 _ADDRESS_HEAD: Final = 8
 _FAMILY: Final = {4: 2, 16: 10}
+_GROUP: Final = {4: route.RTNLGRP_IPV4_IFADDR, 16: route.RTNLGRP_IPV6_IFADDR}
 
 Address = tuple[int, bytes, int]
 """The interface's index, the address, the length of its prefix."""
@@ -38,6 +39,7 @@ class LinksKernel:
         self._kinds = kinds
         self._addresses: dict[Address, int] = {}
         self._numbers = itertools.count(2)
+        self._listening: list[FakeKernel] = []
         self._actions: dict[int, Callable[[Message], None]] = {
             route.RTM_NEWLINK: self._new_link,
             route.RTM_SETLINK: self._set_link,
@@ -74,6 +76,7 @@ class LinksKernel:
     def _open(self) -> FakeKernel:
         endpoint = FakeKernel()
         endpoint.answer = self._answer
+        self._listening.append(endpoint)
         return endpoint
 
     def _answer(self, sent: list[Message]) -> list[Reply]:
@@ -113,7 +116,9 @@ class LinksKernel:
     def _del_link(self, message: Message) -> None:
         index = self._find(message).ifindex
         del self.links[index]
-        self._addresses = {key: v for key, v in self._addresses.items() if key[0] != index}
+        for key in [key for key in self._addresses if key[0] == index]:
+            self._announce(route.RTM_DELADDR, key)
+            del self._addresses[key]
 
     def _find(self, message: Message) -> Link:
         asked = route.parse_link(message.payload)
@@ -133,6 +138,7 @@ class LinksKernel:
             raise _RefusalError(errno.EADDRNOTAVAIL)
         only_ipv6 = route.IFA_F_NODAD if len(key[1]) == 4 else 0
         self._addresses[key] = codec.read_u32(attrs[8]) & ~only_ipv6
+        self._announce(route.RTM_NEWADDR, key)
 
     def _del_address(self, message: Message) -> None:
         key = self._key(message)
@@ -140,7 +146,16 @@ class LinksKernel:
             raise _RefusalError(errno.ENODEV)
         if key not in self._addresses:
             raise _RefusalError(errno.EADDRNOTAVAIL)
+        self._announce(route.RTM_DELADDR, key)
         del self._addresses[key]
+
+    def _announce(self, kind: int, key: Address) -> None:
+        """Tell those who have joined the group of the family."""
+        for endpoint in self._listening:
+            if _GROUP[len(key[1])] in endpoint.groups:
+                endpoint.queue.append(
+                    codec.message(kind, 0, 0, _pack_address(key, self._addresses[key]))
+                )
 
     def _key(self, message: Message) -> Address:
         attrs = codec.parse_attrs(message.payload, _ADDRESS_HEAD)
@@ -149,13 +164,16 @@ class LinksKernel:
 
     def _list_addresses(self, seq: int) -> list[Reply]:
         messages: list[Reply] = []
-        for (index, packed, length), flags in self._addresses.items():
-            head = bytes([_FAMILY[len(packed)], length, 0, 0]) + index.to_bytes(4, "little")
-            content = codec.attr(1, packed) + codec.attr(2, packed) + codec.attr_u32(8, flags)
-            messages.append(
-                codec.message(route.RTM_NEWADDR, codec.NLM_F_MULTI, seq, head + content)
-            )
+        for key, flags in self._addresses.items():
+            content = _pack_address(key, flags)
+            messages.append(codec.message(route.RTM_NEWADDR, codec.NLM_F_MULTI, seq, content))
         return [*messages, done(seq)]
+
+
+def _pack_address(key: Address, flags: int) -> bytes:
+    index, packed, length = key
+    head = bytes([_FAMILY[len(packed)], length, 0, 0]) + index.to_bytes(4, "little")
+    return head + codec.attr(1, packed) + codec.attr(2, packed) + codec.attr_u32(8, flags)
 
 
 def _pack_link(link: Link) -> bytes:

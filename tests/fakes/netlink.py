@@ -29,6 +29,7 @@ class FakeKernel:
         self.answer: Callable[[list[Message]], list[Reply]] = lambda _: []
         self.refusal: OSError | None = None
         self.is_closed = False
+        self.groups: set[int] = set()
         self._ends: tuple[int, ...] = ()
         self._closing: Callable[[], object] = lambda: (
             None
@@ -49,6 +50,13 @@ class FakeKernel:
         self.sent.append(list(codec.iter_messages(datagram)))
         self.queue += self.answer(self.sent[-1])
         return len(datagram)
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        """Join a multicast group: the only option that a door sets."""
+        assert (level, option) == (270, 1)  # SOL_NETLINK, NETLINK_ADD_MEMBERSHIP
+        if self.refusal is not None:
+            raise self.refusal
+        self.groups.add(value)
 
     def recv_into(self, buffer: bytearray, size: int, flags: int) -> int:
         if not self.queue:

@@ -47,3 +47,10 @@ def test_a_mode_without_a_data_plane_is_unsupported_and_the_others_are_named(
 
 def test_what_an_empty_mode_tries_is_registered() -> None:
     assert set(backends.AUTOMATIC) <= set(backends.FACTORIES)
+
+
+def test_after_a_change_of_mode_all_others_go_that_outlive_their_process() -> None:
+    assert set(backends.LASTING) == set(backends.FACTORIES) - {"null"}
+    for mode in backends.LASTING:
+        assert {mode, *backends.others(mode)} == set(backends.LASTING)
+    assert backends.others("null") == ()

@@ -6,6 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 _SETTABLE = {"time", "time_ns", "now", "utcnow", "today", "clock_gettime"}
 _OWNERS = {"time", "datetime", "date"}
+_UNSETTABLE = {"CLOCK_BOOTTIME", "CLOCK_MONOTONIC"}
 READERS = {
     "proxy/app.py": "triggers from before the start are left out of the latency shown",
     "proxy/meter.py": "latency since a change in the cluster, which is stamped by another host",
@@ -34,6 +35,7 @@ def _reads(node: ast.AST) -> bool:
         and node.func.attr in _SETTABLE
         and isinstance(node.func.value, ast.Name)
         and node.func.value.id in _OWNERS
+        and not any(isinstance(arg, ast.Attribute) and arg.attr in _UNSETTABLE for arg in node.args)
     )
 
 

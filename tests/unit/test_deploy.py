@@ -11,6 +11,7 @@ import yaml
 from kubernetes.client import ApiClient
 
 import proxy
+from backends.ipvs import node_settings
 from proxy import app
 from proxy.config.settings import Settings
 from proxy.errors import ConfigError
@@ -108,12 +109,22 @@ def test_the_daemon_set_selects_its_own_pods() -> None:
     assert wanted.items() <= labels.items()
 
 
-def test_what_is_mounted_is_the_config_map() -> None:
-    (volume,) = deployment.pod()["volumes"]
-    (mount,) = deployment.container()["volumeMounts"]
+def test_what_is_mounted_is_the_config_map_and_what_outlives_a_restart() -> None:
+    config, state = deployment.container()["volumeMounts"]
 
-    assert mount == {"name": volume["name"], "mountPath": mount["mountPath"], "readOnly": True}
-    assert volume["configMap"]["name"] == deployment.the("ConfigMap")["metadata"]["name"]
+    assert [config["name"], state["name"]] == [
+        each["name"] for each in deployment.pod()["volumes"]
+    ]
+    assert config == {"name": "config", "mountPath": config["mountPath"], "readOnly": True}
+    name = deployment.volume("config")["configMap"]["name"]
+    assert name == deployment.the("ConfigMap")["metadata"]["name"]
+    directory = load()[0].state_dir
+    assert state == {"name": "state", "mountPath": directory}
+    # the same place as outside, for a program that is started on the node itself
+    assert deployment.volume("state")["hostPath"] == {
+        "path": directory,
+        "type": "DirectoryOrCreate",
+    }
 
 
 # --- the objects and the program
@@ -204,7 +215,7 @@ def test_the_pod_is_there_before_any_network_and_on_every_node() -> None:
     assert pod["nodeSelector"] == {"kubernetes.io/os": "linux"}
 
 
-def test_the_container_has_one_right_and_writes_nothing() -> None:
+def test_the_container_has_one_right_and_writes_nothing_of_its_own() -> None:
     assert deployment.container()["securityContext"] == {
         "runAsUser": 0,
         "allowPrivilegeEscalation": False,
@@ -241,7 +252,10 @@ def test_the_page_lists_the_settings_that_are_written() -> None:
     text = PAGE.read_text()
 
     files = (MAX, HASH_SIZE, TCP_ESTABLISHED, TCP_CLOSE_WAIT, TCP_BE_LIBERAL, UDP, UDP_STREAM)
-    assert re.findall(r"^\| `/((?:proc|sys)/\S+)` \|", text, re.MULTILINE) == list(files)
+    of_ipvs = node_settings.wanted_settings(strict_arp=True, release="5.8.0")
+    listed = dict(re.findall(r"^\| `/((?:proc|sys)/\S+)` \| (\d*)", text, re.MULTILINE))
+    assert list(listed) == [*files, *of_ipvs]
+    assert {file: int(listed[file]) for file in of_ipvs} == of_ipvs
     defaults = load()[0].conntrack
     assert f"`conntrack.maxPerCore` ({defaults.max_per_core})" in text
     assert f"`conntrack.min` ({defaults.min})" in text
@@ -272,9 +286,8 @@ def test_the_documented_patch_takes_kubeadms_file(
     assert operation["op"] == "replace"
     target[int(last)] = operation["value"]
 
-    (volume,) = deployment.pod()["volumes"]
-    (mount,) = deployment.container()["volumeMounts"]
-    assert volume["name"] == mount["name"]
+    volume, state = deployment.pod()["volumes"]
+    assert (volume["name"], state) == ("config", deployment.volume("state"))
     theirs, ours = (source["configMap"] for source in volume["projected"]["sources"])
     assert (theirs, ours["name"]) == ({"name": "kube-proxy"}, "sliceproxy")
     ((item),) = ours["items"]

@@ -170,7 +170,7 @@ def test_what_is_not_there_cannot_be_changed(step: Step) -> None:
 def asked(flow: Flow, objects: Objects | None = None) -> list[list[Question]]:
     objects = objects or made(SERVICE)
     objects.render()
-    return [list(job) for job in jobs(flow, objects, KNOWN)]
+    return [list(job) for job in jobs([flow], objects, KNOWN)]
 
 
 def test_a_flow_is_asked_for_each_client_frontend_port_and_family() -> None:
@@ -196,6 +196,19 @@ def test_a_sticky_flow_is_one_job_for_each_client_protocol_and_family() -> None:
 
     assert len(found) == 2 * 2 * 2
     assert all([each.target for each in job] == ["clusterIP", "nodePort"] for job in found)
+
+
+def test_flows_of_a_step_with_the_same_word_are_asked_one_after_the_other() -> None:
+    objects = made(SERVICE)
+    objects.render()
+    inside, outside, apart = (
+        Flow(clients="a", to=target, answers="c", sticky=word, protocol="TCP", family="IPv4")
+        for target, word in (("clusterIP", "w"), ("nodePort", "w"), ("nodePort", "v"))
+    )
+
+    found = jobs([inside, outside, apart], objects, KNOWN)
+
+    assert [[each.flow for each in job] for job in found] == [[inside, outside], [apart]]
 
 
 def test_an_undefined_port_is_asked_by_the_protocols_of_the_service() -> None:
@@ -283,6 +296,20 @@ def test_a_table_of_masquerading_is_a_scenario_for_each_setting() -> None:
     (flow,) = feature.scenarios[1].steps[0].flows
     assert (flow.askers, flow.targets, flow.endpoints) == (("a", "b"), ("vip",), ("a",))
     assert flow.source == "masqueraded"
+
+
+def test_what_a_table_says_of_the_node_itself_is_a_scenario_of_its_own() -> None:
+    both, alone = TABLE.replace("a, b", "node, a"), TABLE.replace("a, b", "node")
+
+    asking = [
+        {each.name: each.steps[0].flows[0].askers for each in masquerade.parse(text).scenarios}
+        for text in (both, alone)
+    ]
+
+    assert asking == [
+        {"both Local": ("a",), "both Local, the node itself": ("node",)},
+        {"both Local, the node itself": ("node",)},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -146,10 +146,10 @@ def test_cleanup_and_init_only_are_commands_of_kube_proxys_own(
     monkeypatch: pytest.MonkeyPatch, daemon: Recorder
 ) -> None:
     init = Recorder()
-    cleaned: list[Settings] = []
+    cleaned: list[str] = []
 
-    def cleanup(settings: Settings) -> list[str]:
-        cleaned.append(settings)
+    def cleanup(_: Settings, mode: str = "") -> list[str]:
+        cleaned.append(mode)
         return ["nftables: removed 3 objects"]
 
     monkeypatch.setattr(app, "init", init)
@@ -160,7 +160,15 @@ def test_cleanup_and_init_only_are_commands_of_kube_proxys_own(
     for arguments in (["cleanup"], ["--cleanup"], ["run", "--cleanup=true"]):
         answer = run(*arguments)
         assert (answer.code, answer.stdout) == (0, "nftables: removed 3 objects\n")
-    assert [len(init.seen), len(cleaned), len(daemon.seen)] == [1, 3, 0]
+    assert run("cleanup", "--mode", "ipvs").code == 0
+    assert (len(init.seen), cleaned, len(daemon.seen)) == (1, ["", "", "", "ipvs"], 0)
+
+
+def test_cleaning_up_after_a_mode_that_does_not_exist_is_the_operators_mistake() -> None:
+    answer = run("cleanup", "--mode", "ipvz")
+
+    assert (answer.code, answer.stdout) == (2, "")
+    assert answer.stderr == "sliceproxy: --mode: 'ipvz' is none of nftables, ipvs, null\n"
 
 
 def test_write_config_to_writes_and_does_not_run(tmp_path: Path, daemon: Recorder) -> None:

@@ -221,3 +221,49 @@ def test_a_dump_that_is_denied_is_not_tried_again(kernel: Kernel) -> None:
     with pytest.raises(KernelError, match="not permitted"):
         sweep(kernel)
     assert kernel.dumped == 1
+
+
+# --- forgetting all flows to some destinations
+
+
+def forget(*ends: str) -> int:
+    table = ConntrackTable()
+    try:
+        return table.forget(IPV4, {packed_end(each) for each in ends})
+    finally:
+        table.close()
+
+
+def test_all_flows_to_a_destination_are_forgotten_wherever_they_lead(kernel: Kernel) -> None:
+    other = "10.96.0.11:53"
+    kernel.entries = [entry(A, 1), entry(VIP, 2), entry(A, 3, other), entry(A, 4, "10.96.0.10:54")]
+
+    assert forget(VIP, "192.0.2.9:1") == 2
+
+    assert kernel.deleted == [1, 2]
+
+
+def test_a_dump_that_was_interrupted_is_begun_anew_before_anything_is_forgotten(
+    kernel: Kernel,
+) -> None:
+    kernel.entries = [entry(A, 1)]
+    kernel.troubles = ["interrupted"]
+
+    assert forget(VIP) == 1
+    assert (kernel.dumped, kernel.deleted) == (2, [1])
+
+
+def test_a_flow_that_ended_by_itself_meanwhile_is_no_failure(kernel: Kernel) -> None:
+    kernel.entries = [entry(A, 1), entry(B, 2)]
+    kernel.refused = {1: errno.ENOENT}
+
+    assert forget(VIP) == 1
+
+
+def test_a_flow_that_will_not_go_is_a_failure(kernel: Kernel) -> None:
+    kernel.entries = [entry(A, 1), entry(B, 2)]
+    kernel.refused = {1: errno.EPERM}
+
+    with pytest.raises(KernelError, match="delete tracked flows"):
+        forget(VIP)
+    assert kernel.deleted == [2]

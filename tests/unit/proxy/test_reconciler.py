@@ -218,6 +218,27 @@ def test_the_first_batches_hold_what_everything_else_needs(
     daemon.live(life)
 
 
+def test_all_ports_of_a_service_come_in_one_batch_with_the_most_urgent_of_them(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port of a cluster IP that is not known yet is refused, though another data plane may serve it meanwhile."""
+    monkeypatch.setattr(reconciler, "CHUNK_ENDPOINTS", 1)
+
+    async def life() -> None:
+        dns = make_service(
+            "kube-system/dns",
+            make_service_port("kube-system/dns", "metrics", cluster_ip="10.96.0.3", port=9153),
+            make_service_port("kube-system/dns", "dns", cluster_ip="10.96.0.3", port=53),
+        )
+        daemon.tell_all(service("a/elsewhere", 1), dns)
+        await daemon.pass_s()
+
+        batches = [[key.name.port for key in batch] for batch in daemon.backend.applied]
+        assert batches == [["metrics", "dns"], [""]]
+
+    daemon.live(life)
+
+
 @pytest.mark.parametrize(("is_rebuild_due", "batches"), [(False, [1, 1, 2]), (True, [4])])
 def test_batches_are_bounded_by_endpoints_unless_all_is_made_anew(
     daemon: Daemon,

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from backends.ipvs.backend import IpvsBackend
-from backends.ipvs.belief import Observed
+from backends.ipvs.belief import DRAIN_S, Observed
 from backends.ipvs.layout import IpvsSettings, Layout
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import Destination, Load, ServerId
@@ -47,11 +47,14 @@ class Process:
         *,
         settings: IpvsSettings | None = None,
         deadlines_file: Path | None = None,
+        drain_s: float = DRAIN_S,
         now_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._kernel = kernel
         layout = Layout(settings or IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
-        self.backend = IpvsBackend(layout, deadlines_file=deadlines_file, now_s=now_s)
+        self.backend = IpvsBackend(
+            layout, deadlines_file=deadlines_file, drain_s=drain_s, now_s=now_s
+        )
         self.observed = Observed({})
 
     async def adopt(self, *ports: DesiredPort) -> None:

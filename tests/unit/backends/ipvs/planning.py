@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
-from backends.ipvs.belief import Observed, TableFacts
+from backends.ipvs.belief import Observed
 from backends.ipvs.layout import IpvsSettings, Layout
-from backends.ipvs.model import AddressStep, Data, IpvsPlan, NftStep
+from backends.ipvs.model import AddressStep, IpvsPlan
 from backends.ipvs.plan import plan
+from backends.kernel.nft_table import Data, TableFacts
+from backends.kernel.nft_transaction import Transaction
 from proxy.desired import DesiredPort
 from tests.desired_strategies import desired_state, whole
 from tests.model_builders import make_key
@@ -42,7 +44,7 @@ def plan_for(observed: Observed, *ports: DesiredPort, gone: Sequence[str] = ()) 
 def carry_out(planned: IpvsPlan, observed: Observed) -> None:
     """Believe that the kernel has confirmed every step."""
     for step in planned.steps:
-        if isinstance(step, NftStep):
+        if isinstance(step, Transaction):
             observed.fold_nft(step)
         elif isinstance(step, AddressStep):
             observed.fold_addresses(step, ())

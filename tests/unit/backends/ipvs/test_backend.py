@@ -15,7 +15,7 @@ from backends.ipvs.layout import IpvsSettings, Layout
 from backends.ipvs.model import DEVICE, SERVICES, TABLE
 from backends.kernel import ipvs_messages, nft_messages
 from backends.kernel.ipvs import Ipvs, Refusal
-from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer
+from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
 from backends.kernel.links import Links, Unbound
 from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4
@@ -113,6 +113,44 @@ def test_our_own_changes_are_not_foreign(kernel: Kernel) -> None:
     assert not process.backend.has_foreign_change(process.observed)
 
 
+def test_an_address_that_somebody_takes_away_is_noticed_at_once_and_put_back(
+    kernel: Kernel,
+) -> None:
+    process = Process(kernel)
+
+    async def work() -> None:
+        await process.adopt(WEB, API)
+        observed, backend = process.observed, process.backend
+        assert observed.device is not None
+        assert not backend.has_foreign_change(observed)
+        with Links() as admin:
+            admin.unbind(observed.device, ["10.96.0.10"])
+        assert backend.has_foreign_change(observed)
+        assert not backend.has_foreign_change(observed)  # told once
+
+        (drift,) = await backend.verify(observed)
+        assert (drift.key, drift.what) == (
+            WEB.key, "missing address 10.96.0.10 on our device",
+        )  # fmt: skip
+        await process.program(WEB, API)
+        assert "10.96.0.10" in observed.bound
+        assert not backend.has_foreign_change(observed)
+
+    asyncio.run(work())
+
+
+def test_where_announcements_are_lost_everything_is_compared(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = Process(kernel)
+    asyncio.run(process.adopt(WEB))
+    assert not process.backend.has_foreign_change(process.observed)
+
+    monkeypatch.setattr(process.backend._news, "take", lambda: None)
+
+    assert process.backend.has_foreign_change(process.observed)
+
+
 def test_what_is_applied_is_counted(kernel: Kernel) -> None:
     process = Process(kernel)
     asyncio.run(process.adopt(WEB))
@@ -123,18 +161,6 @@ def test_what_is_applied_is_counted(kernel: Kernel) -> None:
 
     assert (applied.operations, applied.transactions) == (3, 3)  # bound, the address, refused
     assert applied.failed == {}
-
-
-def test_what_drains_is_looked_at_soon_and_then_less_often(kernel: Kernel) -> None:
-    process = Process(kernel)
-    asyncio.run(process.adopt(WEB))
-    kernel.ipvs.count(SERVER, "10.1.0.1", 80, Load(1, 0, 0))
-    other = make_desired("default/web", "10.1.0.2:80")
-
-    assert asyncio.run(process.program(other)).again_s == module.LOOK_S
-    assert asyncio.run(process.look(other)).again_s == module.LOOK_AGAIN_S
-    kernel.ipvs.count(SERVER, "10.1.0.1", 80, Load(0, 0, 0))
-    assert asyncio.run(process.look(other)).again_s is None
 
 
 # --- refusals

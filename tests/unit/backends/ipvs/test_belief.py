@@ -2,19 +2,15 @@
 
 import pytest
 
-from backends.ipvs.belief import DRAIN_S, Observed, TableFacts
+from backends.ipvs.belief import DRAIN_S, Observed
 from backends.ipvs.model import (
     BOUND,
     EXTERNALS,
     REFUSED,
     SERVICES,
     AddressStep,
-    Batch,
-    Data,
-    Element,
     Frontend,
     IpvsPlan,
-    NftStep,
     Operation,
     Place,
     Rendered,
@@ -22,6 +18,8 @@ from backends.ipvs.model import (
     Verb,
 )
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer, marked
+from backends.kernel.nft_table import Data, TableFacts
+from backends.kernel.nft_transaction import Batch, Element, Transaction
 from proxy.model import PortKey
 from tests.unit.backends.ipvs.planning import API, LAYOUT, WEB, make_belief
 
@@ -41,7 +39,7 @@ def fold(
 ) -> None:
     """Take in a message about one destination of SERVER."""
     spec = Destination(*place, weight)
-    observed.fold_operation(Operation(verb, SERVER, spec, WEB, is_draining), NOW_S)
+    observed.fold_operation(Operation(verb, SERVER, spec, WEB, is_draining), NOW_S + DRAIN_S)
 
 
 def serving(*places: Place) -> Observed:
@@ -80,7 +78,7 @@ def test_everything_a_transaction_makes_is_believed_afterwards() -> None:
     chain = LAYOUT.chains("IPv4")[0]
 
     observed.fold_nft(
-        NftStep(
+        Transaction(
             tables=("IPv4",),
             sets=tuple([("IPv4", spec) for spec in LAYOUT.sets("IPv4")]),
             chains=(("IPv4", chain),),
@@ -99,7 +97,7 @@ def test_an_element_deleted_and_added_has_its_new_value() -> None:
     observed = make_belief(externals={b"one": b"old", b"two": b"old"})
 
     observed.fold_nft(
-        NftStep(
+        Transaction(
             deletes=(Batch("IPv4", EXTERNALS, (element(b"one"), element(b"two"))),),
             adds=(Batch("IPv4", EXTERNALS, (element(b"one", b"new"),)),),
         )
@@ -113,7 +111,7 @@ def test_a_table_made_anew_holds_only_what_was_put_into_it() -> None:
     observed.tables["IPv4"].has_to_go = True
     assert observed.is_rebuild_due
 
-    observed.fold_nft(NftStep(rebuild=("IPv4",), tables=("IPv4",)))
+    observed.fold_nft(Transaction(rebuild=("IPv4",), tables=("IPv4",)))
 
     facts = observed.tables["IPv4"]
     assert (facts.is_present, facts.sets, facts.elements) == (True, {}, {})
@@ -123,8 +121,8 @@ def test_a_table_made_anew_holds_only_what_was_put_into_it() -> None:
 def test_each_transaction_is_a_generation_of_the_ruleset_and_one_of_ours() -> None:
     observed = make_belief()
 
-    observed.fold_nft(NftStep())
-    observed.fold_nft(NftStep())
+    observed.fold_nft(Transaction())
+    observed.fold_nft(Transaction())
 
     assert (observed.generation, observed.commits) == (9, 2)
 
@@ -200,6 +198,16 @@ def test_what_an_earlier_process_said_counts_if_it_is_sooner() -> None:
         observed.drain(SERVER, place, NOW_S + DRAIN_S)
 
     assert observed.draining == {SERVER: {A: NOW_S + 5, B: NOW_S + DRAIN_S}}
+    assert observed.deadlines == {}
+
+
+def test_who_took_connections_until_now_has_all_the_time_whatever_was_said_before() -> None:
+    observed = serving(A)
+    observed.deadlines = {(SERVER, A): NOW_S + 5}
+
+    fold(observed, "set destination", A, 0, is_draining=True)
+
+    assert observed.draining == {SERVER: {A: NOW_S + DRAIN_S}}
     assert observed.deadlines == {}
 
 

@@ -44,7 +44,9 @@ def test_no_file_is_as_usual_as_nothing_that_drains(
     assert not caplog.records
 
 
-@pytest.mark.parametrize("content", [b"", b"rubbish", b"{}", b'[{"family": "IPv4"}]', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"rubbish", b"{}", b"[]", b'{"boot_id": "x", "draining": [{}]}', b"\xff"]
+)
 def test_a_file_that_cannot_be_read_counts_as_none_and_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
@@ -55,6 +57,18 @@ def test_a_file_that_cannot_be_read_counts_as_none_and_is_warned_of(
     assert [(each.levelno, str(file) in each.getMessage()) for each in caplog.records] == [
         (logging.WARNING, True)
     ]
+
+
+def test_what_was_saved_before_the_last_boot_says_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "draining.json"
+    save(file, {BY_MARK: {HERE: 1.0}})
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    file.write_text(file.read_text().replace(boot_id, "another"))
+
+    assert load(file) == {}
+    assert not caplog.records
 
 
 def test_a_directory_that_cannot_be_made_is_warned_of_and_nothing_else_happens(

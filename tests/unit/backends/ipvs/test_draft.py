@@ -3,7 +3,7 @@
 import pytest
 
 from backends.ipvs.belief import Observed
-from backends.ipvs.draft import ABSENT, Draft
+from backends.ipvs.draft import Draft
 from backends.ipvs.model import (
     ALLOWED,
     BOUND,
@@ -21,6 +21,7 @@ from backends.ipvs.model import (
     WantedServer,
 )
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
+from backends.kernel.nft_values import ABSENT
 from proxy.model import PortKey, Protocol
 from tests.model_builders import make_key
 from tests.unit.backends.ipvs.planning import API, LAYOUT, WEB, make_belief

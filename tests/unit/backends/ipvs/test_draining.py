@@ -6,12 +6,19 @@ from pathlib import Path
 import pytest
 
 from backends.ipvs.belief import DRAIN_S
+from backends.ipvs.deadlines import load
+from backends.ipvs.draining import AT_ONCE, LISTED, LOOK_AGAIN_S, LOOK_ON_S, LOOK_S, Draining
 from backends.kernel.ipvs_objects import Load, ServerId
+from proxy.desired import DesiredPort, Frontend
+from proxy.metrics import ours
+from tests import deployment
 from tests.desired_strategies import make_desired
 from tests.unit.backends.ipvs.driving import Kernel, Process
 
 SERVER = ServerId("IPv4", "TCP", "10.96.0.10", 80)
 A, B = "10.1.0.1:80", "10.1.0.2:80"
+NODE_PORT = Frontend("NodePort", None, 30080)
+NAMES = {"one": "10.96.1.1", "other": "10.96.1.2"}
 IDLE, BUSY = Load(0, 0, 0), Load(3, 0, 0)
 BOTH, ONLY_B, NONE = (
     make_desired("default/web", A, B),
@@ -37,7 +44,8 @@ def test_a_destination_with_connections_gets_weight_0_and_stays_until_they_end(
     kernel: Kernel,
 ) -> None:
     async def run() -> None:
-        process = Process(kernel)
+        clock = Clock()
+        process = Process(kernel, now_s=clock)
         await process.adopt(BOTH)
         kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
 
@@ -49,6 +57,7 @@ def test_a_destination_with_connections_gets_weight_0_and_stays_until_they_end(
         assert A in kernel.destinations(SERVER)
 
         kernel.ipvs.count(SERVER, "10.1.0.1", 80, IDLE)
+        clock.now_s += LOOK_AGAIN_S
         assert (await process.look(ONLY_B)).again_s is None
         assert kernel.destinations(SERVER) == {B: (1, IDLE)}
 
@@ -178,6 +187,184 @@ def test_without_the_file_a_restart_begins_the_time_anew(kernel: Kernel, tmp_pat
     asyncio.run(run())
 
 
+# --- what is told of it
+
+
+def figures(process: Process) -> dict[str, float]:
+    """Numbers by name, and by the value of the label where there is one."""
+    return {
+        f"{each.name} {value}".rstrip(): number
+        for each in process.backend.figures()
+        for value, number in each.values.items()
+    }
+
+
+def test_what_drains_and_how_it_ended_is_counted(kernel: Kernel) -> None:
+    async def run() -> None:
+        clock = Clock()
+        process = Process(kernel, now_s=clock)
+        await process.adopt(BOTH)
+        assert set(figures(process).values()) == {0}
+        kernel.ipvs.count(SERVER, "10.1.0.1", 80, Load(3, 2, 0))
+        kernel.ipvs.count(SERVER, "10.1.0.2", 80, Load(1, 0, 0))
+        await process.program(NONE)
+        await process.look(NONE)
+        begun = {
+            "draining_destinations": 2,
+            "draining_connections active": 4,
+            "draining_connections inactive": 2,
+            "drained_destinations_total idle": 0,
+            "drained_destinations_total deadline": 0,
+            "cut_connections_total": 0,
+        }
+        assert figures(process) == begun
+
+        kernel.ipvs.count(SERVER, "10.1.0.2", 80, IDLE)
+        clock.now_s += LOOK_AGAIN_S
+        await process.look(NONE)
+        assert figures(process) == begun | {
+            "draining_destinations": 1,
+            "draining_connections active": 3,
+            "drained_destinations_total idle": 1,
+        }
+
+        clock.now_s += DRAIN_S
+        await process.look(NONE)
+        assert figures(process) == dict.fromkeys(begun, 0) | {
+            "drained_destinations_total idle": 1,
+            "drained_destinations_total deadline": 1,
+            "cut_connections_total": 5,
+        }
+
+    asyncio.run(run())
+
+
+def test_what_is_counted_is_shown_as_metrics() -> None:
+    families = list(ours.figures("ipvs", Draining().figures()))
+
+    assert {family.name: family.type for family in families} == {
+        "sliceproxy_ipvs_draining_destinations": "gauge",
+        "sliceproxy_ipvs_draining_connections": "gauge",
+        "sliceproxy_ipvs_drained_destinations": "counter",  # with _total where it is written
+        "sliceproxy_ipvs_cut_connections": "counter",
+    }
+    page = (deployment.ROOT / "docs/debug.md").read_text()
+    for family in families:
+        assert family.documentation.endswith(".")
+        suffix = "_total" if family.type == "counter" else ""
+        assert f"`{family.name}{suffix}" in page
+        for sample in family.samples:
+            assert all(value in page for value in sample.labels.values())
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [each.getMessage() for each in caplog.records if "drain" in each.name]
+    caplog.clear()
+    return found
+
+
+def test_when_draining_begins_and_how_it_ends_is_logged_once(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    async def run() -> None:
+        clock = Clock()
+        process = Process(kernel, now_s=clock)
+        await process.adopt(BOTH)
+        kernel.ipvs.count(SERVER, "10.1.0.1", 80, Load(3, 2, 0))
+        kernel.ipvs.count(SERVER, "10.1.0.2", 80, Load(0, 1, 0))
+        await process.program(NONE)
+        clock.now_s += 1
+        await process.look(NONE)
+        assert sorted(said(caplog)) == [
+            "TCP 10.96.0.10:80: 10.1.0.1:80 with 3 active and 2 inactive connections: drains, for 899 s at most",
+            "TCP 10.96.0.10:80: 10.1.0.2:80 with 0 active and 1 inactive connections: drains, for 899 s at most",
+        ]
+
+        kernel.ipvs.count(SERVER, "10.1.0.2", 80, IDLE)
+        for _ in range(2):
+            clock.now_s += LOOK_AGAIN_S
+            await process.look(NONE)
+        assert said(caplog) == [
+            "TCP 10.96.0.10:80: 10.1.0.2:80 with 0 active and 0 inactive connections: removed, it has drained"
+        ]
+
+        clock.now_s += DRAIN_S
+        await process.look(NONE)
+        assert said(caplog) == [
+            "TCP 10.96.0.10:80: 10.1.0.1:80 with 3 active and 2 inactive connections: removed, its time is up"
+        ]
+
+    asyncio.run(run())
+
+
+def test_who_has_nothing_to_wait_for_goes_without_a_word(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    async def run() -> None:
+        process = Process(kernel)
+        await process.adopt(BOTH)
+        await process.program(ONLY_B)
+        await process.look(ONLY_B)
+        assert figures(process)["drained_destinations_total idle"] == 1
+
+    asyncio.run(run())
+    assert said(caplog) == []
+
+
+def test_of_a_roll_out_of_many_not_every_one_is_logged(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    pool = [f"10.1.1.{number}:80" for number in range(LISTED + 3)]
+
+    async def run() -> None:
+        process = Process(kernel)
+        await process.adopt(make_desired("default/web", *pool))
+        for place in pool:
+            kernel.ipvs.count(SERVER, place.partition(":")[0], 80, BUSY)
+        await process.program(NONE)
+        await process.look(NONE)
+
+    asyncio.run(run())
+    *lines, last = said(caplog)
+    assert (len(lines), last) == (LISTED, "and 3 more that drain or have drained")
+
+
+def test_of_many_changes_within_a_second_the_first_and_the_last_are_written(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    file = tmp_path / "draining.json"
+
+    async def run() -> None:
+        clock = Clock()
+        process = Process(kernel, deadlines_file=file, now_s=clock)
+        await process.adopt(BOTH)
+        for address in ("10.1.0.1", "10.1.0.2"):
+            kernel.ipvs.count(SERVER, address, 80, BUSY)
+        assert not file.exists()
+
+        await process.program(ONLY_B)
+        assert len(load(file)) == 1
+        clock.now_s += LOOK_S / 2
+        await process.program(NONE)
+        assert len(load(file)) == 1
+        await process.look(NONE)
+        assert len(load(file)) == 2
+
+        file.unlink()
+        clock.now_s += LOOK_S
+        await process.look(NONE)
+        assert not file.exists()  # nothing new
+        await process.program(ONLY_B)
+        assert len(load(file)) == 1
+
+    asyncio.run(run())
+
+
 def test_a_service_that_goes_takes_its_virtual_server_with_it(kernel: Kernel) -> None:
     async def run() -> None:
         process = Process(kernel)
@@ -189,3 +376,229 @@ def test_a_service_that_goes_takes_its_virtual_server_with_it(kernel: Kernel) ->
         assert not process.observed.bound
 
     asyncio.run(run())
+
+
+# --- what a restart must not change
+
+
+def test_how_long_a_destination_may_drain_can_be_set(kernel: Kernel) -> None:
+    async def run() -> None:
+        clock = Clock()
+        process = Process(kernel, drain_s=30.0, now_s=clock)
+        await process.adopt(BOTH)
+        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
+        await process.program(ONLY_B)
+        clock.now_s += 29
+        await process.look(ONLY_B)
+        assert A in kernel.destinations(SERVER)
+
+        clock.now_s += 1
+        await process.look(ONLY_B)
+        assert A not in kernel.destinations(SERVER)
+
+    asyncio.run(run())
+
+
+def test_a_restart_with_a_longer_time_gives_nobody_more_and_with_a_shorter_one_less(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        clock, file = Clock(), tmp_path / "draining.json"
+        left: list[float] = []
+        process = Process(kernel, deadlines_file=file, drain_s=100.0, now_s=clock)
+        await process.adopt(BOTH)
+        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
+        await process.program(ONLY_B)
+        for drain_s in (1000.0, 40.0):
+            process.backend.close()
+            clock.now_s += 10
+            process = Process(kernel, deadlines_file=file, drain_s=drain_s, now_s=clock)
+            await process.adopt(ONLY_B)
+            left += [
+                until_s - clock.now_s for until_s in process.observed.draining[SERVER].values()
+            ]
+        assert left == [90.0, 40.0]
+
+    asyncio.run(run())
+
+
+def test_who_was_wanted_again_over_a_restart_has_all_the_time_later(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        clock, file = Clock(), tmp_path / "draining.json"
+        process = Process(kernel, deadlines_file=file, now_s=clock)
+        await process.adopt(BOTH)
+        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
+        await process.program(ONLY_B)
+        for _ in range(2):  # one finds it draining and wanted again, one finds the file only
+            process.backend.close()
+            process = Process(kernel, deadlines_file=file, now_s=clock)
+            await process.adopt(BOTH)
+
+        clock.now_s += DRAIN_S - 1
+        await process.program(ONLY_B)
+        clock.now_s += DRAIN_S - 1
+        await process.look(ONLY_B)
+        assert kernel.destinations(SERVER)[A] == (0, BUSY)
+
+    asyncio.run(run())
+
+
+def test_what_was_not_written_yet_is_when_the_process_ends(kernel: Kernel, tmp_path: Path) -> None:
+    async def run() -> None:
+        clock, file = Clock(), tmp_path / "draining.json"
+        process = Process(kernel, deadlines_file=file, now_s=clock)
+        await process.adopt(BOTH)
+        for address in ("10.1.0.1", "10.1.0.2"):
+            kernel.ipvs.count(SERVER, address, 80, BUSY)
+        await process.program(ONLY_B)
+        await process.program(NONE)
+        assert len(load(file)) == 1
+
+        process.backend.close()
+        assert len(load(file)) == 2
+
+    asyncio.run(run())
+
+
+def test_what_was_not_written_yet_is_not_forgotten_by_a_new_observation(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        clock, file = Clock(), tmp_path / "draining.json"
+        process = Process(kernel, deadlines_file=file, now_s=clock)
+        await process.adopt(BOTH)
+        for address in ("10.1.0.1", "10.1.0.2"):
+            kernel.ipvs.count(SERVER, address, 80, BUSY)
+        await process.program(ONLY_B)
+        await process.program(NONE)
+
+        clock.now_s += 100
+        await process.adopt(NONE)
+        assert set(process.observed.draining[SERVER].values()) == {1000.0 + DRAIN_S}
+
+    asyncio.run(run())
+
+
+def test_connections_of_a_frontend_that_is_gone_go_on_over_a_restart(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        clock, file = Clock(), tmp_path / "draining.json"
+        process = Process(kernel, deadlines_file=file, now_s=clock)
+        await process.adopt(make_desired("default/web", A, outer=(NODE_PORT,)))
+        (by_mark,) = [server for server in process.observed.servers if server.mark]
+        kernel.ipvs.count(by_mark, "10.1.0.1", 80, BUSY)
+        inner = make_desired("default/web", A)
+        await process.program(inner)
+        assert kernel.destinations(by_mark) == {A: (0, BUSY)}
+
+        process.backend.close()
+        clock.now_s += DRAIN_S - 1
+        process = Process(kernel, deadlines_file=file, now_s=clock)
+        await process.adopt(inner)
+        assert kernel.destinations(by_mark) == {A: (0, BUSY)}
+
+        clock.now_s += 1
+        await process.look(inner)
+        assert by_mark not in process.observed.servers
+        assert SERVER in process.observed.servers
+
+    asyncio.run(run())
+
+
+def test_a_service_that_is_deleted_while_no_process_runs_leaves_nothing_that_drains(
+    kernel: Kernel, tmp_path: Path
+) -> None:
+    async def run() -> None:
+        file = tmp_path / "draining.json"
+        process = Process(kernel, deadlines_file=file)
+        await process.adopt(ONLY_B)
+        kernel.ipvs.count(SERVER, "10.1.0.2", 80, BUSY)
+        await process.program(NONE)
+        process.backend.close()
+
+        process = Process(kernel, deadlines_file=file)
+        await process.adopt()
+        assert not process.observed.servers
+        assert not process.observed.bound
+
+    asyncio.run(run())
+
+
+def test_where_much_drains_it_is_looked_at_in_parts_all_of_which_count(kernel: Kernel) -> None:
+    ports = [
+        make_desired(f"default/web-{number}", B, cluster_ip=f"10.96.1.{number}")
+        for number in range(2 * AT_ONCE + 1)
+    ]
+
+    async def run() -> None:
+        clock = Clock()
+        process = Process(kernel, now_s=clock)
+        await process.adopt(*ports)
+        servers = list(process.observed.servers)
+        for server in servers:
+            kernel.ipvs.count(server, "10.1.0.2", 80, BUSY)
+        await process.program(*map(_without_endpoints, ports))
+        pauses = [(await process.look()).again_s for _ in range(3)]
+        assert pauses == [LOOK_ON_S, LOOK_ON_S, LOOK_AGAIN_S]
+        assert figures(process)["draining_connections active"] == len(ports) * BUSY.active
+
+        for server in servers:
+            kernel.ipvs.count(server, "10.1.0.2", 80, IDLE)
+        clock.now_s += LOOK_AGAIN_S
+        for left in (AT_ONCE + 1, 1, 0):
+            await process.look()
+            assert len(process.observed.servers) == left
+        assert figures(process)["draining_connections active"] == 0
+
+    asyncio.run(run())
+
+
+def test_the_next_look_is_due_when_the_first_deadline_is(kernel: Kernel) -> None:
+    async def run() -> None:
+        clock = Clock()
+        process = Process(kernel, drain_s=12.0, now_s=clock)
+        await process.adopt(BOTH)
+        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
+        assert (await process.program(ONLY_B)).again_s == LOOK_S
+        for after_s, again_s in ((LOOK_S, 5.0), (5.0, 5.0), (5.0, 1.0), (1.0, None)):
+            clock.now_s += after_s
+            assert (await process.look(ONLY_B)).again_s == again_s
+        assert A not in kernel.destinations(SERVER)
+
+    asyncio.run(run())
+
+
+def test_what_begins_to_drain_meanwhile_makes_nobody_else_be_looked_at_sooner(
+    kernel: Kernel,
+) -> None:
+    ports = [make_desired(f"default/{name}", B, cluster_ip=ip) for name, ip in NAMES.items()]
+    servers = [ServerId("IPv4", "TCP", ip, 80) for ip in NAMES.values()]
+
+    async def run() -> None:
+        clock = Clock()
+        process = Process(kernel, now_s=clock)
+        await process.adopt(*ports)
+        for server in servers:
+            kernel.ipvs.count(server, "10.1.0.2", 80, BUSY)
+        await process.program(_without_endpoints(ports[0]), ports[1])
+        await process.look()
+        kernel.ipvs.count(servers[0], "10.1.0.2", 80, IDLE)
+        clock.now_s += LOOK_AGAIN_S - 2
+        await process.program(*map(_without_endpoints, ports))
+        clock.now_s += LOOK_S
+        kernel.ipvs.count(servers[1], "10.1.0.2", 80, IDLE)
+        assert (await process.look()).again_s == 1.0
+        assert list(process.observed.draining) == [servers[0]]
+
+        clock.now_s += 1
+        assert (await process.look()).again_s is None
+        assert not process.observed.servers
+
+    asyncio.run(run())
+
+
+def _without_endpoints(port: DesiredPort) -> DesiredPort:
+    return make_desired(f"default/{port.key.name.name}", cluster_ip=port.frontends[0].address)

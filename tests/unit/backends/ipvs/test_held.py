@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends.ipvs.model import BOUND, EXTERNALS, REFUSED, SERVICES, TABLE
+from backends.ipvs.model import BOUND, DEVICE, EXTERNALS, REFUSED, SERVICES, TABLE
 from backends.kernel import ipvs_messages, nft_elements, nft_messages
 from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer
 from backends.kernel.nft_numbers import NFPROTO_IPV4
@@ -113,9 +113,9 @@ def test_what_somebody_changed_is_told_by_what_it_was(process: Process, is_whole
         "missing: services 10.96.0.10 . tcp . 80",
         "unexpected: refused 10.96.0.10 . tcp . 80",
         "virtual server TCP 10.96.0.10:80: lc, flags 0x0, was rr, flags 0x0",
-        "destination 10.1.0.1 80 of TCP 10.96.0.10:80: weight 7, was weight 1",
-        "destination 10.1.0.2 80 of TCP 10.96.0.10:80: none, was weight 1",
-        "destination 192.0.2.9 80 of TCP 10.96.0.10:80: weight 1, was none",
+        "destination 10.1.0.1:80 of TCP 10.96.0.10:80: weight 7, was weight 1",
+        "destination 10.1.0.2:80 of TCP 10.96.0.10:80: none, was weight 1",
+        "destination 192.0.2.9:80 of TCP 10.96.0.10:80: weight 1, was none",
     }
 
 
@@ -168,8 +168,8 @@ def test_what_no_service_port_stands_for_is_told_at_the_end(process: Process) ->
     assert web.differences == ()
     assert after.differences == (
         "IPv4: our table, or a chain or set in it, was changed",
+        "unexpected: address 192.0.2.1",
         "virtual server TCP 192.0.2.1:80",
-        "our device, or addresses on it, were changed",
     )
     assert after.lines[-1] == "2 virtual servers, 2 addresses"
 
@@ -181,6 +181,63 @@ def test_an_element_that_we_did_not_make_is_told(process: Process) -> None:
 
     assert web.differences == ()
     assert everything_else.differences == ("IPv4: bound 192.0.2.1",)
+
+
+def test_what_is_told_of_a_service_port_is_not_told_again_at_the_end(process: Process) -> None:
+    change_everything(process)
+
+    web, everything_else = asyncio.run(read(process, WEB))
+
+    assert len(web.differences) == 6
+    assert everything_else.differences == ()
+
+
+def test_addresses_of_service_ports_are_told_at_the_end(process: Process) -> None:
+    assert process.observed.device is not None
+    process.backend._doors.links.unbind(process.observed.device, ["10.96.0.10"])
+
+    *_, everything_else = asyncio.run(read(process, WEB))
+
+    assert everything_else.differences == ("missing: address 10.96.0.10",)
+
+
+def test_a_device_that_is_gone_is_told_once(process: Process) -> None:
+    process.backend._doors.links.remove_dummy(DEVICE)
+
+    *_, everything_else = asyncio.run(read(process, WEB))
+
+    assert everything_else.differences == ("our device was made, removed or set down",)
+
+
+def test_of_many_strange_objects_the_first_are_told_and_how_many_more_there_are(
+    process: Process,
+) -> None:
+    packed = [nft_elements.pack_key_element(bytes([192, 0, 2, n])) for n in range(103)]
+    process.backend._doors.nft.commit(
+        nft_elements.new_elements(NFPROTO_IPV4, TABLE, BOUND, packed)
+    )
+
+    *_, everything_else = asyncio.run(read(process, WEB))
+
+    *first, last = everything_else.differences
+    assert len(first) == 100
+    assert first == sorted(first)
+    assert last == "3 more that are not as they should be"
+
+
+@pytest.mark.parametrize("is_whole", [False, True], ids=["by name", "of everything"])
+def test_how_long_a_destination_may_drain_is_told(kernel: Kernel, is_whole: bool) -> None:
+    process = Process(kernel, now_s=lambda: 50.0)
+    asyncio.run(process.adopt(WEB))
+    kernel.ipvs.count(SERVER, "10.1.0.2", 80, Load(3, 0, 0))
+    less = make_desired("default/web", "10.1.0.1:80")
+    asyncio.run(process.program(less))
+
+    held = asyncio.run(read(process, less))[0] if is_whole else held_for(process, less)
+
+    (line,) = [line for line in held.lines if "10.1.0.2" in line]
+    counts = "" if is_whole else " active 3 inactive 0"
+    assert line == f"→ 10.1.0.2:80 weight 0{counts} drains, 900 s left"
 
 
 def test_changes_of_ours_made_meanwhile_are_no_differences(kernel: Kernel) -> None:

@@ -7,29 +7,19 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from backends.ipvs import kernel
-from backends.ipvs.belief import Observed, TableFacts
-from backends.ipvs.kernel import Doors
+from backends.ipvs.belief import Observed
+from backends.ipvs.kernel import OURS, Doors
 from backends.ipvs.layout import IpvsSettings, Layout
-from backends.ipvs.model import (
-    DEVICE,
-    DROPPED,
-    EXTERNALS,
-    PROBE_TABLE,
-    SERVICES,
-    TABLE,
-    Batch,
-    Element,
-    NftStep,
-    Operation,
-)
+from backends.ipvs.model import DEVICE, EXTERNALS, SERVICES, TABLE, Operation
 from backends.kernel import ipvs_messages, nft_messages
 from backends.kernel.ipvs import Ipvs, Refusal
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer, marked
 from backends.kernel.links import Links
-from backends.kernel.nft import Nft, Refused
+from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4
+from backends.kernel.nft_table import TableFacts
 from proxy.desired import Frontend
-from proxy.model import FAMILIES, PortKey
+from proxy.model import FAMILIES
 from proxy.netlink.codec import Request
 from tests.desired_strategies import make_desired
 from tests.model_builders import make_key
@@ -71,19 +61,6 @@ def observed(fakes: Kernel, doors: Doors) -> Observed:
     return process.observed
 
 
-def key(number: int) -> bytes:
-    return number.to_bytes(12, "big")
-
-
-def adding(*elements: tuple[bytes, PortKey | None], to: str = SERVICES) -> NftStep:
-    batch = tuple([Element(key, None, owner) for key, owner in elements])
-    return NftStep(adds=(Batch("IPv4", to, batch),))
-
-
-def deleting(*elements: tuple[bytes, PortKey | None]) -> NftStep:
-    return NftStep(deletes=adding(*elements).adds)
-
-
 def tables(found: Observed) -> object:
     return {family: vars(facts) for family, facts in found.tables.items()}
 
@@ -100,41 +77,6 @@ def test_what_was_programmed_is_read_back(doors: Doors, observed: Observed) -> N
     assert (found.device, found.bound) == (observed.device, observed.bound)
     assert sorted(found.bound) == ["10.96.0.10", "203.0.113.1"]
     assert len(found.servers) == 2
-
-
-def test_elements_refused_in_several_messages_name_all_their_owners(
-    doors: Doors, observed: Observed
-) -> None:
-    there = min(observed.tables["IPv4"].elements[SERVICES])
-    step = NftStep(
-        deletes=(
-            *deleting((there, None), (key(9), API)).deletes,
-            Batch("IPv4", DROPPED, (Element(key(8), None, WEB),)),
-        )
-    )
-
-    with pytest.raises(kernel.RefusedElements) as caught:
-        kernel.commit(doors.nft, step)
-
-    assert caught.value.owners == frozenset({WEB, API})
-    assert caught.value.errno == errno.ENOENT
-    # and nothing was done
-    assert kernel.read_elements(doors.nft, "IPv4", SERVICES, [there]) == {there: None}
-
-
-def test_an_element_of_nobody_names_no_owner(doors: Doors, observed: Observed) -> None:
-    with pytest.raises(kernel.RefusedElements) as caught:
-        kernel.commit(doors.nft, deleting((key(9), None), (key(8), WEB)))
-
-    assert caught.value.owners == frozenset()
-
-
-@pytest.mark.parametrize("number", [1, 2])
-def test_a_missing_table_is_nobodys_fault(doors: Doors, number: int) -> None:
-    with pytest.raises(Refused) as caught:
-        kernel.commit(doors.nft, adding(*[(key(n), WEB) for n in range(number)]))
-
-    assert caught.value.errno == errno.ENOENT
 
 
 def test_of_messages_to_ipvs_those_refused_are_told_by_position(
@@ -221,7 +163,7 @@ def test_a_virtual_server_is_ours_by_its_address_or_its_mark(
 def test_marks_in_use_are_those_of_our_maps(observed: Observed) -> None:
     ((_, data),) = observed.tables["IPv4"].elements[EXTERNALS].items()
 
-    assert data is not None
+    assert isinstance(data, bytes)
     assert kernel.marks_in(observed.tables) == {int.from_bytes(data, "little")}
 
 
@@ -273,34 +215,6 @@ def test_a_table_has_to_go_where_the_kernel_would_not_let_it_be_mended(
 # --- reading
 
 
-class Restless(Nft):
-    """Each time the sets of a table are listed, somebody has just added another one, `times` times."""
-
-    times = 0
-
-    def list_sets(self, family: int, table: str) -> list[nft_messages.Set]:
-        if self.times:
-            self.times -= 1
-            name = f"set{self.times}"
-            self.commit([nft_messages.new_set(family, table, name, key_type=7, key_length=4)])
-        return super().list_sets(family, table)
-
-
-@pytest.mark.parametrize("times", [3, 1000])
-def test_tables_that_change_all_the_time_are_read_and_compared_later(
-    doors: Doors, observed: Observed, times: int
-) -> None:
-    with Restless() as restless:
-        restless.times = times
-        found, generation = kernel.read_tables(restless, FAMILIES)
-
-    assert found["IPv4"].elements[SERVICES] == observed.tables["IPv4"].elements[SERVICES]
-    # a generation that is not the kernel's leads to a comparison
-    assert (generation == doors.nft.generation()) is (times == 3)
-    if times == 3:
-        assert {"set0", "set1", "set2"} <= {n for table in found.values() for n in table.sets}
-
-
 def test_where_there_is_nothing_nothing_is_read(doors: Doors) -> None:
     found = kernel.read_everything(doors, LAYOUT)
 
@@ -315,21 +229,6 @@ def test_single_elements_are_read_as_they_are_believed(
     believed = observed.tables["IPv4"].elements[name]
     one = min(believed)
 
-    assert kernel.read_elements(doors.nft, "IPv4", name, [one, bytes(len(one))]) == {
+    assert OURS.read_elements(doors.nft, "IPv4", name, [one, bytes(len(one))]) == {
         one: believed[one]
     }
-
-
-def test_our_tables_and_those_of_an_interrupted_probe_are_deleted_and_nobody_elses(
-    doors: Doors, observed: Observed
-) -> None:
-    doors.nft.commit(
-        [
-            nft_messages.new_table(NFPROTO_IPV4, PROBE_TABLE, is_dormant=True),
-            nft_messages.new_table(NFPROTO_IPV4, "other"),
-        ]
-    )
-
-    assert kernel.delete_tables(doors.nft) == 3
-    assert kernel.delete_tables(doors.nft) == 0
-    assert [table.name for table in doors.nft.list_tables(NFPROTO_IPV4)] == ["other"]

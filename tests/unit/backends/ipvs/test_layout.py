@@ -102,8 +102,8 @@ def test_only_first_packets_are_judged_before_ipvs_and_sources_are_changed_after
     layout = make_layout()
 
     assert {chain.name: chain.base for chain in layout.chains("IPv4") if chain.base} == {
-        "prerouting": BaseChain("nat", Hook.PREROUTING, -100),
-        "output": BaseChain("nat", Hook.OUTPUT, -100),
+        "prerouting": BaseChain("nat", Hook.PREROUTING, -99),
+        "output": BaseChain("nat", Hook.OUTPUT, -99),
         "postrouting": BaseChain("nat", Hook.POSTROUTING, 100),
     }
     for name in ("prerouting", "output"):
@@ -201,7 +201,7 @@ def test_our_marks_are_gone_when_a_packet_leaves_and_a_foreign_bit_stays() -> No
         *is_ours, *say.source_is_local(), *say.clear_mark(), say.masquerade()
     )
     assert unmasked == rule_of(*is_ours, *say.clear_mark())
-    assert bit == rule_of(*say.mark_has(0x4000), *say.toggle_mark(0x4000), say.masquerade())
+    assert bit == rule_of(*say.masquerade_marked(0x4000))
     # what the node sends to an address of our device has that very address as its source
     assert own == rule_of(*own_address, say.masquerade())
     assert asks(hairpin) == HAIRPIN

@@ -1,10 +1,13 @@
 """In which order a draft is written."""
 
 from backends.ipvs.belief import Observed
-from backends.ipvs.draft import ABSENT, Absent, Draft
-from backends.ipvs.model import ALLOWED, AddressStep, Data, IpvsStep, NftStep, Operation
+from backends.ipvs.draft import Draft
+from backends.ipvs.model import ALLOWED, SERVICE_CIDRS, AddressStep, IpvsStep, Operation
 from backends.ipvs.order import in_order
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
+from backends.kernel.nft_table import Data
+from backends.kernel.nft_transaction import Transaction
+from backends.kernel.nft_values import ABSENT, Absent
 from tests.unit.backends.ipvs.planning import LAYOUT, WEB, make_belief
 
 KEY = b"key"
@@ -48,7 +51,7 @@ def ordered(
 def words(draft: Draft) -> list[str]:
     found = []
     for step in in_order(draft):
-        if isinstance(step, NftStep):
+        if isinstance(step, Transaction):
             parts = ["structure"] * bool(step.rebuild or step.tables or step.sets or step.chains)
             parts += [f"-{batch.set}" for batch in step.deletes]
             found.append(" ".join(parts + [f"+{batch.set}" for batch in step.adds]))
@@ -144,9 +147,9 @@ def test_ranges_for_a_frontend_are_replaced_at_once_and_those_of_others_go_later
 
     first, then, last = in_order(draft)
 
-    assert isinstance(first, NftStep)
-    assert isinstance(then, NftStep)
-    assert isinstance(last, NftStep)
+    assert isinstance(first, Transaction)
+    assert isinstance(then, Transaction)
+    assert isinstance(last, Transaction)
     assert [e.key for batch in first.deletes for e in batch.elements] == [allowed(10, 80)]
     assert [e.key for batch in first.adds for e in batch.elements] == [allowed(11, 80)]
     assert [batch.set for batch in then.deletes] == ["externals"]
@@ -175,7 +178,7 @@ def test_a_changed_element_is_deleted_as_believed_and_added_as_wanted() -> None:
 
     (step,) = in_order(draft_of(observed, {"externals": b"new"}))
 
-    assert isinstance(step, NftStep)
+    assert isinstance(step, Transaction)
     assert [(e.data, e.owner) for e in step.deletes[0].elements] == [(b"old", WEB)]
     assert [(e.data, e.owner) for e in step.adds[0].elements] == [(b"new", WEB)]
 
@@ -198,7 +201,7 @@ def test_what_of_the_fixed_part_is_missing_or_changed_is_written_first() -> None
 
     first, *others = in_order(draft_of(observed, {"externals": b"a"}))
 
-    assert isinstance(first, NftStep)
+    assert isinstance(first, Transaction)
     assert (first.tables, first.chains) == ((), (("IPv4", chain),))
     assert [spec.name for _, spec in first.sets] == ["services"]
     assert len(others) == 1
@@ -220,3 +223,17 @@ def test_a_table_is_made_anew_in_one_transaction_with_everything_in_it() -> None
         "del destination",
         "unbind 10.96.0.11",
     ]
+
+
+def test_ranges_of_services_are_replaced_as_a_whole_in_one_transaction() -> None:
+    start, end, further = b"\n\x60\0\0\0", b"\n\x61\0\0\1", b"\n\x62\0\0\1"
+    observed = make_belief()
+    observed.tables["IPv4"].elements[SERVICE_CIDRS] = {start: None, end: None}
+    draft = draft_of(observed, {})
+    draft.values("IPv4", SERVICE_CIDRS).update({end: (ABSENT, None), further: (None, None)})
+
+    (step,) = in_order(draft)
+
+    assert isinstance(step, Transaction)
+    assert [{e.key for e in batch.elements} for batch in step.deletes] == [{start, end}]
+    assert [{e.key for e in batch.elements} for batch in step.adds] == [{start, further}]

@@ -5,9 +5,10 @@ import asyncio
 import pytest
 
 from backends.ipvs.layout import IpvsSettings
-from backends.ipvs.model import AddressStep, IpvsPlan, IpvsStep, NftStep, Step
+from backends.ipvs.model import AddressStep, IpvsPlan, IpvsStep, Step
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import ServerId
+from backends.kernel.nft_transaction import Transaction
 from proxy.desired import DesiredPort, Frontend
 from proxy.model import FAMILIES
 from tests.desired_strategies import make_desired, whole
@@ -38,7 +39,7 @@ def words(steps: tuple[Step, ...]) -> list[str]:
     """What each step does, in short."""
     found = []
     for step in steps:
-        if isinstance(step, NftStep):
+        if isinstance(step, Transaction):
             gone = [f"-{batch.set}" for batch in step.deletes]
             found.append(" ".join([*gone, *[f"+{batch.set}" for batch in step.adds]]))
         elif isinstance(step, IpvsStep):

@@ -13,13 +13,13 @@ from backends.ipvs.model import (
     NODEPORTS,
     SERVICE_CIDRS,
     SERVICES,
-    Data,
     IpvsPlan,
     IpvsStep,
 )
 from backends.ipvs.prune import prune
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer, marked
 from backends.kernel.nft_phrases import word
+from backends.kernel.nft_table import Data
 from proxy.desired import DesiredPort, Frontend
 from proxy.desired_node import DesiredNode
 from tests.desired_strategies import desired_state, make_desired, whole

@@ -5,7 +5,7 @@ from msgspec import structs
 
 from backends.ipvs.layout import IpvsSettings
 from backends.ipvs.marks import Marks, Role
-from backends.ipvs.model import BOUND, ELSEWHERE, HAIRPIN, Data
+from backends.ipvs.model import BOUND, ELSEWHERE, HAIRPIN
 from backends.ipvs.render import (
     RenderedPort,
     mark_keys,
@@ -16,6 +16,7 @@ from backends.ipvs.render import (
 )
 from backends.kernel.ipvs_objects import ServerFlag, ServerId, VirtualServer, marked
 from backends.kernel.nft_phrases import word
+from backends.kernel.nft_table import Data
 from proxy.desired import DesiredPort, Frontend
 from proxy.model import Protocol
 from tests.desired_strategies import make_desired

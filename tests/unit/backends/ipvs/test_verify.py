@@ -9,7 +9,8 @@ from backends.ipvs import verify as module
 from backends.ipvs.belief import Observed
 from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import IpvsSettings, Layout
-from backends.ipvs.model import ALLOWED, BOUND, DEVICE, EXTERNALS, SERVICES, TABLE
+from backends.ipvs.model import ALLOWED, BOUND, DEVICE, ELSEWHERE, EXTERNALS, SERVICES, TABLE
+from backends.ipvs.render import pack_address
 from backends.kernel import ipvs_messages, nft_elements, nft_messages
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
@@ -20,6 +21,7 @@ from proxy.backend import Drift
 from proxy.desired import Frontend
 from proxy.model import FAMILIES, PortKey
 from proxy.netlink.codec import Request
+from proxy.netlink.route import InterfaceAddress
 from tests.desired_strategies import make_desired
 from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process
 
@@ -261,3 +263,35 @@ def test_an_address_that_several_share_is_of_them_all() -> None:
     owners = module.Owners(process.observed)
 
     assert owners.all_of_address("10.96.0.10") == [WEB.key, other.key]
+
+
+# --- addresses that are announced
+
+OURS, OTHER = 7, 3
+
+
+@pytest.mark.parametrize(
+    ("index", "address", "is_there", "is_of_concern"),
+    [
+        pytest.param(OURS, "10.96.0.10", True, False, id="one we have bound"),
+        pytest.param(OURS, "10.96.0.10", False, True, id="one that somebody took away"),
+        pytest.param(OURS, "10.96.0.99", False, False, id="one we have unbound"),
+        pytest.param(OURS, "2001:db8::1", True, True, id="one that somebody put there"),
+        pytest.param(OTHER, "192.0.2.1", True, False, id="a pod's"),
+        pytest.param(OTHER, "10.96.0.10", True, True, id="a service's elsewhere"),
+        pytest.param(OTHER, "203.0.113.1", True, False, id="one known to be elsewhere"),
+        pytest.param(OTHER, "203.0.113.1", False, True, id="one elsewhere no more"),
+        pytest.param(OTHER, "192.0.2.9", False, False, id="the node's own"),
+    ],
+)
+def test_of_addresses_that_came_or_went_those_of_services_matter(
+    index: int, address: str, is_there: bool, is_of_concern: bool
+) -> None:
+    elsewhere = frozenset(["203.0.113.1", "192.0.2.9"])
+    observed = Observed({}, device=OURS, bound=["10.96.0.10"], elsewhere=elsewhere)
+    for name, member in ((BOUND, "10.96.0.10"), (ELSEWHERE, "203.0.113.1")):
+        observed.references["IPv4", name, pack_address(member)] = 1
+
+    news = {InterfaceAddress(index, address, 32): is_there}
+
+    assert module.concerns(news, observed) is is_of_concern

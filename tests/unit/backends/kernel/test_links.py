@@ -1,5 +1,6 @@
 """The door to interfaces. That the kernel understands what it sends is tested in e2e/test_kernel_links.py."""
 
+import contextlib
 import errno
 from collections.abc import Iterator
 
@@ -7,7 +8,7 @@ import pytest
 
 from backends.kernel import links
 from backends.kernel.ipvs import Ipvs
-from backends.kernel.links import Links, Unbound
+from backends.kernel.links import AddressNews, Links, Unbound
 from proxy.errors import KernelError
 from proxy.netlink import codec, socket
 from proxy.netlink.route import IFA_F_NODAD, IFA_F_NOPREFIXROUTE, InterfaceAddress
@@ -207,6 +208,52 @@ def test_no_addresses_are_no_send(endpoint: FakeKernel) -> None:
         assert door.unbind(7, []) == []
 
     assert endpoint.sent == []
+
+
+# --- what is announced
+
+
+def test_addresses_that_came_or_went_since_the_last_question_are_told_as_they_are_at_last(
+    kernel: LinksKernel, door: Links
+) -> None:
+    index = door.ensure_dummy(NAME)
+    door.bind(index, ["10.96.0.1"])
+    with kernel.entered(), contextlib.closing(AddressNews()) as news:
+        assert news.take() == {}
+
+        door.bind(index, ["10.96.0.2", "2001:db8::1"])
+        door.unbind(index, ["10.96.0.1", "10.96.0.2"])
+        door.bind(index, ["10.96.0.2"])
+
+        assert news.take() == {
+            InterfaceAddress(index, "10.96.0.1", 32): False,
+            InterfaceAddress(index, "10.96.0.2", 32): True,
+            InterfaceAddress(index, "2001:db8::1", 128): True,
+        }
+        assert news.take() == {}
+
+        door.remove_dummy(NAME)
+        assert news.take() == {
+            InterfaceAddress(index, "10.96.0.2", 32): False,
+            InterfaceAddress(index, "2001:db8::1", 128): False,
+        }
+
+
+def test_lost_announcements_are_told_as_lost(endpoint: FakeKernel) -> None:
+    news = AddressNews()
+    endpoint.queue = [LOST, b""]
+
+    assert news.take() is None
+    assert news.take() == {}
+
+
+def test_a_kernel_that_announces_nothing_is_an_error(endpoint: FakeKernel) -> None:
+    endpoint.refusal = PermissionError(errno.EPERM, "Operation not permitted")
+
+    with pytest.raises(KernelError, match="announces"):
+        AddressNews()
+
+    assert endpoint.is_closed
 
 
 def test_fakes_of_several_protocols_stand_beside_each_other() -> None:

@@ -1,14 +1,30 @@
 """What rules say: fields, registers and comparisons."""
 
 import ipaddress
+from collections.abc import Iterable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backends.kernel import nft_phrases as say
-from backends.kernel.nft_expressions import Bitwise, Compare, Lookup, MetaLoad, MetaSet, Payload
-from backends.kernel.nft_numbers import MetaKey, Operator
+from backends.kernel.nft_expressions import (
+    Bitwise,
+    Compare,
+    Expression,
+    Lookup,
+    Masquerade,
+    MetaLoad,
+    MetaSet,
+    Payload,
+    Reject,
+    Verdict,
+)
+from backends.kernel.nft_numbers import MetaKey, Operator, RejectKind, VerdictCode
 from proxy.model import FAMILIES, Family
 
+bits = st.integers(0, 31).map(lambda number: 1 << number)
+marks = st.integers(0, 2**32 - 1)
 both_families = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -80,3 +96,55 @@ def test_a_mark_is_compared_where_the_mask_has_bits(mark: int, is_ours: bool) ->
 
 def _slot(register: int) -> int:
     return 4 * (register - 1) if register < 8 else register - 8
+
+
+def run_on_mark(expressions: Iterable[Expression], mark: int) -> tuple[int, bool]:
+    """Return the packet mark after these expressions, and whether they came to their end."""
+    register = 0
+    for expression in expressions:
+        match expression:
+            case MetaLoad(key=MetaKey.MARK):
+                register = mark
+            case Bitwise(mask=mask, xor=xor):
+                register = register & say.read_word(mask) ^ say.read_word(xor)
+            case Compare(operator=operator, data=data):
+                if (register == say.read_word(data)) != (operator == Operator.EQ):
+                    return mark, False
+            case MetaSet(key=MetaKey.MARK):
+                mark = register
+            case _:
+                return mark, True
+    return mark, True
+
+
+@given(marks, bits)
+def test_marking_sets_our_bit_and_leaves_all_others(mark: int, bit: int) -> None:
+    assert run_on_mark(say.or_mark(bit), mark) == (mark | bit, True)
+
+
+@given(marks, bits)
+def test_only_what_is_marked_is_masqueraded_and_loses_the_mark(mark: int, bit: int) -> None:
+    expressions = say.masquerade_marked(bit)
+
+    assert run_on_mark(expressions, mark) == (mark & ~bit, bool(mark & bit))
+    assert isinstance(expressions[-1], Masquerade)
+
+
+def test_a_reset_is_only_for_tcp() -> None:
+    protocol, comparison, rejection = say.reset()
+
+    assert protocol == MetaLoad(key=MetaKey.L4PROTO)
+    assert comparison == Compare(operator=Operator.EQ, data=b"\6")
+    assert rejection == Reject(kind=RejectKind.TCP_RESET)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code", "chain"),
+    [
+        (say.goto("there"), VerdictCode.GOTO, "there"),
+        (say.jump("there"), VerdictCode.JUMP, "there"),
+        (say.drop(), VerdictCode.DROP, ""),
+    ],
+)
+def test_verdicts(verdict: Verdict, code: int, chain: str) -> None:
+    assert (verdict.code, verdict.chain) == (code, chain)

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.kernel.nft_phrases import read_word, word
 from backends.nftables.affinity import (
     FIRST_SERVICE,
     LAST_ENDPOINT,
@@ -16,7 +17,6 @@ from backends.nftables.affinity import (
     parse_endpoint,
     parse_service,
 )
-from backends.nftables.rules import host_word, read_host_word
 from proxy.desired import Frontend
 from tests.desired_strategies import addresses, make_desired
 from tests.model_builders import make_endpoint
@@ -66,16 +66,16 @@ def test_the_policies_say_which_lists_there_are(
 
 @given(st.integers(FIRST_SERVICE, LAST_SERVICE))
 def test_a_service_number_is_the_upper_half_of_a_priority(service: int) -> None:
-    assert read_host_word(pack_service(service)) == service << 16
+    assert read_word(pack_service(service)) == service << 16
     assert parse_service(pack_service(service)) == service
 
 
 @pytest.mark.parametrize(
     "word",
     [
-        host_word((FIRST_SERVICE - 1) << 16),
-        host_word((LAST_SERVICE + 1) << 16),
-        host_word(FIRST_SERVICE << 16 | 1),
+        word((FIRST_SERVICE - 1) << 16),
+        word((LAST_SERVICE + 1) << 16),
+        word(FIRST_SERVICE << 16 | 1),
         b"\0\0\0",
         "drop",
         None,
@@ -99,13 +99,13 @@ names = st.lists(st.integers(0, 30).map(lambda n: bytes([n])), unique=True, max_
 def test_an_endpoint_number_is_found_again_in_its_packed_form(number: int) -> None:
     packed = pack_endpoint(SERVICE, number)
 
-    assert read_host_word(packed) >> 16 == SERVICE
+    assert read_word(packed) >> 16 == SERVICE
     assert parse_endpoint(SERVICE, packed) == number
     assert parse_endpoint(SERVICE + 1, packed) is None
 
 
 def test_endpoint_numbers_look_like_best_effort_as_long_as_they_last() -> None:
-    words = [read_host_word(pack_endpoint(SERVICE, n)) for n in range(1, LAST_ENDPOINT + 1)]
+    words = [read_word(pack_endpoint(SERVICE, n)) for n in range(1, LAST_ENDPOINT + 1)]
 
     assert all(word % 16 == 0 for word in words[:4095])
     assert len(set(words)) == LAST_ENDPOINT

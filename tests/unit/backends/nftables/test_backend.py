@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import threading
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -13,15 +14,17 @@ from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft
 from backends.kernel.nft_messages import Table
 from backends.kernel.nft_numbers import NFPROTO_IPV4
+from backends.kernel.nft_owned import RefusedElements
 from backends.nftables import backend as module
 from backends.nftables.backend import NftablesBackend
 from backends.nftables.belief import Observed
-from backends.nftables.kernel import RefusedElements
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import CLUSTER_IPS, SERVICES, TABLE
+from proxy.backend import Retired
 from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
+from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES, IPV4
 from proxy.netlink.codec import Request
 from tests.desired_strategies import Ports, desired_state, make_desired, many_services, whole
@@ -232,6 +235,45 @@ def test_closing_leaves_the_tables(backend: NftablesBackend, nft: Nft) -> None:
     backend.close()
 
     assert nft.find_table(NFPROTO_IPV4, TABLE) is not None
+
+
+# --- giving way
+
+
+def test_giving_way_removes_our_tables_in_one_transaction_and_no_others(
+    nf_tables: NftKernel, backend: NftablesBackend, nft: Nft
+) -> None:
+    run(adopt(backend, desired_state(WEB)))
+    nft.commit([nft_messages.new_table(NFPROTO_IPV4, "others")])
+    before = nf_tables.generation
+
+    assert run(backend.retire()) == Retired(removed=("2 nftables tables",))
+
+    assert nf_tables.generation == before + 1
+    assert [table.name for table in nft.list_tables(NFPROTO_IPV4)] == ["others"]
+    assert run(backend.retire()) == Retired()
+
+
+class WithoutNftables(Nft):
+    """The answers of a kernel that has netfilter's netlink and no nftables."""
+
+    def find_table(self, family: int, name: str) -> Table | None:
+        raise KernelError("nftables query", errno.EINVAL, "Invalid argument")
+
+
+class Denying(Nft):
+    def find_table(self, family: int, name: str) -> Table | None:
+        raise KernelError("nftables query", errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize(
+    ("door", "error"), [(WithoutNftables, Unsupported), (Denying, KernelError)]
+)
+def test_without_nftables_there_is_nothing_to_give_way_with(
+    nf_tables: NftKernel, door: type[Nft], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        run(NftablesBackend(LAYOUT, door).retire())
 
 
 class Reading(Nft):

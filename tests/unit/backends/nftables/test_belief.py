@@ -1,16 +1,8 @@
-from backends.kernel.nft_table import ChainSpec
-from backends.nftables.belief import Observed, TableFacts
+from backends.kernel.nft_table import ChainSpec, Data, TableFacts
+from backends.kernel.nft_transaction import Batch, Element, Transaction
+from backends.nftables.belief import Observed
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import (
-    SERVICES,
-    Batch,
-    Data,
-    Element,
-    NftPlan,
-    Rendered,
-    Target,
-    Transaction,
-)
+from backends.nftables.model import SERVICES, NftPlan, Rendered, Target
 from proxy.model import Family, PortKey
 from tests.model_builders import make_key
 
@@ -94,7 +86,7 @@ def test_what_is_gone_is_no_longer_believed() -> None:
 
 def test_a_table_made_anew_holds_only_what_was_put_into_it() -> None:
     observed = make_belief(services={b"key": "drop"})
-    observed.is_rebuild_due = True
+    observed.tables["IPv4"].has_to_go = True
 
     observed.fold(Transaction(rebuild=("IPv4",), tables=("IPv4",)))
 

@@ -1,5 +1,6 @@
 import pytest
 
+from backends.kernel import nft_phrases as say
 from backends.kernel.nft_expressions import (
     AnyExpression,
     Compare,
@@ -25,7 +26,6 @@ from backends.kernel.nft_numbers import (
 )
 from backends.kernel.nft_phrases import source_in_network
 from backends.kernel.nft_table import ChainFacts, ChainSpec
-from backends.nftables import rules
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import (
     CLUSTER_IP,
@@ -167,7 +167,7 @@ def test_what_nobody_translates_to_an_address_no_service_has_is_dropped(name: st
 
     assert Lookup(SERVICE_CIDRS) in unused
     assert Fib(flags=FibFlag.DADDR) in unused
-    assert Compare(operator=Operator.NEQ, data=rules.host_word(FIB_TYPE_LOCAL)) in unused
+    assert Compare(operator=Operator.NEQ, data=say.word(FIB_TYPE_LOCAL)) in unused
     assert unused[-1] == Verdict(VerdictCode.DROP)
 
 
@@ -207,7 +207,7 @@ def test_refusing_ends_in_a_rejection_for_every_protocol(family: Family) -> None
     reset, unreachable = content(chain_named(make_layout(), REFUSE, family))
 
     assert isinstance(reset[-1], Reject)
-    assert unreachable == (rules.refuse(family),)
+    assert unreachable == (say.refuse(family),)
 
 
 # --- masquerading
@@ -221,7 +221,7 @@ def marking(layout: Layout, family: Family = "IPv4") -> list[tuple[AnyExpression
 def test_what_comes_from_a_pod_is_not_marked() -> None:
     (rule,) = marking(make_layout())
 
-    assert len(rule) > len(rules.or_mark(1))
+    assert len(rule) > len(say.or_mark(1))
     network, mask = bytes([10, 244, 0, 0]), b"\xff\xff\0\0"
     assert list(rule[:3]) == source_in_network("IPv4", network, mask, is_inverted=True)
 
@@ -229,7 +229,7 @@ def test_what_comes_from_a_pod_is_not_marked() -> None:
 def test_everything_is_marked_if_so_configured() -> None:
     (rule,) = marking(make_layout(masquerade_all=True))
 
-    assert list(rule) == rules.or_mark(0x4000)
+    assert list(rule) == say.or_mark(0x4000)
 
 
 def test_without_a_range_of_pods_nothing_is_marked() -> None:

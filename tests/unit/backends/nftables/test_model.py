@@ -1,6 +1,7 @@
 from backends.kernel.nft_table import ChainSpec, RuleSpec
+from backends.kernel.nft_transaction import Batch, Element, Transaction
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import CLUSTER_IPS, SERVICES, Batch, Element, NftPlan, Transaction
+from backends.nftables.model import CLUSTER_IPS, SERVICES, NftPlan
 from tests.model_builders import make_key
 
 WEB = make_key("default/web", "http")

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.kernel.nft_transaction import Form
 from backends.nftables import names
 from backends.nftables.firewall import Firewall
 from backends.nftables.model import Kind
@@ -94,11 +95,11 @@ def test_names_of_what_one_service_port_has_alone_are_known_and_are_its_own() ->
     firewall = Firewall(make_key("default/web"), ("192.0.2.0/24",))
     assert names.is_private_chain(firewall.chain_name)
     assert names.is_private_set(firewall.set_name)
-    assert names.holds_intervals(firewall.set_name)
+    assert names.form_of(firewall.set_name) is Form.BOUNDS
     for name in ("services", "pick-tcp-4", "affinity-x", "firewall-", "endpoints-tcp", "ranges-1"):
         assert not names.is_private_chain(name)
         assert not names.is_private_set(name)
-        assert not names.holds_clients(name)
+        assert names.form_of(name) is not Form.FILLED
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """In which order elements are written."""
 
-from backends.nftables.belief import TableFacts
-from backends.nftables.model import SERVICE_CIDRS, Batch, Data
-from backends.nftables.order import ABSENT, Absent, Going, Step, Values, in_order
+from backends.kernel.nft_table import Data, TableFacts
+from backends.kernel.nft_transaction import Batch
+from backends.kernel.nft_values import ABSENT, Absent, Values
+from backends.nftables.model import SERVICE_CIDRS
+from backends.nftables.order import Going, Step, in_order
 from proxy.model import Family
 from tests.unit.backends.nftables.planning import WEB
 

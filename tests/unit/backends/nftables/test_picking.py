@@ -2,6 +2,7 @@
 
 import pytest
 
+from backends.kernel import nft_phrases as say
 from backends.kernel import nft_table
 from backends.kernel.nft_expressions import (
     AnyExpression,
@@ -15,7 +16,6 @@ from backends.kernel.nft_expressions import (
 )
 from backends.kernel.nft_numbers import NumgenKind, VerdictCode
 from backends.kernel.nft_table import ChainSpec
-from backends.nftables import rules
 from backends.nftables.model import LOCAL_FROM, REFUSE
 from backends.nftables.names import picking_chain
 from backends.nftables.picking import DRAWS, Marking, leads_to, picking_spec
@@ -23,7 +23,7 @@ from proxy.model import FAMILIES, PROTOCOLS, Family, Protocol
 
 both_families = pytest.mark.parametrize("family", FAMILIES)
 MARKING = Marking(
-    nft_table.rule(rules.or_mark(1), "everything"), nft_table.rule(rules.or_mark(2), "shortcut")
+    nft_table.rule(say.or_mark(1), "everything"), nft_table.rule(say.or_mark(2), "shortcut")
 )
 
 
@@ -100,7 +100,7 @@ def test_a_node_port_is_known_by_its_number_alone() -> None:
 def test_what_is_to_be_masqueraded_is_marked_first(name: str, mark: int, then: str) -> None:
     marking, onward = content(made(name))
 
-    assert list(marking) == rules.or_mark(mark)
+    assert list(marking) == say.or_mark(mark)
     assert isinstance(marking[-1], MetaSet)
     assert onward == (Verdict(VerdictCode.GOTO, then),)
     assert (leads_to(name), leads_to(then)) == ((then,), ())

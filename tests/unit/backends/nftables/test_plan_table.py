@@ -3,12 +3,12 @@
 import pytest
 
 from backends.kernel.nft_messages import BaseChain
-from backends.kernel.nft_table import ChainFacts
-from backends.nftables.belief import Observed, TableFacts
+from backends.kernel.nft_table import ChainFacts, TableFacts
+from backends.nftables.belief import Observed
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import REFUSED, SERVICES
 from backends.nftables.plan import plan
-from backends.nftables.prune import is_entangled, is_unusable, judge, prune
+from backends.nftables.prune import is_entangled, judge, prune
 from proxy.desired import Frontend
 from tests.desired_strategies import desired_state, make_desired, whole
 from tests.model_builders import make_key
@@ -68,8 +68,9 @@ def test_a_table_that_cannot_be_changed_into_ours_is_made_anew_as_a_whole(change
         case "dormant":
             facts.is_dormant = True
         case _:
-            facts.is_entangled = True
-    facts.is_unusable = is_unusable(facts, LAYOUT, "IPv4")
+            facts.chains[SERVICES] = ChainFacts(facts.chains[SERVICES].base, ())
+            facts.chains["stranger"] = ChainFacts(None, ())
+    judge(facts, LAYOUT, "IPv4")
     facts.elements[SERVICES][b"foreign"] = "drop"
     facts.chains["stranger"] = ChainFacts(None, ())
 
@@ -91,7 +92,7 @@ def test_a_table_that_cannot_be_changed_into_ours_is_made_anew_as_a_whole(change
 def test_without_services_prune_makes_the_table_anew() -> None:
     observed = believing()
     facts = observed.tables["IPv4"]
-    facts.is_dormant = True
+    facts.is_dormant = facts.has_to_go = True
     facts.chains["stranger"] = ChainFacts(None, ())
 
     (transaction,) = prune(whole({}), observed, LAYOUT).transactions

@@ -8,9 +8,9 @@ from backends.kernel.nft import Nft, Refusal, Refused
 from backends.kernel.nft_expressions import parse_expressions
 from backends.kernel.nft_messages import Table
 from backends.kernel.nft_numbers import MessageKind
-from backends.kernel.nft_table import NUMBERS
-from backends.nftables import kernel
-from backends.nftables.belief import Observed, TableFacts
+from backends.kernel.nft_table import NUMBERS, TableFacts
+from backends.nftables.belief import Observed
+from backends.nftables.kernel import OURS
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import PROBE_TABLE, TABLE
 from backends.nftables.plan import plan
@@ -91,7 +91,7 @@ def test_what_an_earlier_process_has_left_proves_enough(nft: Nft) -> None:
     )
     observed = Observed({family: TableFacts() for family in FAMILIES})
     for transaction in plan(whole(desired), observed, list(desired), LAYOUT).transactions:
-        kernel.commit(nft, transaction)
+        OURS.commit(nft, transaction)
     before = nft.generation()
 
     probe(nft, LAYOUT)
@@ -104,7 +104,7 @@ def test_less_than_all_rules_prove_nothing(nft: Nft, lost: str) -> None:
     desired = desired_state(make_desired("default/web", "10.1.0.1:80"))
     observed = Observed({family: TableFacts() for family in FAMILIES})
     for transaction in plan(whole(desired), observed, list(desired), LAYOUT).transactions:
-        kernel.commit(nft, transaction)
+        OURS.commit(nft, transaction)
     nft.commit([nft_messages.flush_chain(NUMBERS["IPv4"], TABLE, lost)])
 
     with Limited("masq") as limited, pytest.raises(Unsupported):

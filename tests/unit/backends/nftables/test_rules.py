@@ -1,28 +1,20 @@
 """What single rules do. That they are byte for byte what the stock tool makes of the same words: e2e/test_nftables_rules.py."""
 
 import struct
-from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from backends.kernel import nft_table
 from backends.kernel.nft_expressions import (
     Bitwise,
     Compare,
     Dynset,
-    Expression,
     Lookup,
-    Masquerade,
     MetaLoad,
     MetaSet,
     Nat,
     Numgen,
     Payload,
-    Reject,
     Verdict,
-    parse_expressions,
 )
 from backends.kernel.nft_numbers import (
     DynsetOperation,
@@ -30,51 +22,12 @@ from backends.kernel.nft_numbers import (
     NumgenKind,
     Operator,
     PayloadBase,
-    RejectKind,
     VerdictCode,
 )
 from backends.nftables import rules
 from proxy.model import FAMILIES, PROTOCOLS, Family, Protocol
 
 both_families = pytest.mark.parametrize("family", FAMILIES)
-bits = st.integers(0, 31).map(lambda number: 1 << number)
-marks = st.integers(0, 2**32 - 1)
-
-
-def run_on_mark(expressions: Iterable[Expression], mark: int) -> tuple[int, bool]:
-    """Return the packet mark after these expressions, and whether they came to their end."""
-    register = 0
-    for expression in expressions:
-        match expression:
-            case MetaLoad(key=MetaKey.MARK):
-                register = mark
-            case Bitwise(mask=mask, xor=xor):
-                register = register & _number(mask) ^ _number(xor)
-            case Compare(operator=operator, data=data):
-                if (register == _number(data)) != (operator == Operator.EQ):
-                    return mark, False
-            case MetaSet(key=MetaKey.MARK):
-                mark = register
-            case _:
-                return mark, True
-    return mark, True
-
-
-def _number(word: bytes) -> int:
-    return int(struct.unpack("=I", word)[0])
-
-
-@given(marks, bits)
-def test_marking_sets_our_bit_and_leaves_all_others(mark: int, bit: int) -> None:
-    assert run_on_mark(rules.or_mark(bit), mark) == (mark | bit, True)
-
-
-@given(marks, bits)
-def test_only_what_is_marked_is_masqueraded_and_loses_the_mark(mark: int, bit: int) -> None:
-    expressions = rules.masquerade_marked(bit)
-
-    assert run_on_mark(expressions, mark) == (mark & ~bit, bool(mark & bit))
-    assert isinstance(expressions[-1], Masquerade)
 
 
 @both_families
@@ -119,37 +72,6 @@ def test_translation_asks_for_the_protocol_then_for_the_slot_then_translates(
     # address and port stand where the data of the map put them: the port after the address, filled up to 4 bytes
     assert _place(nat.port_register or 0) == (4 if family == "IPv4" else 16)
     assert _place(number.register) == _place(nat.port_register or 0) + 4
-
-
-def test_a_reset_is_only_for_tcp() -> None:
-    protocol, comparison, rejection = rules.reset()
-
-    assert protocol == MetaLoad(key=MetaKey.L4PROTO)
-    assert comparison == Compare(operator=Operator.EQ, data=b"\6")
-    assert rejection == Reject(kind=RejectKind.TCP_RESET)
-
-
-@pytest.mark.parametrize(
-    ("verdict", "code", "chain"),
-    [
-        (rules.goto("there"), VerdictCode.GOTO, "there"),
-        (rules.jump("there"), VerdictCode.JUMP, "there"),
-        (rules.drop(), VerdictCode.DROP, ""),
-    ],
-)
-def test_verdicts(verdict: Verdict, code: int, chain: str) -> None:
-    assert (verdict.code, verdict.chain) == (code, chain)
-
-
-def test_the_comment_of_a_rule_says_why_and_changes_with_its_content() -> None:
-    one, same, other = (
-        nft_table.rule([rules.goto(chain)], "because") for chain in ("there", "there", "elsewhere")
-    )
-
-    assert one == same
-    assert one.comment.startswith("because [")
-    assert one.comment != other.comment
-    assert parse_expressions(one.expressions) == (rules.goto("there"),)
 
 
 # --- session affinity

@@ -3,8 +3,9 @@
 import pytest
 
 from backends.kernel.nft_numbers import SetFlag
+from backends.kernel.nft_transaction import Form
 from backends.nftables.model import AFFINITY_CLIENTS, PLACES, SERVICE_CIDRS, VERDICTS
-from backends.nftables.names import holds_clients, holds_intervals
+from backends.nftables.names import form_of
 from backends.nftables.sets import shared_sets
 from proxy.model import FAMILIES, Family
 
@@ -26,7 +27,9 @@ def test_only_what_holds_ranges_is_an_interval_set(family: Family) -> None:
     with_ranges = {s.name for s in shared_sets(family) if s.facts.flags & SetFlag.INTERVAL}
 
     assert with_ranges == {SERVICE_CIDRS}
-    assert all(holds_intervals(s.name) == (s.name in with_ranges) for s in shared_sets(family))
+    assert all(
+        (form_of(s.name) is Form.BOUNDS) == (s.name in with_ranges) for s in shared_sets(family)
+    )
 
 
 @both_families
@@ -34,4 +37,4 @@ def test_only_packets_fill_the_map_of_clients_and_no_other(family: Family) -> No
     filled = {s.name for s in shared_sets(family) if s.facts.flags & SetFlag.EVAL}
 
     assert filled == {AFFINITY_CLIENTS}
-    assert all(holds_clients(s.name) == (s.name in filled) for s in shared_sets(family))
+    assert all((form_of(s.name) is Form.FILLED) == (s.name in filled) for s in shared_sets(family))

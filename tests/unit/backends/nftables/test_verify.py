@@ -8,11 +8,13 @@ import pytest
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4
-from backends.nftables import kernel, verify
-from backends.nftables.belief import Observed, TableFacts
+from backends.kernel.nft_table import Data, TableFacts
+from backends.kernel.nft_transaction import pack_element
+from backends.nftables import verify
+from backends.nftables.belief import Observed
+from backends.nftables.kernel import OURS
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.messages import pack_element
-from backends.nftables.model import CLUSTER_IPS, REFUSED, SERVICES, TABLE, Data
+from backends.nftables.model import CLUSTER_IPS, REFUSED, SERVICES, TABLE
 from backends.nftables.plan import plan
 from proxy.backend import Drift
 from proxy.model import FAMILIES
@@ -38,7 +40,7 @@ def observed(nft: Nft) -> Observed:
     observed = Observed(tables, nft.generation())
     planned = plan(whole(desired), observed, list(desired), LAYOUT)
     for transaction in planned.transactions:
-        kernel.commit(nft, transaction)
+        OURS.commit(nft, transaction)
         observed.fold(transaction)
     observed.occupy(planned)
     return observed
@@ -176,7 +178,7 @@ def apply(nft: Nft, observed: Observed, *endpoints: str) -> None:
         whole(desired_state(make_desired("default/web", *endpoints))), observed, [WEB], LAYOUT
     )
     for transaction in planned.transactions:
-        kernel.commit(nft, transaction)
+        OURS.commit(nft, transaction)
         observed.fold(transaction)
     observed.occupy(planned)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.nftables.model import Data
+from backends.kernel.nft_table import Data
 from backends.nftables.words import element_words
 from proxy.model import FAMILIES, Family
 

@@ -24,6 +24,7 @@ class Machine:
         self, command: list[str], environment: dict[str, str], limit_s: float, processors: int
     ) -> int:
         assert "ipvs" in environment["E2E_REQUIRED"]
+        assert environment["TEST_PATIENCE"] == selection.PATIENCE
         self.efforts.append(environment["TEST_EFFORT"])
         self.ran.append((list(command), limit_s, processors))
         if self.error:
@@ -82,10 +83,12 @@ def test_with_ipvs_here_they_run_here(
     monkeypatch.setattr(guest, "missing", lambda _: "")
     seen = tmp_path / "seen"
 
-    status = guest.main(["--run", "sh", "-c", f'echo "$E2E_REQUIRED" >{seen}; exit 3'])
+    status = guest.main(
+        ["--run", "sh", "-c", f'echo "$E2E_REQUIRED $TEST_PATIENCE" >{seen}; exit 3']
+    )
 
     assert (status, booted.ran) == (3, [])
-    assert seen.read_text().strip() == ",".join(selection.REQUIRED)
+    assert seen.read_text() == f"{','.join(selection.REQUIRED)} 1\n"
 
 
 @pytest.mark.parametrize(("reason", "status"), [("IPVS: none", 0), ("", 1)])

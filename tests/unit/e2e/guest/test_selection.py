@@ -15,34 +15,40 @@ ROOT = Path(__file__).parents[4]
 
 def needs_ipvs(file: Path) -> bool:
     """Whether a test of this file says that it requires what only the guest is sure to have."""
-    words = {
-        each.value
+    required = {
+        word.value
         for each in ast.walk(ast.parse(file.read_text()))
-        if isinstance(each, ast.Constant)
+        if isinstance(each, ast.Call)
+        and isinstance(each.func, ast.Attribute)
+        and each.func.attr == "requires"
+        for word in each.args
+        if isinstance(word, ast.Constant)
     }
-    return bool(words & {"ipvs", "dummy"})
+    return bool(required & {"ipvs", "dummy"})
 
 
 def arguments(runs: list[Run]) -> set[str]:
     return {argument for run in runs for argument in run.arguments}
 
 
-def test_every_file_that_is_named_exists() -> None:
-    named = [each for each in arguments(selection.everything()) if each.endswith(".py")]
+def files(runs: list[Run]) -> set[str]:
+    named = {argument.partition("::")[0] for argument in arguments(runs)}
+    return {each for each in named if each.endswith(".py")}
 
-    assert [each for each in named if not (ROOT / each).exists()] == []
+
+def test_every_file_that_is_named_exists() -> None:
+    assert [each for each in files(selection.everything()) if not (ROOT / each).exists()] == []
 
 
 def test_every_test_file_that_needs_ipvs_is_run() -> None:
-    files = (ROOT / "e2e").glob("test_*.py")
-    needing = {str(each.relative_to(ROOT)) for each in files if needs_ipvs(each)}
+    here = (ROOT / "e2e").glob("test_*.py")
+    needing = {str(each.relative_to(ROOT)) for each in here if needs_ipvs(each)}
 
-    assert needing <= arguments(selection.everything())
+    assert needing <= files(selection.everything())
 
 
 def test_everything_holds_the_usual_but_for_the_sampling() -> None:
-    named = {each for each in arguments(selection.usual()) if each.endswith(".py")}
-    assert named <= arguments(selection.everything())
+    assert files(selection.usual()) <= files(selection.everything())
     assert "--sample" not in arguments(selection.everything())
 
 
@@ -74,9 +80,10 @@ def test_the_flow_suite_runs_as_soon_as_there_is_a_backend_for_it(
 def test_a_capability_that_the_guest_has_may_not_be_missing_there() -> None:
     ours = {"CI": "true", "E2E_REQUIRED": "", "HOME": "/nowhere"}
 
-    assert selection.environment(ours, "0.1") == {
+    assert selection.environment(ours, "0.1", "7") == {
         "CI": "true",
         "E2E_REQUIRED": ",".join(selection.REQUIRED),
         "TEST_EFFORT": "0.1",
+        "TEST_PATIENCE": "7",
     }
     assert set(selection.REQUIRED) <= CAPABILITIES.keys()

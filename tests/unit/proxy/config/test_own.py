@@ -19,11 +19,12 @@ def test_without_the_file_the_defaults_hold() -> None:
         1.0,
     )
     assert settings.debug_allow_non_loopback is False
+    assert settings.ipvs.drain_timeout_s == 900.0
     assert settings.sliceproxy_config_file == ""
 
 
 def test_every_field_of_the_file_arrives() -> None:
-    body = "mode: userspace\nfallback: userspace\nverifyPeriod: 5m\ngenerationPollPeriod: 200ms\ndebug: {allowNonLoopback: true}\n"
+    body = "mode: userspace\nfallback: userspace\nverifyPeriod: 5m\ngenerationPollPeriod: 200ms\ndebug: {allowNonLoopback: true}\nipvs: {drainTimeout: 90s}\n"
 
     settings, warnings = from_own(body)
 
@@ -31,6 +32,7 @@ def test_every_field_of_the_file_arrives() -> None:
     assert (settings.mode, settings.fallback) == ("userspace", "userspace")
     assert (settings.verify_period_s, settings.generation_poll_period_s) == (300.0, 0.2)
     assert settings.debug_allow_non_loopback is True
+    assert settings.ipvs.drain_timeout_s == 90.0
     assert (settings.config_file, settings.sliceproxy_config_file) == (CONFIG, OWN)
 
 
@@ -115,6 +117,8 @@ def test_the_null_backend_needs_quotes() -> None:
         ("verifyPeriod: -1s\n", "verifyPeriod: must be longer than 0"),
         ("verifyPeriod: 60\n", "verifyPeriod: must be a duration"),
         ("generationPollPeriod: 0s\n", "generationPollPeriod: must be longer than 0"),
+        ("ipvs: {drainTimeout: -1s}\n", "ipvs.drainTimeout: must be 0 or more"),
+        ("ipvs: {scheduler: rr}\n", "ipvs.scheduler: unknown field"),
         ("apiServer: {backoffFirst: 0s}\n", "apiServer.backoffFirst: must be longer than 0"),
         ("apiServer: {connectTimeout: 0s}\n", "apiServer.connectTimeout: must be longer than 0"),
         ("apiServer: {silenceTimeout: 0s}\n", "apiServer.silenceTimeout: must be longer than 0"),

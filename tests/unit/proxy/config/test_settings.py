@@ -107,6 +107,7 @@ def test_every_field_arrives() -> None:
             tcp_timeout_s=1.0,
             tcp_fin_timeout_s=2.0,
             udp_timeout_s=3.0,
+            drain_timeout_s=900.0,
         ),
         feature_gates=(("AllowServiceExternalIPs", False),),
         oom_score_adj=-5,

@@ -25,6 +25,8 @@ def counted() -> Histogram:
         (info("a_info", "text", {"x": "y"}), "gauge", [("a_info", {"x": "y"}, 1.0)]),
         (gauges("a", "text", "x", {"y": 2}), "gauge", [("a", {"x": "y"}, 2.0)]),
         (counters("a_total", "text", "x", {"y": 2}), "counter", [("a_total", {"x": "y"}, 2.0)]),
+        (gauges("a", "text", "", {"": 2}), "gauge", [("a", {}, 2.0)]),
+        (counters("a_total", "text", "", {"": 2}), "counter", [("a_total", {}, 2.0)]),
     ],
 )
 def test_numbers_become_metrics(

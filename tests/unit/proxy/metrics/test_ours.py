@@ -3,7 +3,7 @@
 import pytest
 
 from proxy import __version__
-from proxy.backend import Drift
+from proxy.backend import Drift, Figure
 from proxy.events_recorder import node_reference
 from proxy.health import CHECKS
 from proxy.journal import STAGES
@@ -200,6 +200,21 @@ def test_a_change_that_waits_too_long_is_a_degradation() -> None:
 
 def test_without_an_api_server_there_are_no_watches() -> None:
     assert Measured().series("sliceproxy_watch") == {}
+
+
+def test_what_only_a_data_plane_counts_bears_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Measured()
+    figures = (
+        Figure(name="waiting", text="Who waits.", values={"": 2}),
+        Figure(name="gone_total", text="Who went.", values={"idle": 3, "cut": 0}, label="reason"),
+    )
+    monkeypatch.setattr(measured.reconciler.backend, "figures", lambda: figures)
+
+    assert measured.series("sliceproxy_ipvs", mode="ipvs") == {
+        "sliceproxy_ipvs_waiting": 2.0,
+        'sliceproxy_ipvs_gone_total{reason="idle"}': 3.0,
+        'sliceproxy_ipvs_gone_total{reason="cut"}': 0.0,
+    }
 
 
 def test_how_it_stands_with_the_api_server() -> None:

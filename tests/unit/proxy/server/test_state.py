@@ -2,6 +2,7 @@
 
 from msgspec import structs
 
+from proxy.backend import Figure
 from proxy.backlog import Quarantined
 from proxy.cache import Cache
 from proxy.desired import Frontend
@@ -58,6 +59,20 @@ def test_a_healthy_proxy_in_text() -> None:
         "  changes      5 programmed since the start\n"
         "  kernel       7 objects written in 2 transactions\n"
     )
+
+
+def test_what_only_this_data_plane_counts_is_told() -> None:
+    figures = (
+        Figure(name="waiting_doors", text="", values={"": 2}),
+        Figure(name="closed_doors_total", text="", values={"idle": 3, "late": 0}, label="reason"),
+    )
+
+    told = document(FACTS._replace(mode="doors", figures=figures))
+
+    assert told.figures == figures
+    assert (
+        "  doors        waiting doors: 2\n  doors        closed doors: 3 idle, 0 late\n"
+    ) in render_text(told)
 
 
 def test_what_is_waited_for_is_named() -> None:

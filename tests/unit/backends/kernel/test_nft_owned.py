@@ -1,3 +1,5 @@
+"""Tables of ours on a fake of nf_tables: what is written, blamed, read back and removed. Those of mode nftables stand for all."""
+
 import errno
 from collections.abc import Sequence
 
@@ -6,18 +8,13 @@ import pytest
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft, Refusal, Refused
 from backends.kernel.nft_numbers import NFPROTO_IPV4
-from backends.nftables import kernel, messages
-from backends.nftables.belief import Observed, TableFacts
+from backends.kernel.nft_owned import RefusedElements
+from backends.kernel.nft_table import TableFacts
+from backends.kernel.nft_transaction import Batch, Element, Transaction, pack_element
+from backends.nftables.belief import Observed
+from backends.nftables.kernel import OURS
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import (
-    PROBE_TABLE,
-    REFUSED,
-    SERVICES,
-    TABLE,
-    Batch,
-    Element,
-    Transaction,
-)
+from backends.nftables.model import PROBE_TABLE, REFUSED, SERVICES, TABLE
 from backends.nftables.plan import plan
 from proxy.model import FAMILIES, PortKey
 from proxy.netlink.codec import Request
@@ -37,7 +34,7 @@ def furnish(nft: Nft) -> Observed:
     observed = Observed({family: TableFacts() for family in FAMILIES}, nft.generation())
     planned = plan(whole(desired), observed, list(desired), LAYOUT)
     for transaction in planned.transactions:
-        kernel.commit(nft, transaction)
+        OURS.commit(nft, transaction)
         observed.fold(transaction)
     observed.occupy(planned)
     return observed
@@ -54,7 +51,7 @@ def adding(*elements: tuple[bytes, PortKey | None]) -> Transaction:
 
 
 def occupy(nft: Nft, key: bytes) -> None:
-    element = messages.pack_element(key, "goto pick-tcp-4")
+    element = pack_element(key, "goto pick-tcp-4")
     nft.commit(nft_elements.new_elements(NFPROTO_IPV4, TABLE, SERVICES, [element]))
 
 
@@ -68,7 +65,7 @@ def key(number: int) -> bytes:
 def test_what_was_committed_is_read_back(nft: Nft) -> None:
     observed = furnish(nft)
 
-    tables, generation = kernel.read_tables(nft, FAMILIES)
+    tables, generation = OURS.read_tables(nft, FAMILIES)
 
     assert facts(tables) == facts(observed.tables)
     assert generation == observed.generation
@@ -78,8 +75,8 @@ def test_a_refused_element_names_its_owner(nft: Nft) -> None:
     furnish(nft)
     occupy(nft, key(2))
 
-    with pytest.raises(kernel.RefusedElements) as caught:
-        kernel.commit(nft, adding((key(1), API), (key(2), WEB), (key(3), API)))
+    with pytest.raises(RefusedElements) as caught:
+        OURS.commit(nft, adding((key(1), API), (key(2), WEB), (key(3), API)))
 
     assert caught.value.owners == {WEB}
     assert caught.value.errno == errno.EEXIST
@@ -90,8 +87,8 @@ def test_elements_refused_in_several_messages_name_all_their_owners(nft: Nft) ->
     occupy(nft, key(2))
     gone = Batch("IPv4", REFUSED, (Element(key(9), None, API),))
 
-    with pytest.raises(kernel.RefusedElements) as caught:
-        kernel.commit(nft, adding((key(2), WEB))._replace(deletes=(gone,)))
+    with pytest.raises(RefusedElements) as caught:
+        OURS.commit(nft, adding((key(2), WEB))._replace(deletes=(gone,)))
 
     assert caught.value.owners == {WEB, API}
 
@@ -100,8 +97,8 @@ def test_an_element_of_nobody_names_no_owner(nft: Nft) -> None:
     furnish(nft)
     occupy(nft, key(2))
 
-    with pytest.raises(kernel.RefusedElements) as caught:
-        kernel.commit(nft, adding((key(1), WEB), (key(2), None)))
+    with pytest.raises(RefusedElements) as caught:
+        OURS.commit(nft, adding((key(1), WEB), (key(2), None)))
 
     assert caught.value.owners == frozenset()
 
@@ -109,7 +106,7 @@ def test_an_element_of_nobody_names_no_owner(nft: Nft) -> None:
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_missing_table_is_nobodys_fault(nft: Nft, number: int) -> None:
     with pytest.raises(Refused) as caught:
-        kernel.commit(nft, adding(*[(key(n), WEB) for n in range(number)]))
+        OURS.commit(nft, adding(*[(key(n), WEB) for n in range(number)]))
 
     assert caught.value.errno == errno.ENOENT
 
@@ -119,7 +116,7 @@ def test_a_refusal_that_is_not_about_elements_is_nobodys_fault(nft: Nft) -> None
     in_use = Transaction(gone_chains=(("IPv4", "refuse"),))
 
     with pytest.raises(Refused) as caught:
-        kernel.commit(nft, in_use)
+        OURS.commit(nft, in_use)
 
     assert caught.value.errno == errno.EBUSY
 
@@ -143,8 +140,8 @@ def test_a_refusal_that_does_not_say_where_is_of_the_whole_message(
     two = Batch("IPv4", SERVICES, (Element(key(1), "drop", WEB), Element(key(2), "drop", API)))
     one = Batch("IPv4", REFUSED, (Element(key(1), None, WEB),))
 
-    with Unspecific() as unspecific, pytest.raises(kernel.RefusedElements) as caught:
-        kernel.commit(unspecific, Transaction(adds=(two, one)))
+    with Unspecific() as unspecific, pytest.raises(RefusedElements) as caught:
+        OURS.commit(unspecific, Transaction(adds=(two, one)))
 
     assert caught.value.owners == owners
 
@@ -155,14 +152,14 @@ def test_a_refusal_of_the_transaction_itself_is_nobodys_fault(nft: Nft) -> None:
             raise Refused("a transaction", (Refusal(None, errno.EPERM, ""),))
 
     with Forbidden() as forbidden, pytest.raises(Refused, match="not permitted"):
-        kernel.commit(forbidden, adding((key(1), WEB)))
+        OURS.commit(forbidden, adding((key(1), WEB)))
 
 
 # --- reading
 
 
 def test_where_there_is_no_table_nothing_is_read(nft: Nft) -> None:
-    tables, _ = kernel.read_tables(nft, FAMILIES)
+    tables, _ = OURS.read_tables(nft, FAMILIES)
 
     assert facts(tables) == {family: vars(TableFacts()) for family in FAMILIES}
 
@@ -176,7 +173,7 @@ def test_tables_of_others_are_not_read(nft: Nft) -> None:
         ]
     )
 
-    tables, _ = kernel.read_tables(nft, FAMILIES)
+    tables, _ = OURS.read_tables(nft, FAMILIES)
 
     assert facts(tables) == facts(observed.tables)
 
@@ -185,7 +182,7 @@ def test_a_dormant_table_is_seen_to_be_so(nft: Nft) -> None:
     furnish(nft)
     nft.commit([nft_messages.new_table(NFPROTO_IPV4, TABLE, is_dormant=True)])
 
-    tables, _ = kernel.read_tables(nft, FAMILIES)
+    tables, _ = OURS.read_tables(nft, FAMILIES)
 
     assert tables["IPv4"].is_dormant
     assert not tables["IPv6"].is_dormant
@@ -211,7 +208,7 @@ def test_reading_starts_again_when_somebody_changes_something_meanwhile(nft: Nft
     Restless.times = 3
 
     with Restless() as restless:
-        tables, generation = kernel.read_tables(restless, FAMILIES)
+        tables, generation = OURS.read_tables(restless, FAMILIES)
 
     assert Restless.times == 0
     assert generation == nft.generation()
@@ -223,7 +220,7 @@ def test_what_changes_all_the_time_is_read_across_the_changes_and_compared_later
     Restless.times = 1000
 
     with Restless() as restless:
-        tables, generation = kernel.read_tables(restless, FAMILIES)
+        tables, generation = OURS.read_tables(restless, FAMILIES)
 
     assert tables["IPv4"].is_present
     assert generation != nft.generation()  # so that the next look leads to a comparison
@@ -233,7 +230,7 @@ def test_single_elements_are_read_as_they_are_believed(nft: Nft) -> None:
     observed = furnish(nft)
     (services_key,) = observed.tables["IPv4"].elements[SERVICES]
 
-    found = kernel.read_elements(nft, "IPv4", SERVICES, [services_key, key(1)])
+    found = OURS.read_elements(nft, "IPv4", SERVICES, [services_key, key(1)])
 
     assert found == {services_key: "goto pick-tcp-4"}
 
@@ -245,13 +242,13 @@ def test_our_tables_are_deleted_and_counted_and_nobody_elses(nft: Nft) -> None:
     furnish(nft)
     nft.commit([nft_messages.new_table(NFPROTO_IPV4, "other")])
 
-    assert kernel.delete_tables(nft) == 2
-    assert kernel.delete_tables(nft) == 0
+    assert OURS.delete_tables(nft) == 2
+    assert OURS.delete_tables(nft) == 0
     assert [table.name for table in nft.list_tables(NFPROTO_IPV4)] == ["other"]
 
 
 def test_what_an_interrupted_probe_left_goes_too(nft: Nft) -> None:
     nft.commit([nft_messages.new_table(NFPROTO_IPV4, PROBE_TABLE, is_dormant=True)])
 
-    assert kernel.delete_tables(nft) == 1
+    assert OURS.delete_tables(nft) == 1
     assert nft.list_tables(NFPROTO_IPV4) == []
