@@ -35,7 +35,9 @@ def _reads(node: ast.AST) -> bool:
         and node.func.attr in _SETTABLE
         and isinstance(node.func.value, ast.Name)
         and node.func.value.id in _OWNERS
-        and not any(isinstance(arg, ast.Attribute) and arg.attr in _UNSETTABLE for arg in node.args)
+        and not any(
+            isinstance(arg, ast.Attribute) and arg.attr in _UNSETTABLE for arg in node.args
+        )
     )
 
 
