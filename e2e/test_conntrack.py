@@ -17,7 +17,7 @@ from e2e.living import LIMIT_S, Life, live
 from e2e.namespace import Namespace
 from e2e.programmed import LAYOUT, default_route, endpoint
 from e2e.topology import FAMILIES, Family, Host, World
-from e2e.tracked import Flow, Tracked, tracked
+from e2e.tracked import NUMBERS, Flow, Tracked, tracked
 from proxy.conntrack_table import ConntrackTable
 from proxy.model import Endpoint, EndpointSlice, Protocol, Service
 from tests.fakes.conntrack import packed_end
@@ -343,21 +343,27 @@ def test_exactly_the_stale_flows_go_whatever_else_is_tracked(seed: int) -> None:
 
 
 @both_families
-def test_of_many_flows_exactly_those_to_some_destinations_are_forgotten(family: Family) -> None:
+@pytest.mark.parametrize("protocol", ["udp", "tcp"])
+def test_of_many_flows_exactly_the_untranslated_to_some_destinations_are_forgotten(
+    family: Family, protocol: str
+) -> None:
     clients = {"IPv4": "192.0.2.1", "IPv6": "2001:db8::1"}
     kept, gone = VIPS[family], _address(family, "10.96.0.{}", "fd00:10:96::{:x}", 11)
-    pod = _pod(family, 2)
     made = {
-        Flow(clients[family], client_port, vip, port, endpoint, protocol)
+        Flow(clients[family], client_port, vip, port, to, each)
         for client_port in range(1024, 1224)
         for vip, port in ((kept, PORT), (gone, PORT), (gone, PORT + 1))
-        for endpoint, protocol in ((pod, "udp"), (pod, "tcp"))
+        for to in (_pod(family, 2), None)
+        for each in ("udp", "tcp")
+        if (client_port % 2 == 0) == (to is None)
     }
-    made.add(Flow(clients[family], 1000, gone, PORT))  # untranslated
     with Namespace("forgetting") as namespace, tracked(namespace) as table:
         table.add(made)
         with namespace.entered(), contextlib.closing(ConntrackTable()) as flows:
-            assert flows.forget(family, {packed_end(_written((gone, PORT)))}) == 201
+            ends: dict[bytes, tuple[bytes, ...]] = {packed_end(_written((gone, PORT))): ()}
+            assert flows.forget(family, ends, NUMBERS[protocol]) == 100
 
-        meant = {each for each in made if each[2:4] == (gone, PORT) and each.protocol == "udp"}
+        meant = {
+            each for each in made if each[2:5] == (gone, PORT, None) and each.protocol == protocol
+        }
         assert table.flows() == made - meant

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from backends.kernel.xtables import LockHeld, Refused, Xtables, find_programs, usual_flavour
+from backends.kernel.xtables_legacy import LegacyTables, table_names
 from backends.kernel.xtables_text import Chain, Flavour, RefusedLine, split_rule
 from e2e.namespace import Namespace
 from proxy.errors import KernelError
@@ -171,6 +172,37 @@ def test_the_lock_is_waited_for_and_then_given_up(
 
     rules.restore("nat", [":A - [0:0]"])
     assert own(rules) == {"A": Chain(None, ())}
+
+
+@pytest.mark.requires("iptables-legacy")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_changed_legacy_table_is_seen_without_reading_it(
+    namespace: Namespace, family: Family
+) -> None:
+    rules = Xtables(find_programs(family)[Flavour.LEGACY])
+    assert table_names(family) == []
+    rules.restore("nat", [":A - [0:0]"])
+    assert table_names(family) == ["nat"]
+
+    with LegacyTables(family) as tables:
+        before = tables.info("nat")
+        assert before is not None
+        rules.restore("nat", ["-A A -j RETURN"])
+        after = tables.info("nat")
+        assert after is not None
+        assert after.entries == before.entries + 1
+        assert after.size > before.size
+        # another rule of the same kind takes the same room, a foreign flush leaves none
+        rules.restore("nat", [":A - [0:0]", "-A A -j ACCEPT"])
+        assert tables.info("nat") == after
+        rules.restore("nat", ["-F A"])
+        assert tables.info("nat") == before
+        assert tables.info("none") is None
+        rules.restore("nat", ["-X A"])
+        without = tables.info("nat")
+        assert without is not None
+        # a chain has a head and an end
+        assert without.entries == before.entries - 2
 
 
 @pytest.mark.requires("iptables-legacy", "iptables-nft")

@@ -37,7 +37,7 @@ NODE_PORT: Final = 30080
 POD_PORTS = [("web", "tcp", 8080), ("time", "udp", 8080)]
 RATE: Final = 10.0 / patience_s(1.0)
 """Connections per second and frontend: the daemon has to come to its turn, too."""
-MORE: Final = 10
+MORE: Final = 3
 """So many are opened at each frontend after everything."""
 _PROGRAMMED: Final = "programmed 4 service ports"
 _IS_LEFT: Final = {
@@ -49,11 +49,15 @@ _IS_LEFT: Final = {
 class Site:
     """A node with three pods behind a service with every kind of frontend, and its daemon in one mode after the other."""
 
-    def __init__(self, world: World, tmp: Path) -> None:
+    def __init__(self, world: World, tmp: Path, *, drain_timeout_s: float = 900.0) -> None:
         self.world = world
-        directory = Directory(tmp / "manifests")
-        self._source = Manifests(directory.path).arguments
-        self.daemon = Daemon(world.node.namespace, NODE_NAME, self._source, tmp / "log")
+        directory, ours = Directory(tmp / "manifests"), tmp / "sliceproxy.conf"
+        ours.write_text(
+            "apiVersion: sliceproxy/v1alpha1\nkind: SliceProxyConfiguration\n"
+            f"ipvs: {{drainTimeout: {drain_timeout_s:g}s}}\n"
+        )
+        source = [*Manifests(directory.path).arguments, "--sliceproxy-config", str(ours)]
+        self.daemon = Daemon(world.node.namespace, NODE_NAME, source, tmp / "log")
         self._arguments = list(self.daemon.arguments)
         self._started_s = 0.0
         directory.put("node", node(world))
@@ -193,7 +197,9 @@ def _travel(site: Site, stack: contextlib.ExitStack) -> Journey:
     outcomes = [each for load in loads for each in load.stop()]
     for conversation in opened.pop("tcp by ipvs"):
         conversation.close()  # by a reset, which IPVS remembers for 10 s
-    words.append(f"ipvs gone after {site.wait_until_gone('ipvs'):.1f} s")
+    ended_s = time.monotonic()
+    site.wait_until_gone("ipvs")
+    words.append(f"ipvs gone {time.monotonic() - ended_s:.1f} s after its last connection")
     ask()
     left = {mode: site.left_by(mode) for mode in _IS_LEFT}
     return Journey(outcomes, kept, left, was_waiting, ", ".join(words), site.log())
@@ -236,6 +242,31 @@ def test_nothing_is_left_once_connections_have_ended(journey: Journey) -> None:
     assert journey.left["nftables"] == set(_IS_LEFT["nftables"])
     assert journey.was_waiting > set(_IS_LEFT["ipvs"])
     assert "cannot be removed" not in journey.log
+
+
+@with_ipvs
+def test_whoever_loses_a_connection_hears_of_it_at_once(tmp_path: Path) -> None:
+    with topology.world(pods=3) as world, contextlib.ExitStack() as stack:
+        topology.serve_on(world.pods, "tcp:8080", "udp:8080")
+        site = Site(world, tmp_path, drain_timeout_s=1.0)
+        site.start("ipvs")
+        cut = site.converse("tcp")
+        own = [world.node.converse(vip, 80, timeout_s=patience_s(1.0)) for vip in VIP]
+        for each in (*cut, *own):
+            stack.callback(_end, each)
+            assert each.ask().name in set("abc")
+
+        site.switch("nftables")
+        site.wait_until_gone("ipvs")
+
+        for each in cut:
+            with pytest.raises(ConnectionResetError):
+                each.ask()
+        for each in own:
+            with pytest.raises(
+                ConnectionError
+            ):  # aborted by the kernel, or reset while the address was there
+                each.ask()
 
 
 # --- which of the two tables decides while both are there

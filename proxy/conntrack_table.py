@@ -8,7 +8,7 @@ some 100 entries.
 import errno
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from proxy.conntrack import Table, is_stale
@@ -72,20 +72,29 @@ class ConntrackTable:
             trouble = trouble or unseen or undeleted
         return Found(deleted, took_s, kept, time.thread_time() - began_s, trouble)
 
-    def forget(self, family: Family, ends: Collection[bytes]) -> int:
-        """Delete all flows to some destinations (address and port in network byte order); return how many.
+    def forget(
+        self,
+        family: Family,
+        ends: Mapping[bytes, Collection[bytes]],
+        protocol: int = conntrack.IPPROTO_UDP,
+    ) -> int:
+        """Delete flows that connection tracking itself does not translate: their next packets are new to all rules.
 
-        In the calling thread. Raises KernelError if any may be left.
+        `ends` says for a destination (address and port in network byte order) where answers come from; nothing stands for
+        anywhere. Returns how many there were. In the calling thread. Raises KernelError if any may be left.
         """
+        wanted = Filter(family, protocol=protocol)
         for attempt in range(1, ATTEMPTS + 1):
             found: dict[bytes, Entry] = {}
-            request = conntrack.dump(Filter(family))
+            is_strict = attempt < ATTEMPTS
             try:
-                for piece in self._socket.dump(request, is_strict=attempt < ATTEMPTS):
+                for piece in self._socket.dump(conntrack.dump(wanted), is_strict=is_strict):
                     for payload in piece:
-                        meant = conntrack.destination(payload) in ends
-                        entry = conntrack.parse(payload) if meant else None
-                        if entry is not None:
+                        sources = ends.get(conntrack.destination(payload, protocol))
+                        if sources is None or conntrack.is_translated(payload):
+                            continue
+                        entry = conntrack.parse(payload, protocol)
+                        if entry is not None and (not sources or entry.source in sources):
                             found[entry.identity] = entry
             except DumpInterrupted:
                 continue

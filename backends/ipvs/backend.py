@@ -18,6 +18,7 @@ from backends.ipvs.draining import LOOK_S, Draining
 from backends.ipvs.held import Look
 from backends.ipvs.kernel import OURS, Doors
 from backends.ipvs.layout import IpvsSettings, Layout
+from backends.ipvs.leaving import Doors as LeavingDoors
 from backends.ipvs.leaving import Leaving, refuse_new
 from backends.ipvs.model import DEVICE, AddressStep, IpvsPlan, IpvsStep, Step
 from backends.ipvs.plan import plan
@@ -30,6 +31,7 @@ from backends.kernel.links import AddressNews, Links
 from backends.kernel.nft import Nft
 from backends.kernel.nft_owned import RefusedElements
 from backends.kernel.nft_transaction import Transaction
+from backends.kernel.sockets import Sockets
 from proxy.backend import Applied, Drift, Figure, Held, Retired
 from proxy.config.settings import Settings
 from proxy.conntrack_table import ConntrackTable
@@ -59,6 +61,7 @@ class IpvsBackend:
         open_ipvs: Callable[[], Ipvs] = Ipvs,
         open_links: Callable[[], Links] = Links,
         open_flows: Callable[[], ConntrackTable] = ConntrackTable,
+        open_sockets: Callable[[], Sockets] = Sockets,
         prepare: Callable[[Ipvs], None] = lambda _: None,
         deadlines_file: Path | None = None,
         drain_s: float = DRAIN_S,
@@ -67,6 +70,7 @@ class IpvsBackend:
         self.layout = layout
         self._open = open_nft, open_ipvs, open_links
         self._open_flows = open_flows
+        self._open_sockets = open_sockets
         self._leaving: Leaving | None = None
         self._prepare = prepare
         self._deadlines_file = deadlines_file
@@ -302,13 +306,15 @@ class IpvsBackend:
         leaving = self._leaving = self._leaving or Leaving(self.layout, file, self._drain_s)
         with open_nft() as nft, open_links() as links, contextlib.ExitStack() as stack:
             flows = stack.enter_context(contextlib.closing(self._open_flows()))
+            sockets = stack.enter_context(self._open_sockets())
             if not await to_thread(leaving.begin, nft, links, flows):
                 return Retired()
             try:
                 ipvs = stack.enter_context(open_ipvs())
             except Unsupported:
                 ipvs = None
-            return await to_thread(leaving.go_on, nft, ipvs, links, self._now_s())
+            doors = LeavingDoors(nft, ipvs, links, flows, sockets)
+            return await to_thread(leaving.go_on, doors, self._now_s())
 
     async def cleanup(self) -> int:
         """Remove virtual servers while the addresses on our device still say which are ours, and rules still refuse."""

@@ -145,14 +145,15 @@ class Observed:
     def correct_server(
         self, server: ServerId, found: VirtualServer | None, destinations: Iterable[Destination]
     ) -> None:
-        """Replace what is believed of a virtual server by what was read."""
+        """Replace what is believed of a virtual server by what was read. What has a weight does not drain."""
         if found is None:
             self.forget_server(server)
             return
         self.servers[server] = found
-        self.destinations[server] = {(each.address, each.port): each for each in destinations}
+        there = {(each.address, each.port): each for each in destinations}
+        self.destinations[server] = there
         for place in list(self.draining.get(server, ())):
-            if place not in self.destinations[server]:
+            if place not in there or there[place].weight:
                 self._stay(server, place)
 
     def correct_elements(

@@ -139,14 +139,22 @@ class Draft:
         self._servers[server] = (wanted, owner, is_graceful)
 
     def compare_servers(self) -> None:
-        """Turn what is wanted of virtual servers into operations: what is made, and what ends."""
+        """Turn what is wanted of virtual servers into operations: what is made, and what ends.
+
+        At an address that leaves our device nothing drains: no packet gets there, and nobody could tell that it is ours.
+        """
+        leaving = {address for address, (is_wanted, _) in self.addresses.items() if not is_wanted}
+        for server in self.observed.draining if leaving else ():
+            if server.address in leaving:
+                self._servers.setdefault(server, (None, self.addresses[server.address][1], False))
         for server, (wanted, owner, is_graceful) in self._servers.items():
             if wanted is not None:
                 self._make(wanted, owner)
                 continue
             believed, there = self._believed(server)
             if believed is not None:
-                if is_graceful and owner is not None and has_drains(owner.name.protocol):
+                can_drain = is_graceful and server.address not in leaving
+                if can_drain and owner is not None and has_drains(owner.name.protocol):
                     for place, destination in there.items():
                         self._drain(server, place, owner, destination)
                     if there:
@@ -154,10 +162,14 @@ class Draft:
                 self.end.append(Operation("del server", server, None, owner))
 
     def _believed(self, server: ServerId) -> tuple[VirtualServer | None, dict[Place, Destination]]:
-        """Return what is there, or will be ours as soon as its address is on our device."""
+        """Return what is there, or will be ours as soon as its address is on our device.
+
+        Where the address stays another interface's, so does the virtual server.
+        """
         believed = self.observed.servers.get(server)
+        is_bound, _ = self.addresses.get(server.address, (False, None))
         stranger = self.observed.strangers.get(server.address, {}).get(server)
-        if believed is None and stranger is not None:
+        if believed is None and stranger is not None and is_bound:
             return stranger
         return believed, self.observed.destinations.get(server, {})
 

@@ -138,6 +138,7 @@ class Draining:
     def _note(self, seen: Mapping[ServerId, Iterable[Drain]]) -> None:
         """Count and log what a look has led to. Who never had connections to wait for goes without a word."""
         lines: list[str] = []
+        cut: list[str] = []  # what somebody will ask about comes first
         before = {server: self._busy.pop(server, {}) for server in seen}
         for each in itertools.chain.from_iterable(seen.values()):
             was_busy = each.place in before[each.server]
@@ -149,9 +150,10 @@ class Draining:
             self._drained["deadline" if each.connections else "idle"] += 1
             self._cut += each.connections
             if each.connections:
-                lines.append(f"{each}: removed, its time is up")
+                cut.append(f"{each}: removed, its time is up")
             elif was_busy:
                 lines.append(f"{each}: removed, it has drained")
+        lines = cut + lines
         for line in lines[:LISTED]:
             log.info("%s", line)
         if len(lines) > LISTED:

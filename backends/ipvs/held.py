@@ -18,6 +18,7 @@ from backends.ipvs.verify import Owners, Suspects, compare
 from backends.ipvs.words import element_words
 from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer
 from backends.kernel.nft_table import Data
+from backends.kernel.nft_values import ABSENT
 from proxy.addresses import join_host_port
 from proxy.backend import Held
 from proxy.desired import DesiredPort
@@ -25,6 +26,7 @@ from proxy.model import Family, PortKey
 from proxy.threads import to_thread
 
 _STRANGERS_SHOWN: Final = 100
+_READ_AT_ONCE: Final = 100
 _NOTHING: Final = Rendered()
 
 
@@ -139,20 +141,18 @@ class Look:
 
     async def at_strangers(self) -> Held:
         """Return what is there in all, and what no ServicePort stands for. Everything was listed before."""
-        if self._found is None:
+        found = self._found
+        if found is None:
             return Held(key=None)
-        observed, lines, differences = self._observed, list[str](), list[str]()
-        async with self._lock:
-            found = await to_thread(kernel.read_everything, self._doors, self._layout)
-            suspects = compare(found, observed)
+        suspects = await to_thread(compare, found, self._observed)
+        lines: list[str] = []
         for family, facts in found.tables.items():
             lines.append(f"{family}: {len(facts.chains)} chains, {len(facts.sets)} sets")
-            if family in suspects.structures:
-                differences.append(f"{family}: our table, or a chain or set in it, was changed")
             for name, elements in facts.elements.items():
                 lines.append(f"{family}: {len(elements)} elements in {name}")
         lines.append(f"{len(found.servers)} virtual servers, {len(found.bound)} addresses")
-        strange = sorted(_strange(suspects, found, observed))
+        differences = await self._shared_differences(suspects)
+        strange = sorted(await self._strange(suspects))
         differences += strange[:_STRANGERS_SHOWN]
         if len(strange) > _STRANGERS_SHOWN:
             differences.append(
@@ -160,22 +160,54 @@ class Look:
             )
         return Held(key=None, lines=tuple(lines), differences=tuple(differences))
 
+    async def _shared_differences(self, suspects: Suspects) -> list[str]:
+        """Return in words what of the tables' structure, and of all addresses, differs now."""
+        doors, observed = self._doors, self._observed
+        async with self._lock:
+            changed = [
+                f"{family}: our table, or a chain or set in it, was changed"
+                for family in suspects.structures
+                if OURS.read_structure(doors.nft, family).structure
+                != observed.tables[family].structure
+            ]
+            if not suspects.has_addresses:
+                return changed
+            found = kernel.read_addresses(doors.links)
+            if found.device != observed.device:
+                return [*changed, "our device was made, removed or set down"]
+            addresses = [
+                f"{'unexpected' if address in found.bound else 'missing'}: address {address}"
+                for address in sorted(found.bound ^ observed.bound.keys())
+            ]
+            return changed + addresses
 
-def _strange(suspects: Suspects, found: Observed, observed: Observed) -> Iterator[str]:
-    """Yield in words what differs and is not told of a ServicePort: nobody's objects, and all addresses."""
-    owners = Owners(observed)
-    for (family, name), keys in suspects.elements.items():
-        for key in keys:
-            if owners.of_element(family, name, key) is None:
-                yield f"{family}: {element_words(family, name, key, None)}"
-    for server in suspects.servers:
-        if owners.of_server(server) is None:
-            yield f"virtual server {server}"
-    if found.device != observed.device:
-        yield "our device was made, removed or set down"
-        return
-    for address in found.bound ^ observed.bound.keys():
-        yield f"{'unexpected' if address in found.bound else 'missing'}: address {address}"
+    async def _strange(self, suspects: Suspects) -> list[str]:
+        """Return in words what nobody occupies and still differs. In parts: changes go on in between."""
+        doors, observed, owners = self._doors, self._observed, Owners(self._observed)
+        strange: list[str] = []
+        for (family, name), keys in suspects.elements.items():
+            nobodys = [key for key in keys if owners.of_element(family, name, key) is None]
+            for start in range(0, len(nobodys), _READ_AT_ONCE):
+                part = nobodys[start : start + _READ_AT_ONCE]
+                async with self._lock:
+                    actual = OURS.read_elements(doors.nft, family, name, part)
+                    believed = observed.tables[family].elements.get(name, {})
+                    strange += [
+                        f"{family}: {element_words(family, name, key, None)}"
+                        for key in part
+                        if actual.get(key, ABSENT) != believed.get(key, ABSENT)
+                    ]
+                await asyncio.sleep(0)
+        for server in suspects.servers:
+            if owners.of_server(server) is None:
+                async with self._lock:
+                    found, listed = kernel.read_server(doors.ipvs, server)
+                    there = {(each.address, each.port): each for each, _ in listed}
+                    believed_there = observed.destinations.get(server, {})
+                    if (found, there) != (observed.servers.get(server), believed_there):
+                        strange.append(f"virtual server {server}")
+                await asyncio.sleep(0)
+        return strange
 
 
 def _elements(rendered: Rendered) -> dict[str, list[bytes]]:

@@ -7,11 +7,15 @@ In this order, so that a packet to an address on our device always meets a virtu
 3. Destinations without connections go, and virtual servers without destinations; what has connections gets weight 0, and goes
    when they have ended or their time is up.
 4. Addresses at which no virtual server is reached any more go, and when there is none at all, the device and the tables.
+
+Whoever loses a connection is to hear of it at once. Those through IPVS whose time is up are forgotten by connection tracking: what
+is sent next is translated by the other data plane, and an endpoint that does not know it answers with a reset. Those that
+the node itself has begun with an address that goes are ended by the kernel.
 """
 
 import errno
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,10 +32,11 @@ from backends.kernel.nft import Nft
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
 from backends.kernel.nft_table import TableFacts
 from backends.kernel.nft_transaction import Transaction
+from backends.kernel.sockets import Sockets
 from proxy.addresses import parse_ip, unpack_ip
 from proxy.backend import Retired
 from proxy.conntrack_table import ConntrackTable
-from proxy.errors import KernelError
+from proxy.errors import KernelError, ProxyError
 from proxy.model import IPV4, PROTOCOLS, Family, Protocol
 
 LOOK_AGAIN_S: Final = 5.0
@@ -39,6 +44,16 @@ _PROTOCOLS: Final[dict[int, Protocol]] = {PROTOCOL_NUMBERS[each]: each for each 
 _GONE: Final = (errno.ESRCH, errno.ENOENT)
 
 log = logging.getLogger(__name__)
+
+
+class Doors(NamedTuple):
+    """What a departure needs of the kernel; no IPVS where there is none."""
+
+    nft: Nft
+    ipvs: Ipvs | None
+    links: Links
+    flows: ConntrackTable
+    sockets: Sockets
 
 
 class _Way(NamedTuple):
@@ -50,11 +65,11 @@ class _Way(NamedTuple):
 
 
 class _Verdict(NamedTuple):
-    """What becomes of a virtual server: how many connections go on and are cut, and which destinations stay until when."""
+    """What becomes of a virtual server: how many connections go on, which destinations stay until when, and whose are cut."""
 
     kept: int
-    cut: int
     until_s: Mapping[Place, float]
+    cut: Mapping[Place, int]
 
 
 class Leaving:
@@ -81,59 +96,78 @@ class Leaving:
             for server, way in _ways(family, facts):
                 self._ways.setdefault(server, []).append(way)
         refuse_new(nft, tables)
-        self._forget_flows(links, flows)
+        self._forget("UDP", dict.fromkeys(self._ways, ()), links, flows)
         self._is_begun = True
         return True
 
-    def _forget_flows(self, links: Links, flows: ConntrackTable) -> None:
+    def _forget(
+        self,
+        protocol: Protocol,
+        servers: Mapping[ServerId, Collection[Place]],
+        links: Links,
+        flows: ConntrackTable,
+    ) -> None:
+        """Have the next packets of flows through virtual servers to some of their destinations, or any, be new ones."""
         here = [parsed.packed for each in links.addresses() if (parsed := parse_ip(each.address))]
-        for family in self._layout.families:
-            ends: set[bytes] = set()
-            for server, ways in self._ways.items():
-                for way in ways if server.family == family else ():
-                    if way.protocol == "UDP":
-                        addresses = [way.address] if way.address else here
-                        ends.update([address + way.port for address in addresses])
-            if ends:
-                flows.forget(family, ends)
+        ends: dict[Family, dict[bytes, set[bytes]]] = {}
+        for server, places in servers.items():
+            to = {
+                found.packed + port.to_bytes(2)
+                for text, port in places
+                if (found := parse_ip(text))
+            }
+            for way in self._ways_to(server):
+                if way.protocol == protocol:
+                    addresses = [way.address] if way.address else here
+                    for address in addresses:
+                        known = ends.setdefault(server.family, {})
+                        known.setdefault(address + way.port, set()).update(to)
+        for family, meant in ends.items():
+            flows.forget(family, meant, PROTOCOL_NUMBERS[protocol])
 
-    def go_on(self, nft: Nft, ipvs: Ipvs | None, links: Links, now_s: float) -> Retired:
+    def go_on(self, doors: Doors, now_s: float) -> Retired:
         """Remove what no connection needs; without IPVS there is no virtual server. Raises KernelError."""
-        servers = self._servers(ipvs, links) if ipvs is not None else []
-        if ipvs is None or not servers:
-            return Retired(removed=tuple(self._remove_rest(nft, links)))
+        servers = self._servers(doors) if doors.ipvs is not None else []
+        if doors.ipvs is None or not servers:
+            return Retired(removed=tuple(_remove_rest(doors)))
         verdicts: dict[ServerId, _Verdict] = {}
         messages: list[bytes] = []
         for server in servers:
-            listed = ipvs.list_destinations(server)
+            listed = doors.ipvs.list_destinations(server)
             verdicts[server] = verdict = self._judge(server, listed, now_s)
             messages += _messages(server, listed, verdict)
-        for refusal in ipvs.carry_out(messages):
+        for refusal in doors.ipvs.carry_out(messages):
             if refusal.errno not in _GONE:
                 raise KernelError("give way", refusal.errno, str(refusal))
         if self._file is not None:
             until_s = {server: each.until_s for server, each in verdicts.items() if each.kept}
             deadlines.save(self._file, until_s)
-        return self._tell(verdicts, nft, links)
+        if cut := {server: each.cut for server, each in verdicts.items() if each.cut}:
+            count = sum([sum(each.values()) for each in cut.values()])
+            log.warning("%d connections through IPVS are cut: their time is up", count)
+            self._forget("TCP", cut, doors.links, doors.flows)
+        return self._tell(verdicts, doors)
 
-    def _servers(self, ipvs: Ipvs, links: Links) -> list[ServerId]:
-        bound = kernel.read_addresses(links).bound
-        found = [each.id for each in ipvs.list_servers()]
-        return [
-            each for each in found if kernel.is_our_server(each, self._layout, bound, self._marks)
-        ]
+    def _servers(self, doors: Doors) -> list[ServerId]:
+        bound = kernel.read_addresses(doors.links).bound
+        found = [each.id for each in doors.ipvs.list_servers()] if doors.ipvs is not None else []
+        layout, marks = self._layout, self._marks
+        return [each for each in found if kernel.is_our_server(each, layout, bound, marks)]
+
+    def _ways_to(self, server: ServerId) -> list[_Way]:
+        """Return how a virtual server is reached; one at an address is so even where the rules do not say it."""
+        ways = self._ways.get(server, [])
+        address = parse_ip(server.address)
+        if ways or server.protocol is None or address is None:
+            return ways
+        return [_Way(address.packed, server.protocol, server.port.to_bytes(2))]
 
     def _judge(
         self, server: ServerId, listed: Iterable[tuple[Destination, Load]], now_s: float
     ) -> _Verdict:
-        kept, cut, until_s = 0, 0, dict[Place, float]()
-        protocols = (
-            {server.protocol}
-            if server.protocol
-            else {w.protocol for w in self._ways.get(server, ())}
-        )
-        if not all(map(has_drains, protocols)):
-            return _Verdict(0, 0, {})
+        kept, until_s, cut = 0, dict[Place, float](), dict[Place, int]()
+        if not all(has_drains(way.protocol) for way in self._ways_to(server)):
+            return _Verdict(0, {}, {})
         for destination, load in listed:
             place = destination.address, destination.port
             end_s = self._deadlines.setdefault((server, place), now_s + self._drain_s)
@@ -141,52 +175,64 @@ class Leaving:
             if count and now_s < end_s:
                 kept += count
                 until_s[place] = end_s
-            else:
-                cut += count
-        return _Verdict(kept, cut, until_s)
+            elif count:
+                cut[place] = count
+        return _Verdict(kept, until_s, cut)
 
-    def _tell(self, verdicts: Mapping[ServerId, _Verdict], nft: Nft, links: Links) -> Retired:
-        """Remove addresses or everything, and return what has been done.
-
-        What was cut keeps its address until the next look: its next packets are to be answered by a reset, not lost.
-        """
-        gone = len([each for each in verdicts.values() if not each.kept])
+    def _tell(self, verdicts: Mapping[ServerId, _Verdict], doors: Doors) -> Retired:
+        """Remove addresses or everything, and return what has been done."""
+        staying = [server for server, each in verdicts.items() if each.kept]
+        gone = len(verdicts) - len(staying)
         removed = [f"{gone} virtual servers"] if gone else []
-        staying = [server for server, each in verdicts.items() if each.kept or each.cut]
         if not staying:
-            return Retired(removed=(*removed, *self._remove_rest(nft, links)))
-        if unbound := self._unbind(links, staying):
+            return Retired(removed=(*removed, *_remove_rest(doors)))
+        if unbound := self._unbind(staying, doors):
             removed.append(f"{unbound} addresses")
-        if cut := sum([each.cut for each in verdicts.values()]):
-            log.warning("%d connections through IPVS are cut: their time is up", cut)
         kept = sum([each.kept for each in verdicts.values()])
         return Retired(
             removed=tuple(removed), waits_for=f"{kept} connections", again_s=LOOK_AGAIN_S
         )
 
-    def _unbind(self, links: Links, staying: Iterable[ServerId]) -> int:
+    def _unbind(self, staying: Iterable[ServerId], doors: Doors) -> int:
         """Take from our device all addresses but those at which virtual servers that stay are reached."""
         needed = {
             unpack_ip(way.address).text
             for server in staying
-            for way in self._ways.get(server, ())
+            for way in self._ways_to(server)
             if way.address
         }
-        needed.update([server.address for server in staying])
-        surplus = sorted(kernel.read_addresses(links).bound - needed)
-        link = links.find(DEVICE)
+        surplus = sorted(kernel.read_addresses(doors.links).bound - needed)
+        link = doors.links.find(DEVICE)
         if link is None or not surplus:
             return 0
-        for refused in links.unbind(link.ifindex, surplus):
+        for refused in doors.links.unbind(link.ifindex, surplus):
             raise KernelError(f"addresses of {DEVICE}", refused.errno, str(refused))
+        _end_own(surplus, doors)
         return len(surplus)
 
-    def _remove_rest(self, nft: Nft, links: Links) -> Iterator[str]:
-        if links.find(DEVICE) is not None:
-            links.remove_dummy(DEVICE)
-            yield f"device {DEVICE}"
-        if count := OURS.delete_tables(nft):
-            yield f"{count} nftables tables"
+
+def _remove_rest(doors: Doors) -> Iterator[str]:
+    bound = kernel.read_addresses(doors.links).bound
+    if doors.links.find(DEVICE) is not None:
+        doors.links.remove_dummy(DEVICE)
+        _end_own(bound, doors)
+        yield f"device {DEVICE}"
+    if count := OURS.delete_tables(doors.nft):
+        yield f"{count} nftables tables"
+
+
+def _end_own(addresses: Collection[str], doors: Doors) -> None:
+    """End what this node itself has begun with addresses that are gone: its programs begin anew, with one that stays."""
+    try:
+        count = doors.sockets.end(addresses)
+    except ProxyError as error:
+        log.warning(
+            "connections of this node itself that began with addresses of services time out: %s",
+            error,
+        )
+        return
+    if count:
+        log.info("ended %d connections of this node itself: their address is gone", count)
 
 
 def refuse_new(nft: Nft, tables: Mapping[Family, TableFacts]) -> None:

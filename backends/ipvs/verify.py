@@ -6,6 +6,7 @@ each suspect is read once more, between two steps, before it counts as drift.
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Final, NamedTuple
 
 from backends.ipvs import kernel
@@ -20,8 +21,8 @@ from proxy.model import Family, PortKey
 from proxy.netlink.route import InterfaceAddress
 from proxy.threads import to_thread
 
-SINGLE_READS: Final = 1000
-"""With more suspects than this, everything is observed anew."""
+SINGLE_READS: Final = 200
+"""With more suspects than this, those that are suspect twice decide; everything is then observed anew."""
 
 
 class Suspects(NamedTuple):
@@ -36,6 +37,15 @@ class Suspects(NamedTuple):
     def total(self) -> int:
         return sum(map(len, self.elements.values())) + len(self.servers)
 
+    def also_in(self, other: "Suspects") -> "Suspects":
+        """Return what two looks have in common: what is just being changed by us differs only once."""
+        elements = {
+            place: sorted(set(keys).intersection(other.elements.get(place, ())))
+            for place, keys in self.elements.items()
+        }
+        servers = sorted(set(self.servers).intersection(other.servers), key=str)
+        return self._replace(elements=elements, servers=servers)
+
 
 async def verify(
     doors: Doors, background: Doors, lock: asyncio.Lock, observed: Observed, layout: Layout
@@ -46,24 +56,35 @@ async def verify(
     """
     async with lock:
         generation, commits = doors.nft.generation(), observed.commits
-    found = await to_thread(kernel.read_everything, background, layout)
+    suspects = await to_thread(find_suspects, background, observed, layout)
+    if suspects.total > SINGLE_READS:
+        suspects = suspects.also_in(await to_thread(find_suspects, background, observed, layout))
     async with lock:
-        drifts = list(_confirm(doors, compare(found, observed), observed, layout))
+        drifts = list(_confirm(doors, suspects, observed))
         # Whoever changed something since we began is seen by the next look at the generation.
         observed.generation = generation + observed.commits - commits
     return drifts
 
 
+def find_suspects(background: Doors, observed: Observed, layout: Layout) -> Suspects:
+    """Read everything and note what differs from belief, which may change meanwhile."""
+    found = kernel.read_everything(background, layout)
+    suspects = compare(found, observed)
+    while found.destinations:  # Python lets no other thread run while it throws away all at once
+        found.destinations.popitem()
+    return suspects
+
+
 def compare(found: Observed, observed: Observed) -> Suspects:
-    """Return where two beliefs differ. Pure, and a full walk."""
+    """Return where two beliefs differ, of which the second may change meanwhile. A full walk."""
     structures: list[Family] = []
     elements: dict[tuple[Family, str], list[bytes]] = {}
-    for family, belief in observed.tables.items():
+    for family, belief in list(observed.tables.items()):
         facts = found.tables[family]
         if facts.structure != belief.structure:
             structures.append(family)
             continue
-        for name, believed in belief.elements.items():
+        for name, believed in list(belief.elements.items()):
             actual = facts.elements.get(name, {})
             if actual != believed:
                 keys = {key for key, _ in actual.items() ^ believed.items()}
@@ -82,9 +103,7 @@ def compare(found: Observed, observed: Observed) -> Suspects:
     return Suspects(structures, elements, servers, has_addresses)
 
 
-def _confirm(
-    doors: Doors, suspects: Suspects, observed: Observed, layout: Layout
-) -> Iterator[Drift]:
+def _confirm(doors: Doors, suspects: Suspects, observed: Observed) -> Iterator[Drift]:
     if suspects.total > SINGLE_READS:
         yield Drift(key=None, what=f"{suspects.total} objects")
         return
@@ -92,9 +111,7 @@ def _confirm(
         structure = OURS.read_structure(doors.nft, family).structure
         if structure != observed.tables[family].structure:
             yield Drift(key=None, what=f"{family}: our table, or a chain or set in it")
-    owners = Owners(observed) if suspects.total or suspects.has_addresses else None
-    if owners is None:
-        return
+    owners = Owners(observed)
     for (family, name), keys in suspects.elements.items():
         actual = OURS.read_elements(doors.nft, family, name, keys)
         believed = observed.tables[family].elements.get(name, {})
@@ -170,35 +187,46 @@ class Owners:
 
     def __init__(self, observed: Observed) -> None:
         self._observed = observed
-        self._elements: dict[tuple[Family, str, bytes], PortKey] = {}
-        self._servers: dict[ServerId, PortKey] = {}
-        self._addresses: dict[tuple[Family, bytes], list[PortKey]] = {}
-        for key, rendered in observed.rendered.items():
-            family = key.family
-            for frontend in rendered.frontends:
-                for name in PLACES[frontend.kind].all:
-                    self._elements[family, name, frontend.key] = key
-                for allowed in frontend.allowed:
-                    self._elements[family, ALLOWED, allowed] = key
-                if frontend.server is not None:
-                    self._servers[frontend.server] = key
-            for server in rendered.marked:
-                self._servers[server] = key
-            for name, member in rendered.shared:
-                self._elements[family, name, member] = key
-                if name in (BOUND, ELSEWHERE):
-                    self._addresses.setdefault((family, member), []).append(key)
 
     def of_element(self, family: Family, name: str, key: bytes) -> PortKey | None:
-        return self._elements.get((family, name, key))
+        return self._index.elements.get((family, name, key))
 
     def of_server(self, server: ServerId) -> PortKey | None:
-        return self._servers.get(server)
+        return self._index.servers.get(server)
 
     def all_of_address(self, address: str) -> list[PortKey]:
         family: Family = "IPv6" if ":" in address else "IPv4"
-        return self._addresses.get((family, pack_address(address)), [])
+        return self._index.addresses.get((family, pack_address(address)), [])
 
     def of_address(self, address: str) -> PortKey | None:
         owners = self.all_of_address(address)
         return owners[0] if owners else None
+
+    @cached_property
+    def _index(self) -> "_Index":
+        """Walk through everything, for the first who asks: mostly it has been us who changed something meanwhile."""
+        index = _Index({}, {}, {})
+        for key, rendered in self._observed.rendered.items():
+            family = key.family
+            for frontend in rendered.frontends:
+                for name in PLACES[frontend.kind].all:
+                    index.elements[family, name, frontend.key] = key
+                for allowed in frontend.allowed:
+                    index.elements[family, ALLOWED, allowed] = key
+                if frontend.server is not None:
+                    index.servers[frontend.server] = key
+            for server in rendered.marked:
+                index.servers[server] = key
+            for name, member in rendered.shared:
+                index.elements[family, name, member] = key
+                if name in (BOUND, ELSEWHERE):
+                    index.addresses.setdefault((family, member), []).append(key)
+        return index
+
+
+class _Index(NamedTuple):
+    """Who occupies elements and virtual servers, and all who need an address."""
+
+    elements: dict[tuple[Family, str, bytes], PortKey]
+    servers: dict[ServerId, PortKey]
+    addresses: dict[tuple[Family, bytes], list[PortKey]]

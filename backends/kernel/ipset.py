@@ -24,7 +24,7 @@ from proxy.netlink.socket import NetlinkSocket
 _AT_ONCE: Final = 1000
 _LAST_ERRNO: Final = 4095
 
-# enum ipset_errno and its like, which are no numbers of errno; those from 4352 on mean one thing in each kind of set
+# enum ipset_errno, which are no numbers of errno; those from 4352 on are those of hashes
 _REASONS: Final = {
     errno.ENOENT: "there is no such set",
     errno.EEXIST: "another set has this name",

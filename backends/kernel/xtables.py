@@ -13,19 +13,17 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, NamedTuple
 
-from backends.kernel import xtables_text
+from backends.kernel import xtables_legacy, xtables_text
 from backends.kernel.xtables_text import Chain, Flavour, RefusedLine, Version
 from proxy.errors import KernelError, Unsupported
-from proxy.model import IPV4, Family
+from proxy.model import IPV4, IPV6, Family
 
 LOCK_WAIT_S: Final = 5
 """How long a program waits for the lock."""
 _WORKING_S: Final = 60.0
-_STEMS: Final[dict[Family, str]] = {IPV4: "iptables", "IPv6": "ip6tables"}
-_TABLES: Final[dict[Family, str]] = {IPV4: "ip_tables_names", "IPv6": "ip6_tables_names"}
+_STEMS: Final[dict[Family, str]] = {IPV4: "iptables", IPV6: "ip6tables"}
 _KNOWS_WAIT: Final = (1, 6, 2)  # from here on iptables-restore takes --wait
 
 
@@ -103,7 +101,8 @@ class Xtables:
 
     def save(self, table: str) -> dict[str, Chain]:
         """Return the chains of a table, built-in ones too. A legacy table that nobody has used yet has none, and stays unused."""
-        if self.programs.version.flavour is Flavour.LEGACY and table not in self._legacy_tables():
+        is_legacy = self.programs.version.flavour is Flavour.LEGACY
+        if is_legacy and table not in xtables_legacy.table_names(self.programs.family):
             return {}
         name = f"{self.programs.stem}-save"
         request = f"{name}: table {table}"
@@ -113,16 +112,6 @@ class Xtables:
         if xtables_text.is_incompatible(done.stdout):
             raise KernelError(request, 0, "it has rules that only nft can list")
         return xtables_text.parse_save(done.stdout).get(table, {})
-
-    def _legacy_tables(self) -> list[str]:
-        """Return the tables there are. Asking a program for one makes it, and every packet goes through it from then on."""
-        names = Path("/proc/thread-self/net") / _TABLES[self.programs.family]
-        try:
-            return names.read_text().split()
-        except FileNotFoundError:  # the kernel has no legacy tables, or has not loaded them
-            return []
-        except OSError as error:
-            raise KernelError(f"read {names}", error.errno or 0, error.strerror or "") from error
 
 
 def _version(stem: str) -> Version | None:

@@ -52,7 +52,7 @@ _PARSED: Final = re.compile(r"^Error occurred at line: ([0-9]+)$")
 _FAILED: Final = re.compile(r"^line ([0-9]+) failed(?:: (.*))?$")
 _REFUSED: Final = re.compile(r"^line ([0-9]+): (.*)$")
 _ASIDE: Final = re.compile(r"^(?:Try `|#|Error occurred at line: )")
-_LOCKED: Final = re.compile(r"holding the xtables lock|^Can't lock /", re.MULTILINE).search
+_LOCKED: Final = "holding the xtables lock"
 _INCOMPATIBLE: Final = re.compile(r"^# Table `\S+' is incompatible", re.MULTILINE).search
 _FIRST_LINE: Final = 2  # the table's name stands before it
 
@@ -96,7 +96,7 @@ def parse_refusal(text: str, lines: Sequence[str]) -> tuple[RefusedLine, ...]:
 
 def is_locked(text: str) -> bool:
     """Tell whether a program gave up because another one held the lock."""
-    return _LOCKED(text) is not None
+    return _LOCKED in text
 
 
 def is_incompatible(text: str) -> bool:

@@ -17,6 +17,7 @@ from proxy.netlink import codec
 from proxy.netlink.codec import Malformed, Request, attr, attr_be32, nested
 
 IPPROTO_UDP: Final = 17
+IPPROTO_TCP: Final = 6
 
 _GET: Final = 1 << 8 | 1  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET
 _DELETE: Final = 1 << 8 | 2  # IPCTNL_MSG_CT_DELETE
@@ -51,7 +52,7 @@ _HEAD_V6: Final = struct.pack("=HH", 80 - _GENERAL_LENGTH, _CTA_TUPLE_ORIG | cod
 
 
 class Entry(NamedTuple):
-    """A tracked UDP flow: where the client sent to, and from where answers come.
+    """A tracked flow: where the client sent to, and from where answers come.
 
     Both are an address followed by its port; where nothing was translated they are equal. `identity` holds the attributes
     by which the kernel finds this entry, and no later one between the same two.
@@ -64,7 +65,7 @@ class Entry(NamedTuple):
 
 
 class Filter(NamedTuple):
-    """Which UDP flows of a family to dump. What is empty may be anything.
+    """Which flows of a family and protocol to dump. What is empty may be anything.
 
     `destination` is an address, `port` its port, two bytes. `source`, an address followed by its port or a port alone, is
     where answers come from. `is_translated`: only flows whose destination was translated.
@@ -75,6 +76,7 @@ class Filter(NamedTuple):
     port: bytes = b""
     source: bytes = b""
     is_translated: bool = False
+    protocol: int = IPPROTO_UDP
 
 
 def dump(wanted: Filter) -> Request:
@@ -88,6 +90,7 @@ def dump(wanted: Filter) -> Request:
     parts = [
         _tuple(
             _CTA_TUPLE_ORIG,
+            wanted.protocol,
             (_CTA_IP_DST[wanted.family], target),
             (_CTA_PROTO_DST_PORT, wanted.port),
         )
@@ -99,6 +102,7 @@ def dump(wanted: Filter) -> Request:
         parts.append(
             _tuple(
                 _CTA_TUPLE_REPLY,
+                wanted.protocol,
                 (_CTA_IP_SRC[wanted.family], source),
                 (_CTA_PROTO_SRC_PORT, wanted.source[-2:]),
             )
@@ -113,12 +117,12 @@ def dump(wanted: Filter) -> Request:
     )
 
 
-def _tuple(kind: int, address: tuple[int, bytes], port: tuple[int, bytes]) -> bytes:
-    """Pack the parts of a UDP tuple that are not empty."""
+def _tuple(kind: int, protocol: int, address: tuple[int, bytes], port: tuple[int, bytes]) -> bytes:
+    """Pack the parts of a tuple that are not empty."""
     ip = nested(_CTA_TUPLE_IP, attr(*address)) if address[1] else b""
     ports = attr(*port) if port[1] else b""
-    protocol = nested(_CTA_TUPLE_PROTO, attr(_CTA_PROTO_NUM, bytes([IPPROTO_UDP])), ports)
-    return nested(kind, ip, protocol)
+    number = attr(_CTA_PROTO_NUM, bytes([protocol]))
+    return nested(kind, ip, nested(_CTA_TUPLE_PROTO, number, ports))
 
 
 def delete(entry: Entry) -> Request:
@@ -129,22 +133,28 @@ def delete(entry: Entry) -> Request:
     return Request(_DELETE, 0, _general(entry.family) + entry.identity)
 
 
-def destination(payload: memoryview) -> bytes:
-    """Return where the client sent to, address and port; empty for what is no UDP flow. Raises Malformed.
+def destination(payload: memoryview, protocol: int = IPPROTO_UDP) -> bytes:
+    """Return where the client sent to, address and port; empty for what is of another protocol. Raises Malformed.
 
     For looking through many entries of which few matter; `parse` tells all.
     """
     head = payload[4:8]
     if head == _HEAD_V4 and len(payload) >= 56:
-        return bytes(payload[24:28]) + payload[52:54] if payload[36] == IPPROTO_UDP else b""
+        return bytes(payload[24:28]) + payload[52:54] if payload[36] == protocol else b""
     if head == _HEAD_V6 and len(payload) >= 80:
-        return bytes(payload[36:52]) + payload[76:78] if payload[60] == IPPROTO_UDP else b""
-    entry = parse(payload)
+        return bytes(payload[36:52]) + payload[76:78] if payload[60] == protocol else b""
+    entry = parse(payload, protocol)
     return b"" if entry is None else entry.destination
 
 
-def parse(payload: bytes | memoryview) -> Entry | None:
-    """Read one entry of a dump; None for what is no UDP flow over IP. Raises Malformed."""
+def is_translated(payload: memoryview) -> bool:
+    """Whether connection tracking itself leads an entry of a dump elsewhere than where the client sent to."""
+    status = codec.parse_attrs(payload, _GENERAL_LENGTH).get(_CTA_STATUS)
+    return status is not None and bool(codec.read_be32(status) & _IPS_DST_NAT)
+
+
+def parse(payload: bytes | memoryview, protocol: int = IPPROTO_UDP) -> Entry | None:
+    """Read one entry of a dump; None for what is no flow of that protocol over IP. Raises Malformed."""
     view = memoryview(payload)
     if len(view) < _GENERAL_LENGTH:
         raise Malformed(f"an entry of {len(view)} bytes")
@@ -153,8 +163,8 @@ def parse(payload: bytes | memoryview) -> Entry | None:
     original, reply = attributes.get(_CTA_TUPLE_ORIG), attributes.get(_CTA_TUPLE_REPLY)
     if view[0] not in _NUMBERS.values() or original is None or reply is None:
         return None
-    there = _end(original, _CTA_IP_DST[family], _CTA_PROTO_DST_PORT)
-    back = _end(reply, _CTA_IP_SRC[family], _CTA_PROTO_SRC_PORT)
+    there = _end(original, protocol, _CTA_IP_DST[family], _CTA_PROTO_DST_PORT)
+    back = _end(reply, protocol, _CTA_IP_SRC[family], _CTA_PROTO_SRC_PORT)
     if there is None or back is None:
         return None
     identity = attr(_CTA_TUPLE_ORIG | codec.NLA_F_NESTED, bytes(original))
@@ -164,14 +174,14 @@ def parse(payload: bytes | memoryview) -> Entry | None:
     return Entry(family, there, back, identity)
 
 
-def _end(tuple_: memoryview, address_kind: int, port_kind: int) -> bytes | None:
-    """Return one end of a UDP tuple; None if it is of another protocol or not whole."""
+def _end(tuple_: memoryview, number: int, address_kind: int, port_kind: int) -> bytes | None:
+    """Return one end of a tuple; None if it is of another protocol or not whole."""
     parts = codec.parse_attrs(tuple_)
     if _CTA_TUPLE_IP not in parts or _CTA_TUPLE_PROTO not in parts:
         return None
     addresses = codec.parse_attrs(parts[_CTA_TUPLE_IP])
     protocol = codec.parse_attrs(parts[_CTA_TUPLE_PROTO])
-    if bytes(protocol.get(_CTA_PROTO_NUM, b"")) != bytes([IPPROTO_UDP]):
+    if bytes(protocol.get(_CTA_PROTO_NUM, b"")) != bytes([number]):
         return None
     address, port = addresses.get(address_kind), protocol.get(port_kind)
     return None if address is None or port is None else bytes(address) + port

@@ -11,7 +11,7 @@ from proxy.conntrack_table import ATTEMPTS, ConntrackTable, Found
 from proxy.desired import Frontend
 from proxy.errors import KernelError
 from proxy.model import IPV4, Family
-from proxy.netlink import codec, socket
+from proxy.netlink import codec, conntrack, socket
 from proxy.netlink.codec import Message
 from proxy.netlink.conntrack import Filter
 from tests.fakes.conntrack import packed_end
@@ -226,21 +226,41 @@ def test_a_dump_that_is_denied_is_not_tried_again(kernel: Kernel) -> None:
 # --- forgetting all flows to some destinations
 
 
-def forget(*ends: str) -> int:
+def forget(*ends: str, sources: tuple[str, ...] = ()) -> int:
     table = ConntrackTable()
     try:
-        return table.forget(IPV4, {packed_end(each) for each in ends})
+        leading = [packed_end(each) for each in sources]
+        return table.forget(IPV4, {packed_end(each): leading for each in ends})
     finally:
         table.close()
 
 
-def test_all_flows_to_a_destination_are_forgotten_wherever_they_lead(kernel: Kernel) -> None:
-    other = "10.96.0.11:53"
+def test_flows_to_a_destination_are_forgotten_unless_connection_tracking_translates_them(
+    kernel: Kernel,
+) -> None:
+    other, dnat, snat = "10.96.0.11:53", codec.attr_be32(3, 0x2A), codec.attr_be32(3, 0x1A)
     kernel.entries = [entry(A, 1), entry(VIP, 2), entry(A, 3, other), entry(A, 4, "10.96.0.10:54")]
+    kernel.entries += [entry(A, 5) + dnat, entry(A, 6) + snat]
 
-    assert forget(VIP, "192.0.2.9:1") == 2
+    assert forget(VIP, "192.0.2.9:1") == 3
 
-    assert kernel.deleted == [1, 2]
+    assert kernel.deleted == [1, 2, 6]
+
+
+def test_only_flows_to_some_endpoints_are_forgotten_where_these_are_named(kernel: Kernel) -> None:
+    kernel.entries = [entry(A, 1), entry(B, 2), entry(C, 3), entry(B, 4, "10.96.0.11:53")]
+
+    assert forget(VIP, sources=(B, C)) == 2
+
+    assert kernel.deleted == [2, 3]
+
+
+def test_flows_of_another_protocol_stay(kernel: Kernel) -> None:
+    kernel.entries = [entry(A, 1)]
+    table = ConntrackTable()
+
+    assert table.forget(IPV4, {packed_end(VIP): ()}, conntrack.IPPROTO_TCP) == 0
+    table.close()
 
 
 def test_a_dump_that_was_interrupted_is_begun_anew_before_anything_is_forgotten(

@@ -218,23 +218,24 @@ def test_the_first_batches_hold_what_everything_else_needs(
     daemon.live(life)
 
 
+@pytest.mark.parametrize("names", [["metrics", "dns"], ["dns", "metrics"]])
 def test_all_ports_of_a_service_come_in_one_batch_with_the_most_urgent_of_them(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, names: list[str]
 ) -> None:
     """A port of a cluster IP that is not known yet is refused, though another data plane may serve it meanwhile."""
     monkeypatch.setattr(reconciler, "CHUNK_ENDPOINTS", 1)
+    numbers = {"dns": 53, "metrics": 9153}
 
     async def life() -> None:
-        dns = make_service(
-            "kube-system/dns",
-            make_service_port("kube-system/dns", "metrics", cluster_ip="10.96.0.3", port=9153),
-            make_service_port("kube-system/dns", "dns", cluster_ip="10.96.0.3", port=53),
-        )
-        daemon.tell_all(service("a/elsewhere", 1), dns)
+        ports = [
+            make_service_port("kube-system/dns", name, cluster_ip="10.96.0.3", port=numbers[name])
+            for name in names
+        ]
+        daemon.tell_all(service("a/elsewhere", 1), make_service("kube-system/dns", *ports))
         await daemon.pass_s()
 
         batches = [[key.name.port for key in batch] for batch in daemon.backend.applied]
-        assert batches == [["metrics", "dns"], [""]]
+        assert batches == [names, [""]]
 
     daemon.live(life)
 

@@ -11,7 +11,7 @@ import pytest
 
 from backends.ipvs import backend as module
 from backends.ipvs.backend import IpvsBackend
-from backends.ipvs.layout import IpvsSettings, Layout
+from backends.ipvs.layout import IpvsSettings, Layout, closed
 from backends.ipvs.model import DEVICE, SERVICES, TABLE
 from backends.kernel import ipvs_messages, nft_messages
 from backends.kernel.ipvs import Ipvs, Refusal
@@ -274,6 +274,22 @@ def test_without_ipvs_the_rest_is_cleaned_up_all_the_same(kernel: Kernel) -> Non
     kernel.ipvs.has_module = False
 
     assert asyncio.run(IpvsBackend(LAYOUT).cleanup()) == 1 + 2
+
+
+def test_what_is_bound_is_refused_before_its_virtual_servers_go(kernel: Kernel) -> None:
+    asyncio.run(Process(kernel).adopt(WEB))
+    rules: list[list[str]] = []
+
+    class Watching(Ipvs):
+        def carry_out(self, messages: Sequence[bytes]) -> list[Refusal]:
+            with Nft() as nft:
+                listed = nft.list_rules(NFPROTO_IPV4, TABLE, "dispatch")
+            rules.append([each.comment for each in listed])
+            return super().carry_out(messages)
+
+    asyncio.run(IpvsBackend(LAYOUT, open_ipvs=Watching).cleanup())
+
+    assert rules == [list(closed("IPv4").facts.comments)]
 
 
 class Stubborn(Ipvs):

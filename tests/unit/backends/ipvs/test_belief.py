@@ -325,10 +325,12 @@ def test_a_virtual_server_is_as_it_was_read_and_what_is_gone_drains_no_longer() 
         fold(observed, "set destination", place, 0, is_draining=True)
 
     found = VirtualServer(SERVER, "lc")
-    observed.correct_server(SERVER, found, [Destination(*B, weight=3)])
+    observed.correct_server(SERVER, found, [Destination(*B, weight=0)])
     assert observed.servers == {SERVER: found}
-    assert observed.destinations == {SERVER: {B: Destination(*B, weight=3)}}
+    assert observed.destinations == {SERVER: {B: Destination(*B, weight=0)}}
     assert list(observed.draining[SERVER]) == [B]
+    observed.correct_server(SERVER, found, [Destination(*B, weight=3)])
+    assert not observed.draining
     observed.correct_server(SERVER, None, [])
 
     assert (observed.servers, observed.destinations, observed.draining) == ({}, {}, {})

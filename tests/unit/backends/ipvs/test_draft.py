@@ -278,10 +278,45 @@ def test_a_virtual_server_of_others_at_the_address_is_taken_over_as_it_is() -> N
     observed = make_belief()
     there = {A: Destination(*A), B: Destination(*B)}
     observed.strangers["10.96.0.10"] = {SERVER: (VirtualServer(SERVER, "wlc"), there)}
+    draft = Draft(observed, LAYOUT)
+    draft.share(WEB, NOTHING, frozenset([ADDRESS]))
+    draft.put_server(WEB, SERVER, wanted(A))
 
-    draft = compared(observed, wanted(A))
+    draft.compare_servers()
 
     assert (words(draft.make), words(draft.end)) == (["set server"], ["set destination 2 0"])
+
+
+def test_a_virtual_server_of_others_at_an_address_that_stays_theirs_is_none_of_our_business() -> (
+    None
+):
+    observed = make_belief()
+    observed.strangers["10.96.0.10"] = {
+        SERVER: (VirtualServer(SERVER, "wlc"), {A: Destination(*A)})
+    }
+
+    draft = compared(observed, None)
+
+    assert (draft.make, draft.end, draft.drains) == ([], [], [])
+
+
+def test_at_an_address_that_leaves_our_device_nothing_drains_any_more() -> None:
+    other = SERVER._replace(port=443)
+    observed = believing(A)
+    observed.occupy(IpvsPlan((), {WEB: Rendered(shared=frozenset([ADDRESS]))}))
+    observed.servers[other] = VirtualServer(other, "rr")
+    observed.destinations[other] = {B: Destination(*B, 0)}
+    observed.drain(other, B, 900.0)
+    draft = Draft(observed, LAYOUT)
+    draft.share(WEB, frozenset([ADDRESS]), NOTHING)
+    draft.put_server(WEB, SERVER, None)
+
+    draft.compare_servers()
+
+    assert [(each.verb, each.server) for each in draft.end] == [
+        ("del server", SERVER),
+        ("del server", other),
+    ]
 
 
 # --- the table

@@ -1,38 +1,20 @@
-"""Graceful termination: who drains, for how long, and what a restart changes of that (nothing)."""
+"""Graceful termination: who drains, for how long, and what is told of it."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from backends.ipvs.belief import DRAIN_S
-from backends.ipvs.deadlines import load
 from backends.ipvs.draining import AT_ONCE, LISTED, LOOK_AGAIN_S, LOOK_ON_S, LOOK_S, Draining
 from backends.kernel.ipvs_objects import Load, ServerId
-from proxy.desired import DesiredPort, Frontend
+from proxy.desired import DesiredPort
 from proxy.metrics import ours
 from tests import deployment
 from tests.desired_strategies import make_desired
+from tests.unit.backends.ipvs.drained import BOTH, BUSY, IDLE, NONE, ONLY_B, SERVER, A, B, Clock
 from tests.unit.backends.ipvs.driving import Kernel, Process
 
-SERVER = ServerId("IPv4", "TCP", "10.96.0.10", 80)
-A, B = "10.1.0.1:80", "10.1.0.2:80"
-NODE_PORT = Frontend("NodePort", None, 30080)
 NAMES = {"one": "10.96.1.1", "other": "10.96.1.2"}
-IDLE, BUSY = Load(0, 0, 0), Load(3, 0, 0)
-BOTH, ONLY_B, NONE = (
-    make_desired("default/web", A, B),
-    make_desired("default/web", B),
-    make_desired(),
-)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture
@@ -146,45 +128,83 @@ def test_the_last_destination_drains_while_new_connections_are_refused(kernel: K
     asyncio.run(run())
 
 
-def test_a_restart_goes_on_where_the_last_process_was(kernel: Kernel, tmp_path: Path) -> None:
+def test_a_service_that_goes_takes_its_virtual_server_with_it(kernel: Kernel) -> None:
     async def run() -> None:
-        clock, file = Clock(), tmp_path / "run" / "draining.json"
-        first = Process(kernel, deadlines_file=file, now_s=clock)
-        await first.adopt(BOTH)
+        process = Process(kernel)
+        await process.adopt(BOTH)
         kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
-        await first.program(ONLY_B)
-        first.backend.close()
+        await process.program(gone=(BOTH.key,))
 
-        clock.now_s += DRAIN_S - 1
-        second = Process(kernel, deadlines_file=file, now_s=clock)
-        await second.adopt(ONLY_B)
-        assert kernel.destinations(SERVER) == {B: (1, IDLE), A: (0, BUSY)}
-        await second.look(ONLY_B)
+        assert SERVER not in process.observed.servers
+        assert not process.observed.bound
+
+    asyncio.run(run())
+
+
+def test_how_long_a_destination_may_drain_can_be_set(kernel: Kernel) -> None:
+    async def run() -> None:
+        clock = Clock()
+        process = Process(kernel, drain_s=30.0, now_s=clock)
+        await process.adopt(BOTH)
+        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
+        await process.program(ONLY_B)
+        clock.now_s += 29
+        await process.look(ONLY_B)
         assert A in kernel.destinations(SERVER)
 
         clock.now_s += 1
-        await second.look(ONLY_B)
+        await process.look(ONLY_B)
         assert A not in kernel.destinations(SERVER)
 
     asyncio.run(run())
 
 
-def test_without_the_file_a_restart_begins_the_time_anew(kernel: Kernel, tmp_path: Path) -> None:
+def test_the_next_look_is_due_when_the_first_deadline_is(kernel: Kernel) -> None:
     async def run() -> None:
-        clock, file = Clock(), tmp_path / "draining.json"
-        first = Process(kernel, deadlines_file=file, now_s=clock)
-        await first.adopt(BOTH)
+        clock = Clock()
+        process = Process(kernel, drain_s=12.0, now_s=clock)
+        await process.adopt(BOTH)
         kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
-        await first.program(ONLY_B)
-        file.write_text("rubbish")
-
-        clock.now_s += DRAIN_S
-        second = Process(kernel, deadlines_file=file, now_s=clock)
-        await second.adopt(ONLY_B)
-        await second.look(ONLY_B)
-        assert A in kernel.destinations(SERVER)
+        assert (await process.program(ONLY_B)).again_s == LOOK_S
+        for after_s, again_s in ((LOOK_S, 5.0), (5.0, 5.0), (5.0, 1.0), (1.0, None)):
+            clock.now_s += after_s
+            assert (await process.look(ONLY_B)).again_s == again_s
+        assert A not in kernel.destinations(SERVER)
 
     asyncio.run(run())
+
+
+def test_what_begins_to_drain_meanwhile_makes_nobody_else_be_looked_at_sooner(
+    kernel: Kernel,
+) -> None:
+    ports = [make_desired(f"default/{name}", B, cluster_ip=ip) for name, ip in NAMES.items()]
+    servers = [ServerId("IPv4", "TCP", ip, 80) for ip in NAMES.values()]
+
+    async def run() -> None:
+        clock = Clock()
+        process = Process(kernel, now_s=clock)
+        await process.adopt(*ports)
+        for server in servers:
+            kernel.ipvs.count(server, "10.1.0.2", 80, BUSY)
+        await process.program(_without_endpoints(ports[0]), ports[1])
+        await process.look()
+        kernel.ipvs.count(servers[0], "10.1.0.2", 80, IDLE)
+        clock.now_s += LOOK_AGAIN_S - 2
+        await process.program(*map(_without_endpoints, ports))
+        clock.now_s += LOOK_S
+        kernel.ipvs.count(servers[1], "10.1.0.2", 80, IDLE)
+        assert (await process.look()).again_s == 1.0
+        assert list(process.observed.draining) == [servers[0]]
+
+        clock.now_s += 1
+        assert (await process.look()).again_s is None
+        assert not process.observed.servers
+
+    asyncio.run(run())
+
+
+def _without_endpoints(port: DesiredPort) -> DesiredPort:
+    return make_desired(f"default/{port.key.name.name}", cluster_ip=port.frontends[0].address)
 
 
 # --- what is told of it
@@ -322,207 +342,22 @@ def test_of_a_roll_out_of_many_not_every_one_is_logged(
     pool = [f"10.1.1.{number}:80" for number in range(LISTED + 3)]
 
     async def run() -> None:
-        process = Process(kernel)
+        clock = Clock()
+        process = Process(kernel, now_s=clock)
         await process.adopt(make_desired("default/web", *pool))
         for place in pool:
             kernel.ipvs.count(SERVER, place.partition(":")[0], 80, BUSY)
         await process.program(NONE)
         await process.look(NONE)
 
-    asyncio.run(run())
-    *lines, last = said(caplog)
-    assert (len(lines), last) == (LISTED, "and 3 more that drain or have drained")
+        *lines, last = said(caplog)
+        assert (len(lines), last) == (LISTED, "and 3 more that drain or have drained")
 
-
-def test_of_many_changes_within_a_second_the_first_and_the_last_are_written(
-    kernel: Kernel, tmp_path: Path
-) -> None:
-    file = tmp_path / "draining.json"
-
-    async def run() -> None:
-        clock = Clock()
-        process = Process(kernel, deadlines_file=file, now_s=clock)
-        await process.adopt(BOTH)
-        for address in ("10.1.0.1", "10.1.0.2"):
-            kernel.ipvs.count(SERVER, address, 80, BUSY)
-        assert not file.exists()
-
-        await process.program(ONLY_B)
-        assert len(load(file)) == 1
-        clock.now_s += LOOK_S / 2
-        await process.program(NONE)
-        assert len(load(file)) == 1
+        for place in pool[:-1]:
+            kernel.ipvs.count(SERVER, place.partition(":")[0], 80, IDLE)
+        clock.now_s += DRAIN_S
         await process.look(NONE)
-        assert len(load(file)) == 2
-
-        file.unlink()
-        clock.now_s += LOOK_S
-        await process.look(NONE)
-        assert not file.exists()  # nothing new
-        await process.program(ONLY_B)
-        assert len(load(file)) == 1
-
-    asyncio.run(run())
-
-
-def test_a_service_that_goes_takes_its_virtual_server_with_it(kernel: Kernel) -> None:
-    async def run() -> None:
-        process = Process(kernel)
-        await process.adopt(BOTH)
-        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
-        await process.program(gone=(BOTH.key,))
-
-        assert SERVER not in process.observed.servers
-        assert not process.observed.bound
-
-    asyncio.run(run())
-
-
-# --- what a restart must not change
-
-
-def test_how_long_a_destination_may_drain_can_be_set(kernel: Kernel) -> None:
-    async def run() -> None:
-        clock = Clock()
-        process = Process(kernel, drain_s=30.0, now_s=clock)
-        await process.adopt(BOTH)
-        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
-        await process.program(ONLY_B)
-        clock.now_s += 29
-        await process.look(ONLY_B)
-        assert A in kernel.destinations(SERVER)
-
-        clock.now_s += 1
-        await process.look(ONLY_B)
-        assert A not in kernel.destinations(SERVER)
-
-    asyncio.run(run())
-
-
-def test_a_restart_with_a_longer_time_gives_nobody_more_and_with_a_shorter_one_less(
-    kernel: Kernel, tmp_path: Path
-) -> None:
-    async def run() -> None:
-        clock, file = Clock(), tmp_path / "draining.json"
-        left: list[float] = []
-        process = Process(kernel, deadlines_file=file, drain_s=100.0, now_s=clock)
-        await process.adopt(BOTH)
-        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
-        await process.program(ONLY_B)
-        for drain_s in (1000.0, 40.0):
-            process.backend.close()
-            clock.now_s += 10
-            process = Process(kernel, deadlines_file=file, drain_s=drain_s, now_s=clock)
-            await process.adopt(ONLY_B)
-            left += [
-                until_s - clock.now_s for until_s in process.observed.draining[SERVER].values()
-            ]
-        assert left == [90.0, 40.0]
-
-    asyncio.run(run())
-
-
-def test_who_was_wanted_again_over_a_restart_has_all_the_time_later(
-    kernel: Kernel, tmp_path: Path
-) -> None:
-    async def run() -> None:
-        clock, file = Clock(), tmp_path / "draining.json"
-        process = Process(kernel, deadlines_file=file, now_s=clock)
-        await process.adopt(BOTH)
-        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
-        await process.program(ONLY_B)
-        for _ in range(2):  # one finds it draining and wanted again, one finds the file only
-            process.backend.close()
-            process = Process(kernel, deadlines_file=file, now_s=clock)
-            await process.adopt(BOTH)
-
-        clock.now_s += DRAIN_S - 1
-        await process.program(ONLY_B)
-        clock.now_s += DRAIN_S - 1
-        await process.look(ONLY_B)
-        assert kernel.destinations(SERVER)[A] == (0, BUSY)
-
-    asyncio.run(run())
-
-
-def test_what_was_not_written_yet_is_when_the_process_ends(kernel: Kernel, tmp_path: Path) -> None:
-    async def run() -> None:
-        clock, file = Clock(), tmp_path / "draining.json"
-        process = Process(kernel, deadlines_file=file, now_s=clock)
-        await process.adopt(BOTH)
-        for address in ("10.1.0.1", "10.1.0.2"):
-            kernel.ipvs.count(SERVER, address, 80, BUSY)
-        await process.program(ONLY_B)
-        await process.program(NONE)
-        assert len(load(file)) == 1
-
-        process.backend.close()
-        assert len(load(file)) == 2
-
-    asyncio.run(run())
-
-
-def test_what_was_not_written_yet_is_not_forgotten_by_a_new_observation(
-    kernel: Kernel, tmp_path: Path
-) -> None:
-    async def run() -> None:
-        clock, file = Clock(), tmp_path / "draining.json"
-        process = Process(kernel, deadlines_file=file, now_s=clock)
-        await process.adopt(BOTH)
-        for address in ("10.1.0.1", "10.1.0.2"):
-            kernel.ipvs.count(SERVER, address, 80, BUSY)
-        await process.program(ONLY_B)
-        await process.program(NONE)
-
-        clock.now_s += 100
-        await process.adopt(NONE)
-        assert set(process.observed.draining[SERVER].values()) == {1000.0 + DRAIN_S}
-
-    asyncio.run(run())
-
-
-def test_connections_of_a_frontend_that_is_gone_go_on_over_a_restart(
-    kernel: Kernel, tmp_path: Path
-) -> None:
-    async def run() -> None:
-        clock, file = Clock(), tmp_path / "draining.json"
-        process = Process(kernel, deadlines_file=file, now_s=clock)
-        await process.adopt(make_desired("default/web", A, outer=(NODE_PORT,)))
-        (by_mark,) = [server for server in process.observed.servers if server.mark]
-        kernel.ipvs.count(by_mark, "10.1.0.1", 80, BUSY)
-        inner = make_desired("default/web", A)
-        await process.program(inner)
-        assert kernel.destinations(by_mark) == {A: (0, BUSY)}
-
-        process.backend.close()
-        clock.now_s += DRAIN_S - 1
-        process = Process(kernel, deadlines_file=file, now_s=clock)
-        await process.adopt(inner)
-        assert kernel.destinations(by_mark) == {A: (0, BUSY)}
-
-        clock.now_s += 1
-        await process.look(inner)
-        assert by_mark not in process.observed.servers
-        assert SERVER in process.observed.servers
-
-    asyncio.run(run())
-
-
-def test_a_service_that_is_deleted_while_no_process_runs_leaves_nothing_that_drains(
-    kernel: Kernel, tmp_path: Path
-) -> None:
-    async def run() -> None:
-        file = tmp_path / "draining.json"
-        process = Process(kernel, deadlines_file=file)
-        await process.adopt(ONLY_B)
-        kernel.ipvs.count(SERVER, "10.1.0.2", 80, BUSY)
-        await process.program(NONE)
-        process.backend.close()
-
-        process = Process(kernel, deadlines_file=file)
-        await process.adopt()
-        assert not process.observed.servers
-        assert not process.observed.bound
+        assert said(caplog)[0].endswith("removed, its time is up")
 
     asyncio.run(run())
 
@@ -554,51 +389,3 @@ def test_where_much_drains_it_is_looked_at_in_parts_all_of_which_count(kernel: K
         assert figures(process)["draining_connections active"] == 0
 
     asyncio.run(run())
-
-
-def test_the_next_look_is_due_when_the_first_deadline_is(kernel: Kernel) -> None:
-    async def run() -> None:
-        clock = Clock()
-        process = Process(kernel, drain_s=12.0, now_s=clock)
-        await process.adopt(BOTH)
-        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
-        assert (await process.program(ONLY_B)).again_s == LOOK_S
-        for after_s, again_s in ((LOOK_S, 5.0), (5.0, 5.0), (5.0, 1.0), (1.0, None)):
-            clock.now_s += after_s
-            assert (await process.look(ONLY_B)).again_s == again_s
-        assert A not in kernel.destinations(SERVER)
-
-    asyncio.run(run())
-
-
-def test_what_begins_to_drain_meanwhile_makes_nobody_else_be_looked_at_sooner(
-    kernel: Kernel,
-) -> None:
-    ports = [make_desired(f"default/{name}", B, cluster_ip=ip) for name, ip in NAMES.items()]
-    servers = [ServerId("IPv4", "TCP", ip, 80) for ip in NAMES.values()]
-
-    async def run() -> None:
-        clock = Clock()
-        process = Process(kernel, now_s=clock)
-        await process.adopt(*ports)
-        for server in servers:
-            kernel.ipvs.count(server, "10.1.0.2", 80, BUSY)
-        await process.program(_without_endpoints(ports[0]), ports[1])
-        await process.look()
-        kernel.ipvs.count(servers[0], "10.1.0.2", 80, IDLE)
-        clock.now_s += LOOK_AGAIN_S - 2
-        await process.program(*map(_without_endpoints, ports))
-        clock.now_s += LOOK_S
-        kernel.ipvs.count(servers[1], "10.1.0.2", 80, IDLE)
-        assert (await process.look()).again_s == 1.0
-        assert list(process.observed.draining) == [servers[0]]
-
-        clock.now_s += 1
-        assert (await process.look()).again_s is None
-        assert not process.observed.servers
-
-    asyncio.run(run())
-
-
-def _without_endpoints(port: DesiredPort) -> DesiredPort:
-    return make_desired(f"default/{port.key.name.name}", cluster_ip=port.frontends[0].address)

@@ -7,6 +7,7 @@ import pytest
 
 from backends.ipvs.model import BOUND, DEVICE, EXTERNALS, REFUSED, SERVICES, TABLE
 from backends.kernel import ipvs_messages, nft_elements, nft_messages
+from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer
 from backends.kernel.nft_numbers import NFPROTO_IPV4
 from proxy.backend import Held
@@ -275,3 +276,21 @@ def test_nothing_is_read_while_a_step_is_under_way(process: Process) -> None:
         return is_waiting
 
     assert asyncio.run(work())
+
+
+def test_changes_need_not_wait_while_everything_is_listed(process: Process) -> None:
+    backend = process.backend
+    was_held: list[bool] = []
+
+    class Watched(Ipvs):
+        def list_servers(self) -> list[VirtualServer]:
+            was_held.append(backend._lock.locked())
+            return super().list_servers()
+
+    backend._opened = [doors._replace(ipvs=Watched()) for doors in backend._opened]
+    tell_ipvs(process, ipvs_messages.new_server(VirtualServer(SERVER._replace(port=8080), "rr")))
+
+    *_, everything_else = asyncio.run(read(process, WEB))
+
+    assert everything_else.differences == ("virtual server TCP 10.96.0.10:8080",)
+    assert was_held == [False]

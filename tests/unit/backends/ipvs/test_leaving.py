@@ -2,13 +2,14 @@
 
 import asyncio
 import errno
-from collections.abc import Callable, Collection, Iterator, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from backends.ipvs import leaving
+from backends.ipvs import deadlines, leaving
 from backends.ipvs.backend import IpvsBackend
 from backends.ipvs.layout import IpvsSettings, Layout, closed
 from backends.ipvs.model import DEVICE, TABLE
@@ -18,11 +19,14 @@ from backends.kernel.ipvs_objects import Load, ServerId, VirtualServer
 from backends.kernel.links import Links
 from backends.kernel.nft import Nft
 from backends.kernel.nft_table import NUMBERS
+from backends.kernel.sockets import Sockets
 from proxy.backend import Retired
 from proxy.conntrack_table import ConntrackTable
 from proxy.desired import DesiredPort, Frontend
-from proxy.errors import KernelError
+from proxy.errors import KernelError, ProxyError, Unsupported
 from proxy.model import FAMILIES, Family
+from proxy.netlink import conntrack
+from proxy.netlink.conntrack import IPPROTO_UDP as UDP
 from tests.desired_strategies import make_desired
 from tests.fakes.conntrack import packed_end
 from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process
@@ -47,18 +51,41 @@ BUSY, IDLE = Load(2, 1, 0), Load(0, 0, 0)
 DRAIN_S: Final = 100.0
 
 
+Forgotten = list[tuple[int, dict[bytes, set[bytes]]]]
+
+
 class Flows(ConntrackTable):
     """Remembers what is to be forgotten."""
 
-    def __init__(self, forgotten: list[bytes], then: Callable[[], None]) -> None:
+    def __init__(self, forgotten: "Forgotten", then: Callable[[], None]) -> None:
         super().__init__()
         self._forgotten = forgotten
         self._then = then
 
-    def forget(self, family: Family, ends: Collection[bytes]) -> int:
-        self._forgotten += sorted(ends)
+    def forget(
+        self,
+        family: Family,
+        ends: Mapping[bytes, Collection[bytes]],
+        protocol: int = conntrack.IPPROTO_UDP,
+    ) -> int:
+        self._forgotten.append((protocol, {end: set(sources) for end, sources in ends.items()}))
         self._then()
         return len(ends)
+
+
+class Own(Sockets):
+    """Remembers which of the node's own connections are to be ended, and which addresses there are at that moment."""
+
+    def __init__(self, node: "Node") -> None:
+        super().__init__()
+        self._node = node
+
+    def end(self, addresses: Collection[str]) -> int:
+        if self._node.keeps_own is not None:
+            raise self._node.keeps_own
+        assert not set(addresses) & self._node.addresses(), "not gone yet"
+        self._node.ended += addresses
+        return len(addresses)
 
 
 class Node:
@@ -67,7 +94,12 @@ class Node:
     def __init__(self, kernel: Kernel, file: Path | None = None) -> None:
         self.kernel = kernel
         self.now_s = 0.0
-        self.forgotten: list[bytes] = []
+        self.forgotten: Forgotten = []
+        """What connection tracking was told to forget."""
+        self.ended: list[str] = []
+        """The addresses whose connections the node itself has lost."""
+        self.keeps_own: ProxyError | None = None
+        """Why the kernel does not end the node's own connections."""
         self.meanwhile: Callable[[], None] = lambda: None
         """What happens when flows are forgotten: after new connections are refused, before virtual servers go."""
         self._file = file
@@ -78,6 +110,7 @@ class Node:
             LAYOUT,
             open_ipvs=open_ipvs,
             open_flows=lambda: Flows(self.forgotten, self.meanwhile),
+            open_sockets=lambda: Own(self),
             deadlines_file=self._file,
             drain_s=DRAIN_S,
             now_s=lambda: self.now_s,
@@ -223,8 +256,8 @@ def test_tracked_udp_flows_are_forgotten_and_their_virtual_servers_wait_for_noth
     own = [
         f"{address}:30053" for address in ("192.0.2.1", "10.96.0.10", "10.96.0.12", "203.0.113.10")
     ]
-    wanted = {packed_end(each) for each in ("10.96.0.12:53", *own)}
-    assert set(node.forgotten) == wanted
+    wanted = [packed_end(each) for each in ("10.96.0.12:53", *own)]
+    assert node.forgotten == [(UDP, {end: set() for end in wanted})]
     assert node.is_bare()
 
 
@@ -232,32 +265,74 @@ def test_flows_are_forgotten_once(node: Node) -> None:
     node.program(WEB, DNS)
     node.count(SERVER, BUSY, "10.1.0.1")
     node.retire()
-    before = list(node.forgotten)
-
     node.retire()
 
-    assert node.forgotten == before
+    assert len(node.forgotten) == 1
 
 
-def test_after_its_time_a_connection_is_cut_and_its_address_goes_a_look_later(
+def test_after_its_time_a_connection_is_cut_and_forgotten_so_that_it_is_answered_by_a_reset(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """So that what it sends next is answered by a reset."""
-    node.program(WEB)
+    node.program(WEB, API)
     node.count(SERVER, BUSY, "10.1.0.1")
     node.retire()
     node.now_s = DRAIN_S - 0.1
     assert node.retire().removed == ()
+    assert node.forgotten == []
 
     node.now_s = DRAIN_S
-    cut = node.retire()
+    assert node.retire().again_s is None
 
-    assert (node.servers(), node.addresses()) == ([], {"10.96.0.10"})
-    assert cut.again_s == leaving.LOOK_AGAIN_S
+    assert node.is_bare()
+    ends = {packed_end("10.96.0.10:80"): {packed_end("10.1.0.1:80")}}
+    assert node.forgotten == [(conntrack.IPPROTO_TCP, ends)]
     assert "3 connections through IPVS are cut" in caplog.text
 
+
+def test_connections_to_other_destinations_of_the_virtual_server_go_on(
+    node: Node, tmp_path: Path
+) -> None:
+    """One of them had been draining for a while when the mode was changed."""
+    file = tmp_path / "draining.json"
+    node.program(WEB)
+    node.count(SERVER, BUSY, "10.1.0.1", "10.1.0.2")
+    deadlines.save(file, {SERVER: {("10.1.0.1", 80): 10.0}})
+    node = Node(node.kernel, file)
+    assert node.retire().waits_for == "6 connections"
+
+    node.now_s = 10.0
+    assert node.retire().waits_for == "3 connections"
+
+    assert node.weights(SERVER) == {"10.1.0.2:80": 0}
+    ends = {packed_end("10.96.0.10:80"): {packed_end("10.1.0.1:80")}}
+    assert node.forgotten == [(conntrack.IPPROTO_TCP, ends)]
+
+
+def test_what_the_node_itself_has_begun_with_an_address_ends_when_that_goes(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.program(WEB, API)
+    node.count(SERVER, BUSY, "10.1.0.1")
+    with caplog.at_level(logging.INFO):
+        node.retire()
+    assert node.ended == ["10.96.0.11", "203.0.113.10"]
+    assert "ended 2 connections of this node itself" in caplog.text
+
+    node.count(SERVER, IDLE, "10.1.0.1")
     node.retire()
+    assert node.ended == ["10.96.0.11", "203.0.113.10", "10.96.0.10"]
+
+
+def test_where_the_kernel_cannot_end_connections_that_is_said_and_no_more(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.program(WEB)
+    node.keeps_own = Unsupported("listing connections", "no such module")
+
+    assert node.retire().again_s is None
+
     assert node.is_bare()
+    assert "time out: listing connections: no such module" in caplog.text
 
 
 def test_a_restart_does_not_lengthen_the_time(node: Node, tmp_path: Path) -> None:
@@ -396,7 +471,10 @@ def test_changes_of_the_new_mode_and_the_departure_do_not_disturb_each_other(nod
 
     node.meanwhile = change
     backend = IpvsBackend(
-        LAYOUT, open_nft=Disturbed, open_flows=lambda: Flows(node.forgotten, node.meanwhile)
+        LAYOUT,
+        open_nft=Disturbed,
+        open_flows=lambda: Flows(node.forgotten, node.meanwhile),
+        open_sockets=lambda: Own(node),
     )
 
     assert asyncio.run(backend.retire()).again_s is None

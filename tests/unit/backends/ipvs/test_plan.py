@@ -7,7 +7,8 @@ import pytest
 from backends.ipvs.layout import IpvsSettings
 from backends.ipvs.model import AddressStep, IpvsPlan, IpvsStep, Step
 from backends.kernel.ipvs import Ipvs
-from backends.kernel.ipvs_objects import ServerId
+from backends.kernel.ipvs_messages import new_destination, new_server
+from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer
 from backends.kernel.nft_transaction import Transaction
 from proxy.desired import DesiredPort, Frontend
 from proxy.model import FAMILIES
@@ -126,6 +127,42 @@ def test_an_address_of_another_interface_is_not_bound() -> None:
     assert list(process.observed.bound) == ["10.96.0.10"]
     elements = process.observed.tables["IPv4"].elements
     assert (len(elements["bound"]), len(elements["elsewhere"])) == (1, 1)
+
+
+def test_a_virtual_server_of_somebody_else_at_an_address_of_another_interface_stays_as_it_is() -> (
+    None
+):
+    kernel = Kernel()
+    kernel.links.add("eth0", "", "203.0.113.1")
+    theirs = VirtualServer(ServerId("IPv4", "TCP", "203.0.113.1", 80), "wlc")
+    destination = Destination("192.0.2.9", 80)
+    with kernel.entered(), Ipvs() as ipvs:
+        add = [new_server(theirs), new_destination(theirs.id, destination)]
+        assert not ipvs.carry_out(add)
+    process = Process(kernel)
+    asyncio.run(process.adopt(make_desired("default/web", "10.1.0.1:80", outer=(VIP,))))
+    asyncio.run(process.adopt())
+
+    with kernel.entered(), Ipvs() as ipvs:
+        assert theirs in ipvs.list_servers()
+        assert [each for each, _ in ipvs.list_destinations(theirs.id)] == [destination]
+
+
+def test_a_cluster_ip_that_is_replaced_leaves_nothing_that_a_later_process_would_not_know() -> (
+    None
+):
+    kernel = Kernel()
+    process = Process(kernel)
+    server = ServerId("IPv4", "TCP", "10.96.0.10", 80)
+    asyncio.run(process.adopt(make_desired("default/web", "10.1.0.1:80")))
+    kernel.ipvs.count(server, "10.1.0.1", 80, Load(1, 0, 0))
+
+    moved = make_desired("default/web", "10.1.0.1:80", cluster_ip="10.96.0.11")
+    asyncio.run(process.program(moved))
+
+    with kernel.entered(), Ipvs() as ipvs:
+        (left,) = ipvs.list_servers()
+    assert left.id == server._replace(address="10.96.0.11")
 
 
 def test_what_kube_proxy_has_bound_is_bound_by_us_too() -> None:

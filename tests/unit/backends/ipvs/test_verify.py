@@ -220,7 +220,11 @@ def interrupted(node: Node, event: Callable[[], None]) -> Doors:
     return node.doors()._replace(ipvs=door)
 
 
-def test_what_we_change_ourselves_meanwhile_is_no_drift(node: Node) -> None:
+@pytest.mark.parametrize("single_reads", [200, 1], ids=["one by one", "by a second look"])
+def test_what_we_change_ourselves_meanwhile_is_no_drift(
+    node: Node, monkeypatch: pytest.MonkeyPatch, single_reads: int
+) -> None:
+    monkeypatch.setattr(module, "SINGLE_READS", single_reads)
     changed = make_desired("default/web", "10.1.0.7:80", cluster_ip="10.96.0.12")
 
     def change() -> None:

@@ -254,6 +254,17 @@ def test_only_the_last_of_many_messages_asks_for_an_answer(endpoints: list[FakeK
     assert [bool(message.flags & 0x4) for message in sent] == [False, True]
 
 
+def test_so_many_messages_go_at_once_that_all_could_be_refused(
+    endpoints: list[FakeKernel],
+) -> None:
+    with Ipset() as ipset:
+        endpoints[0].answer = lambda sent: [reply(message.seq, errno.EPERM) for message in sent]
+        refused = ipset.carry_out([ipset_messages.flush("a")] * 2500)
+
+    assert [len(sent) for sent in endpoints[0].sent] == [1000, 1000, 500]
+    assert [refusal.index for refusal in refused] == list(range(2500))
+
+
 def test_members_are_listed_on_a_socket_of_their_own(
     kernel: IpsetKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

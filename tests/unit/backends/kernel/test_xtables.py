@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.kernel import xtables
+from backends.kernel import xtables, xtables_legacy
 from backends.kernel.xtables import LockHeld, Programs, Refused, Xtables
 from backends.kernel.xtables_text import Chain, Flavour, RefusedLine, Version
 from proxy.errors import KernelError, Unsupported
@@ -229,8 +229,8 @@ def test_a_table_that_cannot_be_read_is_an_error(install: Install, body: str, wo
 def test_a_legacy_table_that_is_not_used_is_not_asked_for(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Xtables, "_legacy_tables", lambda _: ["filter"])
-    install("iptables-legacy-save", "echo '*filter'; echo ':A - [0:0]'; echo COMMIT")
+    monkeypatch.setattr(xtables_legacy, "table_names", {IPV4: ["filter"]}.__getitem__)
+    install("iptables-legacy-save", 'echo "*$2"; echo ":A - [0:0]"; echo COMMIT')
 
     assert Xtables(LEGACY).save("nat") == {}
     assert Xtables(LEGACY).save("filter") == {"A": Chain(None, ())}

@@ -62,7 +62,7 @@ def test_only_races_have_a_second_processor() -> None:
     with_two = [run for run in selection.everything() if run.processors == 2]
 
     assert arguments(with_two) >= set(selection.RACES)
-    assert not arguments(with_two) & {*selection.USUAL, *selection.LONG}
+    assert not arguments(with_two) & {selection.LAWS, *selection.DOORS, *selection.LONG}
 
 
 def test_the_flow_suite_runs_as_soon_as_there_is_a_backend_for_it(

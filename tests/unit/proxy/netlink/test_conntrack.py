@@ -77,13 +77,31 @@ def test_the_zone_belongs_to_what_an_entry_is() -> None:
     assert found.identity == entry_v6()[4:80] + zone + number
 
 
-def test_only_udp_is_read() -> None:
+def test_only_udp_is_read_unless_another_protocol_is_asked_for() -> None:
     tcp = TRANSLATED[:36] + b"\x06" + TRANSLATED[37:]
+    tcp_v6 = memoryview(entry_v6(protocol=6))
+    found = conntrack.parse(tcp_v6, conntrack.IPPROTO_TCP)
+    assert found is not None
+    assert found.destination == conntrack.destination(tcp_v6, conntrack.IPPROTO_TCP)
+    assert conntrack.parse(TRANSLATED, conntrack.IPPROTO_TCP) is None
+    assert conntrack.destination(memoryview(TRANSLATED), conntrack.IPPROTO_TCP) == b""
 
     assert conntrack.parse(entry_v6(protocol=6)) is None
     assert conntrack.destination(memoryview(entry_v6(protocol=6))) == b""
     assert conntrack.parse(tcp) is None
     assert conntrack.destination(memoryview(tcp)) == b""
+
+
+@pytest.mark.parametrize(
+    ("status", "is_translated"),
+    [(None, False), (0x0E, False), (0x1E, False), (0x2E, True), (0x1AE, True)],
+)
+def test_an_entry_whose_destination_is_translated_says_so(
+    status: int | None, *, is_translated: bool
+) -> None:
+    extra = b"" if status is None else codec.attr_be32(3, status)
+
+    assert conntrack.is_translated(memoryview(entry_v6(extra))) is is_translated
 
 
 @pytest.mark.parametrize(
@@ -148,6 +166,14 @@ def test_all_udp_flows_are_asked_for_by_their_protocol() -> None:
     assert message.keys() == {1, 25}
     assert message[1] == codec.nested(2, UDP)
     assert flags(message) == {1: 8}
+
+
+def test_the_flows_of_another_protocol_are_asked_for_by_that() -> None:
+    message = asked(Filter(IPV4, source=b"\0\x35", protocol=conntrack.IPPROTO_TCP))
+
+    tcp = codec.attr(1, b"\x06")
+    assert message[1] == codec.nested(2, tcp)
+    assert message[2] == codec.nested(2, tcp, codec.attr(2, b"\0\x35"))
 
 
 def test_the_flows_of_a_frontend_are_asked_for_by_address_and_port() -> None:
