@@ -73,7 +73,8 @@ def test_a_duration_is_written_as_go_prints_it(seconds: float, text: str) -> Non
     assert duration.render(seconds) == text
 
 
-@given(st.integers(min_value=-(2**53), max_value=2**53))
+# 26 days: of longer times a float of seconds does not hold each nanosecond
+@given(st.integers(min_value=-(2**51), max_value=2**51))
 def test_what_is_written_is_read_back_to_the_nanosecond(nanoseconds: int) -> None:
     parsed = duration.parse(duration.render(nanoseconds / 10**9))
 
