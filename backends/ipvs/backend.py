@@ -124,8 +124,9 @@ class IpvsBackend:
         """Open both at the first use, in the network namespace of that moment. Raises Unsupported without IPVS."""
         if not self._opened:
             open_nft, open_ipvs, open_links = self._open
-            self._opened = [Doors(open_nft(), open_ipvs(), open_links()) for _ in range(2)]
+            opened = [Doors(open_nft(), open_ipvs(), open_links()) for _ in range(2)]
             self._news = AddressNews()
+            self._opened = opened
         return self._opened[number]
 
     async def probe(self) -> None:
@@ -230,8 +231,10 @@ class IpvsBackend:
             refusals = await to_thread(kernel.carry_out, ipvs, operations)
         until_s = self._now_s() + self._drain_s
         doubtful: dict[ServerId, None] = {operations[number].server: None for number in refusals}
-        for operation in operations:
-            if operation.server not in doubtful:
+        for number, operation in enumerate(operations):
+            # of the others the kernel is asked, which does not know since when something drains
+            is_news = operation.is_draining and number not in refusals
+            if is_news or operation.server not in doubtful:
                 observed.fold_operation(operation, until_s)
         failed: Failed = {}
         for number, refusal in refusals.items():

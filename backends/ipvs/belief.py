@@ -114,7 +114,12 @@ class Observed:
                 self._stay(server, place)
 
     def drain(self, server: ServerId, place: Place, until_s: float) -> None:
-        """Note that a destination nobody wants keeps its connections for some time, begun perhaps before a restart."""
+        """Note that a destination nobody wants keeps its connections for some time, begun perhaps before a restart.
+
+        It may be gone since this was planned, and found so while the plan waited for its turn.
+        """
+        if place not in self.destinations.get(server, ()):
+            return
         until_s = min(until_s, self.deadlines.pop((server, place), until_s))
         self.draining.setdefault(server, {}).setdefault(place, until_s)
         self.is_drain_news = True

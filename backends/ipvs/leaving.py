@@ -195,12 +195,10 @@ class Leaving:
 
     def _unbind(self, staying: Iterable[ServerId], doors: Doors) -> int:
         """Take from our device all addresses but those at which virtual servers that stay are reached."""
-        needed = {
-            unpack_ip(way.address).text
-            for server in staying
-            for way in self._ways_to(server)
-            if way.address
-        }
+        ways = [self._ways_to(server) for server in staying]
+        if not all(ways):
+            return 0  # perhaps one of them leads there: the rules no longer say it
+        needed = {unpack_ip(way.address).text for each in ways for way in each if way.address}
         surplus = sorted(kernel.read_addresses(doors.links).bound - needed)
         link = doors.links.find(DEVICE)
         if link is None or not surplus:

@@ -17,6 +17,7 @@ Role = Literal["cluster", "local", "here"]
 
 NUMBERS: Final = 1 << 22
 _ROLES: Final[tuple[Role, ...]] = ("cluster", "local", "here")
+_NEAR: Final = 64
 _PREFIX: Final = 0x53
 _ALL: Final = 0xFFFFFFFF
 
@@ -58,8 +59,20 @@ def choose_number(key: PortKey, is_free: Callable[[int], bool]) -> int:
 
     The last one is the probe's.
     """
-    digest = hashlib.blake2b("/".join(key.name).encode(), digest_size=4).digest()
-    number = int.from_bytes(digest) % (NUMBERS - 1)
+    number = _first_number(key)
     while not is_free(number):
         number = (number + 1) % (NUMBERS - 1)
     return number
+
+
+def is_chosen(key: PortKey, number: int) -> bool:
+    """Whether a number can have been chosen for a ServicePort: its first one, or one of those soon after.
+
+    One found in the kernel that is not was somebody's who may still have it, and only lost a frontend to this one.
+    """
+    return (number - _first_number(key)) % (NUMBERS - 1) < _NEAR
+
+
+def _first_number(key: PortKey) -> int:
+    digest = hashlib.blake2b("/".join(key.name).encode(), digest_size=4).digest()
+    return int.from_bytes(digest) % (NUMBERS - 1)

@@ -19,5 +19,7 @@ def pack_operation(operation: Operation) -> bytes:
             return ipvs_messages.set_destination(server, spec)
         case "del destination", Destination():
             return ipvs_messages.del_destination(server, spec.address, spec.port)
-        case _:
+        case "del server", None:
             return ipvs_messages.del_server(server)
+        case _:
+            raise ValueError(f"{operation.verb} with {spec}")

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from backends.ipvs.belief import Observed
 from backends.ipvs.draft import Draft
 from backends.ipvs.layout import Layout
-from backends.ipvs.marks import choose_number
+from backends.ipvs.marks import choose_number, is_chosen
 from backends.ipvs.model import (
     NODEPORT_IPS,
     SERVICE_CIDRS,
@@ -108,8 +108,8 @@ def _number(draft: Draft, port: DesiredPort) -> int:
         data = observed.tables[key.family].elements.get(name, {}).get(element)
         if isinstance(data, bytes):
             number = draft.layout.marks.number(read_mark(data))
-            place = key.family, number or 0
-            if number is not None and not draft.is_number_taken(place, key):
+            is_own = number is not None and is_chosen(key, number)
+            if is_own and not draft.is_number_taken((key.family, number or 0), key):
                 break
             number = None
     if number is None:

@@ -55,7 +55,7 @@ def everything() -> list[Run]:
     """All that this kernel is there for."""
     return [
         _run(150, LAWS, *DOORS, *LONG, *_flows(), effort="0.5"),
-        _run(30, *RACES, effort="0.1", processors=2),
+        _run(60, *RACES, effort="0.1", processors=2),
     ]
 
 

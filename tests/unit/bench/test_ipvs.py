@@ -30,7 +30,7 @@ def test_only_ratios_are_told(capsys: pytest.CaptureFixture[str]) -> None:
         change(5000, p50_ms=12.0, cpu_ms=7.5, ipvsadm_ms=55.0, ipvsadm_alone_ms=24.96),
     ]
 
-    ipvs.show({"endpoints": 4, "changes": changes})
+    ipvs.show({"endpoints": 4, "rounds": 8, "changes": changes})
 
     rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()[2:4]]
     assert rows[0] == "replace 100 1 × 1 × 1 × 5 × 2 ×"
@@ -38,7 +38,21 @@ def test_only_ratios_are_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_growth_above_the_limit_is_marked(capsys: pytest.CaptureFixture[str]) -> None:
-    ipvs.show({"endpoints": 4, "changes": [change(100), change(5000, p50_ms=13.1)]})
+    ipvs.show({"endpoints": 4, "rounds": 8, "changes": [change(100), change(5000, p50_ms=13.1)]})
 
     (row,) = [line for line in capsys.readouterr().out.splitlines() if " 5000 " in line]
     assert "1.31 × (!)" in row
+
+
+def test_figures_are_medians_over_all_rounds() -> None:
+    figures = ipvs.Figures()
+    figures.add({"latencies_ms": [1.0, 2.0, 9.0], "cpu_ms": 6.0}, [(50.0, 5.0), (60.0, 7.0)])
+    figures.add({"latencies_ms": [3.0, 4.0], "cpu_ms": 18.0}, [(70.0, 6.0)])
+
+    assert figures.summary() == {
+        "p50_ms": 3.0,
+        "cpu_ms": 2.0,
+        "ipvsadm_ms": 60.0,
+        "ipvsadm_alone_ms": 6.0,
+        "latencies_ms": [1.0, 2.0, 9.0, 3.0, 4.0],
+    }

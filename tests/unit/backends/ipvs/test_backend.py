@@ -187,6 +187,21 @@ def test_of_a_refused_message_to_ipvs_the_service_port_is_named_and_belief_corre
     assert process.observed.servers[SERVER].scheduler == "rr"
 
 
+def test_what_drains_has_its_time_although_another_message_to_its_server_is_refused(
+    kernel: Kernel,
+) -> None:
+    process = Process(kernel, drain_s=100.0)
+    asyncio.run(process.adopt(make_desired("default/web", "10.1.0.1:80", "10.1.0.2:80")))
+    occupant = Destination("10.1.0.3", 80, weight=7)
+    process.backend._doors.ipvs.carry_out([ipvs_messages.new_destination(SERVER, occupant)])
+
+    replaced = make_desired("default/web", "10.1.0.1:80", "10.1.0.3:80")
+    applied = asyncio.run(process.program(replaced))
+
+    assert list(applied.failed) == [replaced.key]
+    assert process.observed.draining == {SERVER: {("10.1.0.2", 80): 100.0}}
+
+
 def test_of_a_refused_element_the_service_port_is_named_and_belief_corrected(
     kernel: Kernel,
 ) -> None:

@@ -319,6 +319,15 @@ def test_elements_of_a_set_that_was_not_believed_can_be_read() -> None:
     assert observed.tables["IPv4"].elements[REFUSED] == {b"key": None}
 
 
+def test_what_is_gone_by_the_time_it_is_to_drain_does_not() -> None:
+    observed = serving(A)
+    observed.drain(SERVER, B, NOW_S)
+    observed.correct_server(SERVER, None, [])
+    observed.drain(SERVER, A, NOW_S)
+
+    assert (observed.draining, observed.is_drain_news) == ({}, False)
+
+
 def test_a_virtual_server_is_as_it_was_read_and_what_is_gone_drains_no_longer() -> None:
     observed = serving(A, B)
     for place in (A, B):

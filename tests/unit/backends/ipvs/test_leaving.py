@@ -231,6 +231,23 @@ def test_an_address_stays_as_long_as_a_mark_with_connections_is_reached_at_it(no
     assert node.addresses() == {"203.0.113.10"}
 
 
+def test_all_addresses_stay_while_one_may_lead_to_what_the_rules_name_no_more(node: Node) -> None:
+    """A service lost all its endpoints, and one of them had connections that came by a virtual server found by mark."""
+    process = node.program(WEB, API)
+    server = node.marked()
+    node.count(server, BUSY, "10.1.0.2")
+    asyncio.run(process.program(make_desired("default/web", outer=OUTER), API))
+
+    retired = node.retire()
+
+    assert retired.waits_for == "3 connections"
+    assert "203.0.113.10" in node.addresses()
+
+    node.count(server, IDLE, "10.1.0.2")
+    node.retire()
+    assert node.is_bare()
+
+
 def test_new_connections_are_refused_before_anything_goes(node: Node) -> None:
     node.program(WEB, DNS)
     seen: list[tuple[bool, int, int]] = []
@@ -419,9 +436,8 @@ def test_a_table_of_another_shape_goes_all_the_same(node: Node) -> None:
     assert node.is_bare()
 
 
-def test_connections_to_cluster_ips_go_on_even_where_somebody_has_removed_our_tables(
-    node: Node,
-) -> None:
+def test_connections_go_on_even_where_somebody_has_removed_our_tables(node: Node) -> None:
+    """A virtual server found by mark may have been reached at any address then, and all stay for its time."""
     node.program(WEB, DNS)
     node.count(SERVER, BUSY, "10.1.0.1")
     for server in node.servers():
@@ -433,7 +449,11 @@ def test_connections_to_cluster_ips_go_on_even_where_somebody_has_removed_our_ta
 
     by_address = [server for server in node.servers() if server.protocol is not None]
     assert by_address == [SERVER]
-    assert node.addresses() == {"10.96.0.10"}
+    assert node.addresses() == {"10.96.0.10", "10.96.0.12", "203.0.113.10"}
+
+    node.now_s = DRAIN_S
+    node.retire()
+    assert node.is_bare()
 
 
 def test_destinations_that_drain_already_keep_their_time(node: Node, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.ipvs.marks import NUMBERS, Marks, Role, choose_number
+from backends.ipvs.marks import NUMBERS, Marks, Role, choose_number, is_chosen
 from tests.model_builders import make_key
 
 ROLES: tuple[Role, ...] = ("cluster", "local", "here")
@@ -52,3 +52,14 @@ def test_a_number_depends_on_the_name_and_gives_way_to_others() -> None:
 
     taken.add(first)
     assert choose_number(make_key(), lambda n: n not in taken) == (first + 1) % NUMBERS
+
+
+def test_a_number_is_told_to_be_chosen_for_whom_it_can_have_been() -> None:
+    web, api = make_key("default/web"), make_key("default/api")
+    first = choose_number(web, lambda _: True)
+    taken = {first, (first + 1) % (NUMBERS - 1)}
+
+    assert is_chosen(web, first)
+    assert is_chosen(web, choose_number(web, lambda n: n not in taken))
+    assert not is_chosen(api, first)
+    assert not is_chosen(web, (first - 1) % (NUMBERS - 1))

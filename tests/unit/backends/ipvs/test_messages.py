@@ -32,3 +32,8 @@ def test_an_operation_is_the_message_its_verb_says(
     verb: Verb, spec: VirtualServer | Destination | None, expected: bytes
 ) -> None:
     assert pack_operation(Operation(verb, SERVER.id, spec, WEB)) == expected
+
+
+def test_what_does_not_go_together_is_no_message() -> None:
+    with pytest.raises(ValueError, match="add destination with None"):
+        pack_operation(Operation("add destination", SERVER.id, None, WEB))

@@ -6,9 +6,10 @@ import pytest
 
 from backends.ipvs.layout import IpvsSettings
 from backends.ipvs.model import AddressStep, IpvsPlan, IpvsStep, Step
+from backends.ipvs.render import read_mark
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_messages import new_destination, new_server
-from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer
+from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer, marked
 from backends.kernel.nft_transaction import Transaction
 from proxy.desired import DesiredPort, Frontend
 from proxy.model import FAMILIES
@@ -163,6 +164,31 @@ def test_a_cluster_ip_that_is_replaced_leaves_nothing_that_a_later_process_would
     with kernel.entered(), Ipvs() as ipvs:
         (left,) = ipvs.list_servers()
     assert left.id == server._replace(address="10.96.0.11")
+
+
+def test_who_took_a_frontend_over_while_nobody_ran_does_not_take_over_the_rest() -> None:
+    kernel = Kernel()
+    other_vip = VIP._replace(address="203.0.113.2")
+    asyncio.run(
+        Process(kernel).adopt(make_desired("default/web", "10.1.0.1:80", outer=(VIP, other_vip)))
+    )
+    second = Process(kernel)
+    with kernel.entered():
+        second.observed = asyncio.run(second.backend.observe())
+    web = make_desired("default/web", "10.1.0.1:80", outer=(other_vip,))
+    api = make_desired("default/api", "10.1.0.2:80", cluster_ip="10.96.0.11", outer=(VIP,))
+
+    def endpoints_behind(address: bytes) -> list[str]:
+        marks = second.observed.tables["IPv4"].elements["externals"]
+        (mark,) = [read_mark(data) for key, data in marks.items() if key[:4] == address]  # type: ignore[arg-type] # all are marks
+        return list(kernel.destinations(marked("IPv4", mark)))
+
+    desired = whole({port.key: port for port in (api, web)})
+    for port in (api, web):  # one chunk after the other
+        plan = second.backend.plan(desired, second.observed, [port.key])
+        asyncio.run(second.backend.apply(plan, second.observed))
+        assert endpoints_behind(bytes([203, 0, 113, 1])) == ["10.1.0.2:80"]
+        assert endpoints_behind(bytes([203, 0, 113, 2])) == ["10.1.0.1:80"]
 
 
 def test_what_kube_proxy_has_bound_is_bound_by_us_too() -> None:
