@@ -30,7 +30,7 @@ REFERENCES: Final = 2
 PAUSE_S: Final = 0.15
 LIMIT_S: Final = 480.0
 """How long the guest may take, with its boot."""
-ENOUGH_S: Final = 330.0
+ENOUGH_S: Final = 300.0
 """After so long no further round is begun: how fast an emulated machine is depends on what else this one does."""
 FLAT: Final = 1.3
 """What a change at the largest size may cost, in those at the smallest."""

@@ -35,10 +35,12 @@ class Ipvsadm:
 
     def restore(self) -> None:
         """Give all services changed here their endpoints back, and delete all others."""
+        lines: list[str] = []
         for service, now in self._endpoints.items():
             first = workload.endpoints_of(service, self._count)
-            self.run(deletions(service, self._gone[service]) + deletions(service, now))
-            self.run(commands(service, [], first))
+            lines.append(deletions(service, [*self._gone[service], *now]))
+            lines.append(commands(service, [], first))
+        self.run("".join(lines))
         self._endpoints.clear()
         self._gone.clear()
 

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import platform
 import re
+from pathlib import Path
 from typing import Final
 
 from backends.kernel import ipvs_messages
@@ -17,10 +18,12 @@ from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import Timeouts
 from proxy import sysctls
 from proxy.config.settings import IpvsSettings
+from proxy.errors import Unsupported
 
 _VS: Final = "proc/sys/net/ipv4/vs/"
+_CONNTRACK: Final = _VS + "conntrack"
 _WANTED: Final = {
-    _VS + "conntrack": 1,
+    _CONNTRACK: 1,
     _VS + "expire_nodest_conn": 1,
     _VS + "expire_quiescent_template": 1,
     "proc/sys/net/ipv4/ip_forward": 1,
@@ -43,10 +46,16 @@ def wanted_settings(*, strict_arp: bool, release: str) -> dict[str, int]:
     return wanted | _STRICT_ARP if strict_arp else wanted
 
 
-def enforce(settings: IpvsSettings, ipvs: Ipvs) -> None:
-    """Write the kernel's settings and the configured timeouts. What cannot be written is logged."""
+def enforce(settings: IpvsSettings, ipvs: Ipvs, root: Path = Path("/")) -> None:
+    """Write the kernel's settings and the configured timeouts; log what cannot be written, which most can do without.
+
+    Raises Unsupported if masquerading would not work.
+    """
     wanted = wanted_settings(strict_arp=settings.strict_arp, release=platform.release())
-    for refused in sysctls.enforce(wanted):
+    for refused in sysctls.enforce(wanted, root):
+        if refused.write.file == _CONNTRACK:
+            way_out = "write it yourself, or run this program with --init-only and the right"
+            raise Unsupported("masquerading in mode ipvs", f"{refused}; {way_out}")
         log.error("%s", refused)
     seconds = (settings.tcp_timeout_s, settings.tcp_fin_timeout_s, settings.udp_timeout_s)
     timeouts = Timeouts(*[round(each) for each in seconds])

@@ -1,8 +1,24 @@
 """The kernel's settings that IPVS needs."""
 
+from pathlib import Path
+
 import pytest
 
-from backends.ipvs.node_settings import offset, wanted_settings
+from backends.ipvs.node_settings import enforce, offset, wanted_settings
+from backends.kernel.ipvs import Ipvs
+from proxy.config.settings import IpvsSettings
+from proxy.errors import Unsupported
+from tests.fakes.ipvs import IpvsKernel
+
+SETTINGS = IpvsSettings(
+    scheduler="rr",
+    exclude_cidrs=(),
+    strict_arp=False,
+    tcp_timeout_s=0,
+    tcp_fin_timeout_s=0,
+    udp_timeout_s=0,
+    drain_timeout_s=900,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,3 +53,24 @@ def test_strict_arp_is_only_set_when_asked_for() -> None:
 def test_nodes_begin_in_different_places() -> None:
     assert len({offset(f"node-{number}") for number in range(50)}) > 40
     assert offset("n1") == offset("n1")
+
+
+def test_without_connection_tracking_of_ipvs_the_mode_cannot_run_and_without_the_rest_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {tmp_path / file for file in wanted_settings(strict_arp=False, release="6.1")}
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("0\n")
+    conntrack = tmp_path / "proc/sys/net/ipv4/vs/conntrack"
+    with IpvsKernel().entered(), Ipvs() as ipvs:
+        enforce(SETTINGS, ipvs, tmp_path)
+        assert {file.read_text() for file in files} == {"1\n"}
+
+        (tmp_path / "proc/sys/net/ipv4/ip_forward").unlink()
+        enforce(SETTINGS, ipvs, tmp_path)
+        assert "ip_forward cannot be read, 1 is wanted" in caplog.text
+
+        conntrack.unlink()
+        with pytest.raises(Unsupported, match=r"vs/conntrack cannot be read.*--init-only"):
+            enforce(SETTINGS, ipvs, tmp_path)
