@@ -24,14 +24,17 @@ class Ipvsadm:
         self._gone: dict[int, list[int]] = {}
         self._new = 1 << 21
 
-    def change(self, kind: Kind, service: int) -> float:
-        """Make one change and return how long the process took (milliseconds)."""
-        before = self._endpoints.setdefault(service, workload.endpoints_of(service, self._count))
-        after = self._after(kind, before)
-        took_ms = self.run(commands(service, before, after))
-        self._gone.setdefault(service, []).extend(set(before) - set(after))
-        self._endpoints[service] = after
-        return took_ms
+    def change(self, kind: Kind, service: int, count: int = 1) -> float:
+        """Make so many changes, one after the other, and return how long the process took (milliseconds)."""
+        lines: list[str] = []
+        now = self._endpoints.get(service) or workload.endpoints_of(service, self._count)
+        for _ in range(count):
+            after = self._after(kind, now)
+            lines.append(commands(service, now, after))
+            self._gone.setdefault(service, []).extend(set(now) - set(after))
+            now = after
+        self._endpoints[service] = now
+        return self.run("".join(lines))
 
     def restore(self) -> None:
         """Give all services changed here their endpoints back, and delete all others."""

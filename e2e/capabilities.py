@@ -204,7 +204,7 @@ CAPABILITIES: Mapping[str, Capability] = {
     "iptables-nft": Capability(
         "iptables-nft NAT", functools.partial(_iptables, "iptables-nft"), is_stock=True
     ),
-    "ipset": Capability("ipset", _ipset, is_stock=False),
+    "ipset": Capability("ipset", _ipset, is_stock=True),
     "ipvs": Capability("IPVS", _ipvs, is_stock=False),
     "dummy": Capability("dummy devices", _dummy, is_stock=False),
     "capsh": Capability("programs with fewer rights", _capsh, is_stock=True),
