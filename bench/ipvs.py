@@ -29,6 +29,7 @@ CHANGES: Final = 6
 REFERENCES: Final = 1
 TOGETHER: Final = 20
 """So many changes are made by one process to learn what one takes alone: starting the process takes far longer."""
+LOOKS: Final = 5
 PAUSE_S: Final = 0.15
 LIMIT_S: Final = 480.0
 """How long the guest may take, with its boot."""
@@ -123,6 +124,11 @@ class Side:
         """Raise SystemExit unless the kernel holds what is desired, now that the tool's changes are undone."""
         self.reference.restore()
         state = self.ours.ask(do="state")
+        for _ in range(LOOKS):  # what the last changes have left goes when it is looked at
+            if not state["left_to_do"]:
+                break
+            time.sleep(1.0)
+            state = self.ours.ask(do="state")
         if state["left_to_do"] or state["drifts"]:
             raise SystemExit(f"kernel and desire differ after the changes: {state}")
 
