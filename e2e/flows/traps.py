@@ -187,7 +187,7 @@ TRAPS: Final = (
         "an IPVS destination drains at weight zero before it goes",
         (
             "tests/unit/backends/ipvs/test_draining.py::test_a_destination_with_connections_gets_weight_0_and_stays_until_they_end",
-            "e2e/test_ipvs.py::test_connections_to_a_removed_endpoint_go_on_through_a_restart_until_they_end",
+            "e2e/test_ipvs_rollout.py::test_a_rolling_update_and_restarts_leave_200_connections_alone",
         ),
     ),
     Trap(

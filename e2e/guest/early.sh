@@ -29,7 +29,6 @@ mkdir -p $root/dev/pts $root/dev/shm
 mount -t devpts pts $root/dev/pts
 mount -t tmpfs shared $root/dev/shm
 mount -t tmpfs run $root/run
-mount -t tmpfs tmp $root/tmp
 mount_9p ro,cache=loose,noxattr modules "$(readlink -f $root/usr/lib)/modules"
 mkdir $root/run/guest
 mount_9p rw,cache=none,noxattr exchange $root/run/guest
