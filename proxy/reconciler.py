@@ -12,14 +12,15 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
+from proxy import batches
 from proxy.backend import Applied, Backend, Drift
 from proxy.backlog import Backlog, Quarantined, Waiting
 from proxy.cache import Cache
 from proxy.changes import Change
-from proxy.desired import DesiredPort, DesiredState
+from proxy.desired import DesiredState
 from proxy.desired_node import DesiredNode
 from proxy.errors import KernelError, ProxyError
 from proxy.health import Condition, Progress
@@ -29,14 +30,10 @@ from proxy.schedule import Backoff, Schedule
 from proxy.threads import to_thread
 
 NODE_WAIT_S: Final = 30.0
-CHUNK_ENDPOINTS: Final = 1000
-"""Endpoints programmed in one step: bounds how long the event loop is held."""
 PRUNED_AT_ONCE: Final = 500
 """More ServicePorts are walked through in a thread: 10,000 take 0.2 s. Meanwhile only the verifier corrects belief."""
 SLICE_S: Final = 0.005
 """How long changes are worked through before others may run."""
-
-_LAST: Final = 1 << 30
 
 log = logging.getLogger(__name__)
 
@@ -235,12 +232,10 @@ class Reconciler:
             self._undescribed[name] = change.after(self._undescribed.get(name))
         while self._undescribed:
             name = next(iter(self._undescribed))
-            change = self._undescribed.pop(name)
-            try:
-                keys = self._describe(name)
-            except BaseException:
-                self._undescribed[name] = change  # last in the row now, and not forgotten
-                raise
+            # last in the row if this fails, and not forgotten
+            change = self._undescribed[name] = self._undescribed.pop(name)
+            keys = self._describe(name)
+            del self._undescribed[name]
             self.backlog.add(name, keys, change, time.monotonic())
             if time.perf_counter() - started_s > SLICE_S:
                 await asyncio.sleep(0)
@@ -265,8 +260,7 @@ class Reconciler:
             self._again_s = math.inf
             for key in self.desired.ports:
                 self.backlog.add_again("adoption", key, now_s)
-            places = _places(self.desired.ports)
-            await self._program(sorted(self.backlog, key=lambda k: places.get(k.name[:2], _LAST)))
+            await self._program(batches.most_urgent_first(list(self.backlog), self.desired.ports))
             self._is_full_due = False
             self._leftovers = self._leftovers or Leftovers()
         if not self.is_synced.is_set():
@@ -307,29 +301,10 @@ class Reconciler:
         log.error("leftovers could not be removed, trying again later: %s", error)
 
     async def _program(self, keys: Iterable[PortKey]) -> None:
-        for chunk in self._chunks(keys):
+        most = math.inf if self.observed.is_rebuild_due else batches.ENDPOINTS_AT_ONCE
+        for chunk in batches.divide(keys, self.desired.ports, most):
             await self._program_chunk(chunk)
             await asyncio.sleep(0)
-
-    def _chunks(self, keys: Iterable[PortKey]) -> Iterator[list[PortKey]]:
-        """Divide keys by the endpoints they stand for. A table made anew takes them all at once.
-
-        Keys of one service that follow each other stay together: its other ports are refused as soon as its address is known,
-        while another data plane may still serve them.
-        """
-        chunk: list[PortKey] = []
-        weight = 0
-        is_whole = self.observed.is_rebuild_due
-        for key in keys:
-            is_same = bool(chunk) and chunk[-1].name.service == key.name.service
-            if weight >= CHUNK_ENDPOINTS and not is_whole and not is_same:
-                yield chunk
-                chunk, weight = [], 0
-            port = self.desired.ports.get(key)
-            chunk.append(key)
-            weight += 1 + (len(port.reachable) if port else 0)
-        if chunk:
-            yield chunk
 
     async def _program_chunk(self, chunk: list[PortKey], *, is_retry: bool = False) -> None:
         """Program some keys at once. What the kernel refuses is tried once more alone, then set aside.
@@ -402,27 +377,6 @@ class Reconciler:
 
 def _ignore(_: Round) -> None:
     """Listen to nothing."""
-
-
-def _places(ports: Mapping[PortKey, DesiredPort]) -> dict[tuple[str, str], int]:
-    """Return the order of the first batch: namespaces and names of services, the most urgent first."""
-    found: dict[tuple[str, str], int] = {}
-    for key, port in ports.items():
-        service = key.name[:2]
-        urgency = _urgency(service, port)
-        if urgency < found.get(service, _LAST):
-            found[service] = urgency
-    return {service: place for place, service in enumerate(sorted(found, key=found.__getitem__))}
-
-
-def _urgency(service: tuple[str, str], port: DesiredPort) -> int:
-    """Tell the API server, DNS, what pods on this node serve, and the rest apart: lower comes first."""
-    if service == ("default", "kubernetes"):
-        return 0
-    for frontend in port.frontends:
-        if frontend.port == 53:
-            return 1
-    return 2 if any(endpoint.is_local for endpoint in port.reachable) else 3
 
 
 async def wait_for(event: asyncio.Event, timeout_s: float | None) -> None:

@@ -8,20 +8,16 @@ is filled under another name and swapped.
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from backends.kernel import ipset_messages
 from backends.kernel.ipset_messages import Command
 from backends.kernel.ipset_objects import Member, SetState
+from backends.kernel.netfilter import Netfilter
 from proxy.errors import KernelError
 from proxy.model import Value
-from proxy.netlink import codec
 from proxy.netlink.codec import Request
-from proxy.netlink.socket import NetlinkSocket
 
-# Should the kernel refuse all of them, the refusals still fit into the receive buffer.
-_AT_ONCE: Final = 1000
 _LAST_ERRNO: Final = 4095
 
 # enum ipset_errno, which are no numbers of errno; those from 4352 on are those of hashes
@@ -63,35 +59,8 @@ class Refusal(Value, frozen=True):
         return self.text
 
 
-class Ipset:
-    """The sets of the network namespace of the thread that makes this object.
-
-    Two sockets, open until `close`: one for messages and single questions, one for members, so that a long list can be
-    read in pieces while changes go on. Not for use by two threads at the same time. Raises KernelError.
-    """
-
-    def __init__(self) -> None:
-        self._commands = NetlinkSocket(codec.NETLINK_NETFILTER)
-        try:
-            self._dumps = NetlinkSocket(codec.NETLINK_NETFILTER)
-        except KernelError:
-            self._commands.close()
-            raise
-
-    def close(self) -> None:
-        self._commands.close()
-        self._dumps.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+class Ipset(Netfilter):
+    """The sets of a network namespace."""
 
     def carry_out(self, requests: Sequence[Request]) -> list[Refusal]:
         """Carry out messages in order, each by itself; return those that were refused.
@@ -99,16 +68,11 @@ class Ipset:
         Raises KernelError when messages could not be sent or answers were lost; then any of them may have been
         carried out or not, so read back what they are about.
         """
-        refusals: list[Refusal] = []
-        for start in range(0, len(requests), _AT_ONCE):
-            part = list(requests[start : start + _AT_ONCE])
-            part[-1] = part[-1]._replace(flags=codec.NLM_F_ACK)
-            refusals += [
-                _refusal(start + ack.index, part[ack.index], ack.errno, ack.text)
-                for ack in self._commands.submit(part)
-                if not _is_so_already(part[ack.index], ack.errno)
-            ]
-        return refusals
+        return [
+            _refusal(ack.index, requests[ack.index], ack.errno, ack.text)
+            for ack in self._commands.submit(requests)
+            if not _is_so_already(requests[ack.index], ack.errno)
+        ]
 
     def list_sets(self) -> list[SetState]:
         """Return all sets without their members, foreign ones too."""

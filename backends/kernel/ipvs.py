@@ -4,11 +4,11 @@ Messages are those of `ipvs_messages`. Many go in one send, some 20 times as fas
 no transactions here: each stands for itself, and a refused one keeps no other from being carried out.
 """
 
+import contextlib
 import errno
 import os
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from backends.kernel import ipvs_messages
 from backends.kernel.ipvs_messages import Command
@@ -20,14 +20,12 @@ from backends.kernel.ipvs_objects import (
     Timeouts,
     VirtualServer,
 )
+from proxy.closing import Closing
 from proxy.errors import KernelError, Unsupported
 from proxy.model import Value
 from proxy.netlink import codec, generic
 from proxy.netlink.codec import Request
 from proxy.netlink.socket import Ack, NetlinkSocket
-
-# Should the kernel refuse all of them, the refusals still fit into the receive buffer.
-_AT_ONCE: Final = 1000
 
 _REASONS: Final = {
     errno.ESRCH: "there is no such virtual server",
@@ -49,7 +47,7 @@ class Refusal(Value, frozen=True):
         return self.text
 
 
-class Ipvs:
+class Ipvs(Closing):
     """IPVS in the network namespace of the thread that makes this object; one socket, open until `close`.
 
     Not for use by two threads at the same time. Making one loads the kernel's module ip_vs. Raises Unsupported if
@@ -58,25 +56,13 @@ class Ipvs:
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(codec.NETLINK_GENERIC)
-        try:
+        with contextlib.ExitStack() as unless_found:
+            unless_found.callback(self._socket.close)
             self._family = self._find_family()
-        except BaseException:
-            self._socket.close()
-            raise
+            unless_found.pop_all()
 
     def close(self) -> None:
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def carry_out(self, messages: Sequence[bytes]) -> list[Refusal]:
         """Carry out messages in order, each by itself; return those that were refused.
@@ -84,14 +70,8 @@ class Ipvs:
         Raises KernelError when messages could not be sent or answers were lost; then any of them may have been
         carried out or not, so read back what they are about.
         """
-        refusals: list[Refusal] = []
-        for start in range(0, len(messages), _AT_ONCE):
-            part = messages[start : start + _AT_ONCE]
-            requests = [Request(self._family, 0, message) for message in part]
-            requests[-1] = requests[-1]._replace(flags=codec.NLM_F_ACK)
-            acks = self._socket.submit(requests)
-            refusals += [_refusal(start + ack.index, part[ack.index], ack) for ack in acks]
-        return refusals
+        acks = self._socket.submit([Request(self._family, 0, message) for message in messages])
+        return [_refusal(messages[ack.index], ack) for ack in acks]
 
     def list_servers(self) -> list[VirtualServer]:
         """Return the virtual servers, foreign ones too, but of no protocol that is not TCP, UDP or SCTP.
@@ -148,13 +128,13 @@ class Ipvs:
         raise _kernel_error(ipvs_messages.describe(message), reply)
 
 
-def _refusal(index: int, message: bytes, ack: Ack) -> Refusal:
+def _refusal(message: bytes, ack: Ack) -> Refusal:
     if ack.errno == errno.ENOENT:
         is_about_server = message[0] in {Command.NEW_SERVER, Command.SET_SERVER}
         why = _NO_MODULE if is_about_server else _NO_DESTINATION
     else:
         why = ack.text or _REASONS.get(ack.errno) or os.strerror(ack.errno)
-    return Refusal(index, ack.errno, f"{ipvs_messages.describe(message)}: {why}")
+    return Refusal(ack.index, ack.errno, f"{ipvs_messages.describe(message)}: {why}")
 
 
 def _kernel_error(request: str, ack: Ack) -> KernelError:

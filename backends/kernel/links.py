@@ -7,9 +7,9 @@ of the same name by its hardware address, which it has from its first moment.
 import errno
 import os
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
+from proxy.closing import Closing
 from proxy.errors import KernelError
 from proxy.model import Value
 from proxy.netlink import codec, route
@@ -21,7 +21,6 @@ ALIAS: Final = "addresses of Services (sliceproxy)"
 
 _KIND: Final = "dummy"
 _HARDWARE_ADDRESS: Final = b"\x02slice"  # 02: locally administered, so no manufacturer's
-_AT_ONCE: Final = 1000
 # Nobody else is on the device, so there is nothing to find out about duplicates, and nothing to be routed to it.
 FLAGS: Final = route.IFA_F_NODAD | route.IFA_F_NOPREFIXROUTE
 
@@ -37,7 +36,7 @@ class Unbound(Value, frozen=True):
         return f"{self.address}: {self.text}"
 
 
-class Links:
+class Links(Closing):
     """The interfaces of the network namespace of the thread that makes this object; one socket, open until `close`.
 
     Not for use by two threads at the same time.
@@ -48,17 +47,6 @@ class Links:
 
     def close(self) -> None:
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def find(self, name: str) -> Link | None:
         """Return the interface of that name, whoever made it, None if there is none. Raises KernelError."""
@@ -115,17 +103,13 @@ class Links:
     def _carry_out(
         self, addresses: Sequence[InterfaceAddress], requests: Sequence[Request]
     ) -> list[Unbound]:
-        refused: list[Unbound] = []
-        for start in range(0, len(requests), _AT_ONCE):
-            part = list(requests[start : start + _AT_ONCE])
-            part[-1] = part[-1]._replace(flags=part[-1].flags | codec.NLM_F_ACK)
-            for ack in self._socket.submit(part):
-                address = addresses[start + ack.index].address
-                refused.append(Unbound(address, ack.errno, _text(ack)))
-        return refused
+        return [
+            Unbound(addresses[ack.index].address, ack.errno, _text(ack))
+            for ack in self._socket.submit(requests)
+        ]
 
     def _do(self, what: str, request: Request) -> None:
-        for ack in self._socket.submit([request._replace(flags=request.flags | codec.NLM_F_ACK)]):
+        for ack in self._socket.submit([request]):
             raise _kernel_error(what, ack)
 
 

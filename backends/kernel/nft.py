@@ -6,17 +6,17 @@ No process is started and no text is written. Transactions are in the words of `
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 from backends.kernel import nft_elements, nft_messages
+from backends.kernel.netfilter import Netfilter
 from backends.kernel.nft_elements import Data, Element
 from backends.kernel.nft_messages import Chain, Rule, Set, Table
 from proxy.errors import KernelError
 from proxy.model import Value
 from proxy.netlink import codec
 from proxy.netlink.codec import Request
-from proxy.netlink.socket import Ack, DumpInterrupted, NetlinkSocket
+from proxy.netlink.socket import Ack, DumpInterrupted
 
 T = TypeVar("T")
 
@@ -53,35 +53,8 @@ class Refused(KernelError):  # noqa: N818 (reads as a fact in `except`)
         self.refusals = refusals
 
 
-class Nft:
-    """nftables in the network namespace of the thread that makes this object.
-
-    Two sockets, open until `close`: one for transactions and single questions, one for lists, so that a long
-    list can be read in pieces while transactions go on. Not for use by two threads at the same time.
-    """
-
-    def __init__(self) -> None:
-        self._commands = NetlinkSocket(codec.NETLINK_NETFILTER)
-        try:
-            self._dumps = NetlinkSocket(codec.NETLINK_NETFILTER)
-        except KernelError:
-            self._commands.close()
-            raise
-
-    def close(self) -> None:
-        self._commands.close()
-        self._dumps.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+class Nft(Netfilter):
+    """nftables of a network namespace."""
 
     def commit(self, messages: Sequence[Request]) -> None:
         """Carry out messages as one transaction: all or, with Refused, none. Without messages nothing is sent.

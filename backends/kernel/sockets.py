@@ -8,13 +8,12 @@ sent, and nobody is told; programs wait for a quarter of an hour. Ended from her
 import errno
 import struct
 from collections.abc import Collection
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from proxy.addresses import unpack_ip
+from proxy.closing import Closing
 from proxy.errors import KernelError, Unsupported
 from proxy.model import IPV4, Family
-from proxy.netlink import codec
 from proxy.netlink.codec import Request
 from proxy.netlink.socket import NetlinkSocket
 
@@ -30,7 +29,7 @@ _IDENTITY: Final = slice(4, 52)
 _UNABLE: Final = (errno.EOPNOTSUPP, errno.ENOENT, errno.EINVAL)
 
 
-class Sockets:
+class Sockets(Closing):
     """The TCP connections of the network namespace of the thread that makes this object; one socket, open until `close`."""
 
     def __init__(self) -> None:
@@ -39,23 +38,9 @@ class Sockets:
     def close(self) -> None:
         self._socket.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def end(self, addresses: Collection[str]) -> int:
         """End the connections with one of these as their own address; return how many. Raises Unsupported, KernelError."""
         found = [each for family in _NUMBERS for each in self._find(family, addresses)]
-        if not found:
-            return 0
-        found[-1] = found[-1]._replace(flags=codec.NLM_F_ACK)
         refused = self._socket.submit(found)
         for ack in refused:
             if ack.errno == errno.EOPNOTSUPP:

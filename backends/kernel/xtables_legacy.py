@@ -10,9 +10,9 @@ import os
 import socket
 import struct
 from pathlib import Path
-from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
+from proxy.closing import Closing
 from proxy.errors import KernelError
 from proxy.model import IPV4, IPV6, Family
 
@@ -48,7 +48,7 @@ def table_names(family: Family) -> list[str]:
         raise KernelError(f"read {names}", error.errno or 0, error.strerror or "") from error
 
 
-class LegacyTables:
+class LegacyTables(Closing):
     """Questions about the tables of one family, in the network namespace of the thread that makes this object."""
 
     def __init__(self, family: Family) -> None:
@@ -60,17 +60,6 @@ class LegacyTables:
 
     def close(self) -> None:
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def info(self, table: str) -> TableInfo | None:
         """Return how large a table is, None if the kernel has no such table. Makes it if it can: see `table_names`."""

@@ -14,9 +14,11 @@ import os
 import select
 import socket
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
+from msgspec import structs
+
+from proxy.closing import Closing
 from proxy.errors import KernelError
 from proxy.model import Value
 from proxy.netlink import codec
@@ -34,6 +36,8 @@ _SEND_BUFFER: Final = 1 << 30
 _RECEIVE_BUFFER: Final = 64 << 20
 # Twice what the kernel puts into one piece of a dump (32 KiB since 4.x when the reader offers as much).
 _DATAGRAM: Final = 64 << 10
+SUBMITTED_AT_ONCE: Final = 1000
+"""Should the kernel refuse all of them, the refusals still fit into the receive buffer."""
 _DEADLINE_S: Final = 10.0
 _ATTEMPTS: Final = 5
 
@@ -57,7 +61,7 @@ class DumpInterrupted(KernelError):  # noqa: N818 (reads as a fact in `except`)
         super().__init__("dump", errno.EINTR, message)
 
 
-class NetlinkSocket:
+class NetlinkSocket(Closing):
     """A socket of one netlink protocol, with sequence numbers of its own."""
 
     def __init__(self, protocol: int) -> None:
@@ -75,17 +79,6 @@ class NetlinkSocket:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def transact(self, requests: Sequence[Request]) -> list[Ack]:
         """Send the requests at once; return what was refused. At least one must ask for an acknowledgement.
 
@@ -98,14 +91,20 @@ class NetlinkSocket:
         return failures
 
     def submit(self, requests: Sequence[Request]) -> list[Ack]:
-        """Send requests at once of which each stands for itself; return those that were refused, all of them.
+        """Send requests of which each stands for itself, many at once; return those that were refused, all of them.
 
-        At least the last must ask for an acknowledgement: those before it are worked off when it comes, and a refusal
-        is told in any case. Raises KernelError as `transact` does, and also when only some refusals were lost.
+        They need not ask for acknowledgements: when that of the last comes, those before it are worked off, and a
+        refusal is told in any case. Raises KernelError as `transact` does, and also when only some refusals were
+        lost; then any of them may have been carried out or not.
         """
-        failures, is_complete = self._exchange(requests)
-        if not is_complete:
-            raise _outcome_unknown()
+        failures: list[Ack] = []
+        for start in range(0, len(requests), SUBMITTED_AT_ONCE):
+            part = list(requests[start : start + SUBMITTED_AT_ONCE])
+            part[-1] = part[-1]._replace(flags=part[-1].flags | codec.NLM_F_ACK)
+            refused, is_complete = self._exchange(part)
+            if not is_complete:
+                raise _outcome_unknown()
+            failures += [structs.replace(ack, index=start + ack.index) for ack in refused]
         return failures
 
     def _exchange(self, requests: Sequence[Request]) -> tuple[list[Ack], bool]:

@@ -125,12 +125,11 @@ def _bind(host: str, port: int) -> socket.socket:
     bound = socket.socket(
         socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
     )
-    try:
+    with contextlib.ExitStack() as unless_bound:
+        unless_bound.enter_context(bound)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if is_ipv6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         bound.bind((host, port))
-    except BaseException:
-        bound.close()
-        raise
+        unless_bound.pop_all()
     return bound

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from backends.null.backend import NullObserved, NullPlan
-from proxy import reconciler
+from proxy import batches, reconciler
 from proxy.backend import Drift
 from proxy.desired import Desired
 from proxy.model import Service
@@ -196,7 +196,7 @@ def test_leftovers_among_many_are_looked_for_beside_the_event_loop(
 def test_the_first_batches_hold_what_everything_else_needs(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconciler, "CHUNK_ENDPOINTS", 1)  # a batch for each
+    monkeypatch.setattr(batches, "ENDPOINTS_AT_ONCE", 1)  # a batch for each
 
     async def life() -> None:
         daemon.tell_all(
@@ -218,37 +218,15 @@ def test_the_first_batches_hold_what_everything_else_needs(
     daemon.live(life)
 
 
-@pytest.mark.parametrize("names", [["metrics", "dns"], ["dns", "metrics"]])
-def test_all_ports_of_a_service_come_in_one_batch_with_the_most_urgent_of_them(
-    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, names: list[str]
-) -> None:
-    """A port of a cluster IP that is not known yet is refused, though another data plane may serve it meanwhile."""
-    monkeypatch.setattr(reconciler, "CHUNK_ENDPOINTS", 1)
-    numbers = {"dns": 53, "metrics": 9153}
-
-    async def life() -> None:
-        ports = [
-            make_service_port("kube-system/dns", name, cluster_ip="10.96.0.3", port=numbers[name])
-            for name in names
-        ]
-        daemon.tell_all(service("a/elsewhere", 1), make_service("kube-system/dns", *ports))
-        await daemon.pass_s()
-
-        batches = [[key.name.port for key in batch] for batch in daemon.backend.applied]
-        assert batches == [names, [""]]
-
-    daemon.live(life)
-
-
-@pytest.mark.parametrize(("is_rebuild_due", "batches"), [(False, [1, 1, 2]), (True, [4])])
+@pytest.mark.parametrize(("is_rebuild_due", "sizes"), [(False, [1, 1, 2]), (True, [4])])
 def test_batches_are_bounded_by_endpoints_unless_all_is_made_anew(
     daemon: Daemon,
     monkeypatch: pytest.MonkeyPatch,
     *,
     is_rebuild_due: bool,
-    batches: list[int],
+    sizes: list[int],
 ) -> None:
-    monkeypatch.setattr(reconciler, "CHUNK_ENDPOINTS", 3)
+    monkeypatch.setattr(batches, "ENDPOINTS_AT_ONCE", 3)
     daemon.backend.is_rebuild_due = is_rebuild_due
 
     async def life() -> None:
@@ -260,7 +238,7 @@ def test_batches_are_bounded_by_endpoints_unless_all_is_made_anew(
         )
         await daemon.pass_s()
 
-        assert [len(batch) for batch in daemon.backend.applied] == batches
+        assert [len(batch) for batch in daemon.backend.applied] == sizes
 
     daemon.live(life)
 
@@ -268,7 +246,7 @@ def test_batches_are_bounded_by_endpoints_unless_all_is_made_anew(
 def test_an_address_has_a_new_owner_before_the_old_one_loses_it(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconciler, "CHUNK_ENDPOINTS", 1)
+    monkeypatch.setattr(batches, "ENDPOINTS_AT_ONCE", 1)
 
     def asking(name: str, number: int, created: str) -> Service:
         port = make_service_port(

@@ -7,7 +7,6 @@ import pytest
 
 from backends.kernel import ipset_messages
 from backends.kernel.ipset import Ipset, Refusal
-from backends.kernel.ipset_messages import Command, kind_of
 from backends.kernel.ipset_objects import IpSet, Member, SetKind, SetState
 from proxy.errors import KernelError
 from proxy.model import IPV4
@@ -244,27 +243,6 @@ def test_lost_answers_are_an_error_since_nobody_knows_what_was_carried_out(
             ipset.carry_out([ipset_messages.destroy("a")])
 
 
-def test_only_the_last_of_many_messages_asks_for_an_answer(endpoints: list[FakeKernel]) -> None:
-    with Ipset() as ipset:
-        endpoints[0].answer = lambda sent: [reply(sent[-1].seq)]
-        assert ipset.carry_out([ipset_messages.flush("a"), ipset_messages.flush("b")]) == []
-
-    (sent,) = endpoints[0].sent
-    assert [message.kind for message in sent] == [kind_of(Command.FLUSH)] * 2
-    assert [bool(message.flags & 0x4) for message in sent] == [False, True]
-
-
-def test_so_many_messages_go_at_once_that_all_could_be_refused(
-    endpoints: list[FakeKernel],
-) -> None:
-    with Ipset() as ipset:
-        endpoints[0].answer = lambda sent: [reply(message.seq, errno.EPERM) for message in sent]
-        refused = ipset.carry_out([ipset_messages.flush("a")] * 2500)
-
-    assert [len(sent) for sent in endpoints[0].sent] == [1000, 1000, 500]
-    assert [refusal.index for refusal in refused] == list(range(2500))
-
-
 def test_members_are_listed_on_a_socket_of_their_own(
     kernel: IpsetKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,28 +274,3 @@ def test_a_question_that_is_refused_otherwise_is_an_error(endpoints: list[FakeKe
         endpoints[0].answer = refuse
         with pytest.raises(KernelError, match="not permitted"):
             ipset.find_set("a")
-
-
-def test_closing_closes_both_sockets(endpoints: list[FakeKernel]) -> None:
-    with Ipset():
-        assert len(endpoints) == 2
-    assert all(endpoint.is_closed for endpoint in endpoints)
-
-
-def test_a_second_socket_that_cannot_be_opened_leaves_no_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    first = FakeKernel()
-    ends: list[FakeKernel] = [first]
-
-    def opened(protocol: int) -> FakeKernel:
-        if not ends:
-            raise KernelError("open a netlink socket", errno.EMFILE, "Too many open files")
-        return ends.pop()
-
-    monkeypatch.setattr(socket, "_open", opened)
-
-    with pytest.raises(KernelError):
-        Ipset()
-
-    assert first.is_closed

@@ -184,17 +184,6 @@ def test_messages_go_in_one_send_and_only_the_last_asks(endpoint: Endpoint) -> N
     assert [bool(message.flags & codec.NLM_F_ACK) for message in sent] == [False, False, True]
 
 
-def test_of_very_many_messages_a_thousand_go_at_once(endpoint: Endpoint) -> None:
-    endpoint.answer_ipvs = lambda sent: [reply(sent[-1].seq, errno.ESRCH)]
-    with Ipvs() as ipvs:
-        endpoint.sent.clear()
-
-        refused = ipvs.carry_out([ipvs_messages.del_server(WEB)] * 2500)
-
-    assert [len(sent) for sent in endpoint.sent] == [1000, 1000, 500]
-    assert [each.index for each in refused] == [999, 1999, 2499]
-
-
 def test_no_messages_are_no_send(endpoint: Endpoint) -> None:
     with Ipvs() as ipvs:
         endpoint.sent.clear()

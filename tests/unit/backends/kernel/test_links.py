@@ -10,7 +10,7 @@ from backends.kernel import links
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.links import AddressNews, Links, Unbound
 from proxy.errors import KernelError
-from proxy.netlink import codec, socket
+from proxy.netlink import socket
 from proxy.netlink.route import IFA_F_NODAD, IFA_F_NOPREFIXROUTE, InterfaceAddress
 from tests.fakes.ipvs import IpvsKernel
 from tests.fakes.links import LinksKernel
@@ -178,19 +178,6 @@ def test_a_device_that_has_gone_is_a_refusal(kernel: LinksKernel, door: Links) -
 
     for change in (door.bind, door.unbind):
         assert [each.errno for each in change(index, ["10.96.0.1"])] == [errno.ENODEV]
-
-
-def test_of_very_many_addresses_a_thousand_go_at_once(endpoint: FakeKernel) -> None:
-    endpoint.answer = lambda sent: [reply(sent[-1].seq, errno.EINVAL)]
-    addresses = [f"10.96.{n // 250}.{n % 250}" for n in range(2500)]
-
-    with Links() as door:
-        refused = door.bind(7, addresses)
-
-    assert [len(sent) for sent in endpoint.sent] == [1000, 1000, 500]
-    for sent in endpoint.sent:
-        assert [bool(m.flags & codec.NLM_F_ACK) for m in sent[-2:]] == [False, True]
-    assert [each.address for each in refused] == [addresses[n] for n in (999, 1999, 2499)]
 
 
 def test_a_lost_refusal_is_an_error(endpoint: FakeKernel) -> None:

@@ -131,8 +131,9 @@ def test_a_refusal_among_lost_replies_is_an_outcome(
     assert kernel.queue == []
 
 
-def last_asks(count: int) -> list[Request]:
-    return [Request(20, codec.NLM_F_ACK if n == count - 1 else 0, b"") for n in range(count)]
+# --- submit
+
+EACH_FOR_ITSELF = [Request(20, 0, b"")] * 3
 
 
 def test_requests_that_stand_for_themselves_are_each_refused(
@@ -140,13 +141,31 @@ def test_requests_that_stand_for_themselves_are_each_refused(
 ) -> None:
     kernel.answer = lambda sent: [reply(sent[0].seq, errno.ENOENT, text("no")), reply(sent[2].seq)]
 
-    assert door.submit(last_asks(3)) == [Ack(0, errno.ENOENT, "no", None)]
+    assert door.submit(EACH_FOR_ITSELF) == [Ack(0, errno.ENOENT, "no", None)]
 
 
 def test_the_last_of_them_may_be_the_one_refused(kernel: FakeKernel, door: NetlinkSocket) -> None:
     kernel.answer = lambda sent: [reply(sent[2].seq, errno.EEXIST)]
 
-    assert door.submit(last_asks(3)) == [Ack(2, errno.EEXIST, "", None)]
+    assert door.submit(EACH_FOR_ITSELF) == [Ack(2, errno.EEXIST, "", None)]
+
+
+def test_of_very_many_requests_a_thousand_go_at_once_and_the_last_of_them_is_answered(
+    kernel: FakeKernel, door: NetlinkSocket
+) -> None:
+    kernel.answer = lambda sent: [reply(m.seq, errno.EPERM) for m in (sent[0], sent[-1])]
+
+    refused = door.submit([Request(20, 0, b"")] * 2500)
+
+    assert [len(sent) for sent in kernel.sent] == [1000, 1000, 500]
+    for sent in kernel.sent:
+        assert [bool(m.flags & codec.NLM_F_ACK) for m in sent[-2:]] == [False, True]
+    assert [each.index for each in refused] == [0, 999, 1000, 1999, 2000, 2499]
+
+
+def test_nothing_to_submit_is_not_sent(kernel: FakeKernel, door: NetlinkSocket) -> None:
+    assert door.submit([]) == []
+    assert kernel.sent == []
 
 
 @pytest.mark.parametrize("lost", [0, 1, 2])
@@ -160,7 +179,7 @@ def test_one_lost_refusal_makes_the_outcome_of_requests_that_stand_for_themselve
     kernel.answer = answer
 
     with pytest.raises(KernelError) as caught:
-        door.submit(last_asks(3))
+        door.submit(EACH_FOR_ITSELF)
 
     assert caught.value.errno == errno.ENOBUFS
     assert kernel.queue == []
@@ -172,7 +191,7 @@ def test_a_refusal_is_no_outcome_of_what_comes_after_it(
     kernel.answer = lambda sent: [reply(sent[0].seq, errno.ENOENT)]
 
     with pytest.raises(KernelError) as caught:
-        door.submit(last_asks(3))
+        door.submit(EACH_FOR_ITSELF)
 
     assert caught.value.errno == errno.ENOBUFS
 

@@ -1,0 +1,57 @@
+"""In which order ServicePorts are programmed, and how many in one step. Pure."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Final
+
+from proxy.desired import DesiredPort
+from proxy.model import PortKey
+
+ENDPOINTS_AT_ONCE: Final = 1000
+"""Endpoints programmed in one step: bounds how long the event loop is held."""
+_GOING: Final = 4
+
+
+def most_urgent_first(
+    keys: Collection[PortKey], ports: Mapping[PortKey, DesiredPort]
+) -> list[PortKey]:
+    """Order everything: services that everything else needs come first, each with all its ports, and what goes comes last."""
+    urgency: dict[tuple[str, str], int] = {}
+    for key in keys:
+        service, port = key.name[:2], ports.get(key)
+        found = _GOING if port is None else _urgency(service, port)
+        if found < urgency.get(service, _GOING + 1):
+            urgency[service] = found
+    in_order = sorted(urgency, key=urgency.__getitem__)
+    places = {service: place for place, service in enumerate(in_order)}
+    return sorted(keys, key=lambda key: places[key.name[:2]])
+
+
+def divide(
+    keys: Iterable[PortKey], ports: Mapping[PortKey, DesiredPort], endpoints: float
+) -> Iterator[list[PortKey]]:
+    """Divide keys so that each step has some of them, begun with fewer endpoints than these.
+
+    Keys of one service that follow each other stay together: its other ports are refused as soon as its address is known,
+    while another data plane may still serve them.
+    """
+    step: list[PortKey] = []
+    weight = 0
+    for key in keys:
+        if weight >= endpoints and step[-1].name.service != key.name.service:
+            yield step
+            step, weight = [], 0
+        port = ports.get(key)
+        step.append(key)
+        weight += 1 + (len(port.reachable) if port else 0)
+    if step:
+        yield step
+
+
+def _urgency(service: tuple[str, str], port: DesiredPort) -> int:
+    """Tell the API server, DNS, what pods on this node serve, and the rest apart: lower comes first."""
+    if service == ("default", "kubernetes"):
+        return 0
+    for frontend in port.frontends:
+        if frontend.port == 53:
+            return 1
+    return 2 if any(endpoint.is_local for endpoint in port.reachable) else 3
