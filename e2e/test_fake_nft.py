@@ -11,7 +11,7 @@ from backends.kernel.nft import Nft, Refused
 from backends.kernel.nft_elements import Data
 from backends.kernel.nft_expressions import AnyExpression, parse_expressions
 from backends.kernel.nft_messages import BaseChain
-from backends.kernel.nft_numbers import NFPROTO_IPV4
+from backends.kernel.nft_numbers import NFPROTO_IPV4, Hook
 from e2e.namespace import Namespace
 from proxy.netlink.codec import Request
 from tests.fakes.nft import NftKernel
@@ -142,6 +142,37 @@ def without(*keys: int) -> list[Request]:
 def test_a_set_that_is_full_takes_no_more(
     nft: Nft, before: list[Request], messages: list[Request]
 ) -> None:
+    assert_alike(nft, before, messages)
+
+
+CHANGED_CHAIN = nft_messages.new_chain(NUMBER, "t", "a")
+BASE = BaseChain("nat", Hook.PREROUTING, -100)
+SLEEP = nft_messages.new_table(NUMBER, "t", is_dormant=True)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        pytest.param([CHANGED_CHAIN, SLEEP], id="after a chain that was there"),
+        pytest.param([nft_messages.new_chain(NUMBER, "t", "b"), SLEEP], id="after a new chain"),
+        pytest.param([nft_messages.del_chain(NUMBER, "t", "a"), SLEEP], id="after one that goes"),
+        pytest.param(
+            [nft_messages.del_chain(NUMBER, "t", "hook"), SLEEP],
+            id="after one at a hook that goes",
+        ),
+        pytest.param([SLEEP, CHANGED_CHAIN], id="before a chain that was there"),
+        pytest.param(
+            [SLEEP, nft_messages.new_chain(NUMBER, "t", "other", BASE)], id="before one at a hook"
+        ),
+    ],
+)
+def test_a_table_is_put_to_sleep_only_before_its_chains_are_changed(
+    nft: Nft, messages: list[Request]
+) -> None:
+    assert_alike(nft, [CHANGED_CHAIN, nft_messages.new_chain(NUMBER, "t", "hook", BASE)], messages)
+
+
+def assert_alike(nft: Nft, before: list[Request], messages: list[Request]) -> None:
     fake = NftKernel()
     with fake.entered():
         imitation = Nft()

@@ -41,10 +41,8 @@ HEADERS: Final[dict[Family, str]] = {"IPv4": "ip", "IPv6": "ip6"}
 _SETS = """
     map services { type ADDRESS . inet_proto . inet_service : verdict; }
     map externals { type ADDRESS . inet_proto . inet_service : verdict; }
-    map shortcuts { type ADDRESS . inet_proto . inet_service : verdict; }
     map firewall { type ADDRESS . inet_proto . inet_service : verdict; }
     map nodeports { type inet_proto . inet_service : verdict; }
-    map nodeport-shortcuts { type inet_proto . inet_service : verdict; }
     map endpoints-tcp { typeof IP daddr . tcp dport . numgen random mod 65536 : IP daddr . tcp dport; }
     map endpoints-udp { typeof IP daddr . udp dport . numgen random mod 65536 : IP daddr . udp dport; }
     map endpoints-sctp { typeof IP daddr . sctp dport . numgen random mod 65536 : IP daddr . sctp dport; }
@@ -91,13 +89,11 @@ PICKING
     }
     chain external-ip {
         IP daddr . meta l4proto . th dport vmap @firewall
-        IP saddr PODS IP daddr . meta l4proto . th dport vmap @shortcuts
-        fib saddr type local IP daddr . meta l4proto . th dport vmap @shortcuts
+        IP daddr . meta l4proto . th dport vmap @externals
         IP daddr . meta l4proto . th dport vmap @externals
     }
     chain node-port {
-        IP saddr PODS meta l4proto . th dport vmap @nodeport-shortcuts
-        fib saddr type local meta l4proto . th dport vmap @nodeport-shortcuts
+        meta l4proto . th dport vmap @nodeports
         meta l4proto . th dport vmap @nodeports
     }
     chain services {
@@ -168,7 +164,8 @@ def _all_of_affinity() -> str:
     chains += _REMEMBER.replace("LOCAL", "local-").replace("PART", "-local")
     for kind in ("", "nodeport-"):
         chains += _affinity(kind, "local-", 1) + _affinity(kind, "", 4)
-        chains += _marking("TCP", 4, "shortcut", kind, "-affinity-60")
+        chains += _marking("TCP", 4, kind, "-affinity-60")
+        chains += _splitting("TCP", 1, 4, kind, "-affinity-60")
     return chains
 
 
@@ -196,13 +193,22 @@ def _picking(
     return f"chain pick-{kind}{local}{word}-{capacity} {{ {'; '.join(rules)}; }}\n"
 
 
-def _marking(protocol: str, capacity: int, act: str, kind: str, affinity: str = "") -> str:
+def _marking(protocol: str, capacity: int, kind: str, affinity: str = "") -> str:
     """A chain that marks and then goes to one that picks."""
-    match = "IP saddr != PODS " if act == "shortcut" else ""
     rest = f"{kind}{protocol.lower()}-{capacity}{affinity}"
-    return (
-        f"chain {act}-{rest} {{ {match}meta mark set meta mark or 0x4000; goto pick-{rest}; }}\n"
-    )
+    return f"chain external-{rest} {{ meta mark set meta mark or 0x4000; goto pick-{rest}; }}\n"
+
+
+def _splitting(protocol: str, here: int, capacity: int, kind: str, affinity: str = "") -> str:
+    """A chain that tells clients here from those outside."""
+    word = protocol.lower()
+    everywhere = f"{kind}{word}-{capacity}{affinity}"
+    rules = [
+        f"IP saddr PODS goto pick-{everywhere}",
+        f"fib saddr type local goto external-{everywhere}",
+        f"goto pick-{kind}local-{word}-{here}{affinity}",
+    ]
+    return f"chain split-{kind}{word}-{here}-of-{capacity}{affinity} {{ {'; '.join(rules)}; }}\n"
 
 
 def words(family: Family) -> str:
@@ -211,13 +217,14 @@ def words(family: Family) -> str:
     for protocol, capacity in itertools.product(PROTOCOLS, (1, 2, 4)):
         picking += _picking(protocol, capacity)
         picking += _picking(protocol, capacity, is_node_port=True)
-        picking += _marking(protocol, capacity, "external", "")
-        picking += _marking(protocol, capacity, "external", "nodeport-")
-        picking += _marking(protocol, capacity, "shortcut", "")
-        picking += _marking(protocol, capacity, "shortcut", "nodeport-")
+        picking += _marking(protocol, capacity, "")
+        picking += _marking(protocol, capacity, "nodeport-")
     for protocol in PROTOCOLS:
         picking += _picking(protocol, 1, is_local=True)
         picking += _picking(protocol, 1, is_node_port=True, is_local=True)
+    for protocol, capacity in itertools.product(PROTOCOLS, (1, 2, 4)):
+        picking += _splitting(protocol, 1, capacity, "")
+        picking += _splitting(protocol, 1, capacity, "nodeport-")
     text = _SETS + _CHAINS.replace("PICKING", picking).replace("AFFINITY", _all_of_affinity())
     sticky = STICKY[family]
     firewall = firewall_of(sticky)

@@ -51,11 +51,8 @@ Behaviour = dict[Connection, Treatment]
 
 _PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP"}
 _PICK = re.compile(
-    r"goto (pick|external|shortcut)(-nodeport)?(-local)?-(tcp|udp|sctp)-([0-9]+)(-affinity-[0-9]+)?"
+    r"goto (pick|external|split)(-nodeport)?(-local)?-(tcp|udp|sctp)-(?:([0-9]+)-of-)?([0-9]+)(-affinity-[0-9]+)?"
 )
-_MARKS: Final[dict[str, Marked]] = {
-    "external": "masqueraded", "shortcut": "kept for pods", "pick": "kept",
-}  # fmt: skip
 
 
 def wanted(desired: Mapping[PortKey, DesiredPort]) -> Behaviour:
@@ -153,10 +150,10 @@ class _Reader:
 
     def read(self) -> Behaviour:
         found: Behaviour = {}
-        for verdicts, diverting, refused in (
-            ("services", "", "refused"),
-            ("externals", "shortcuts", "refused"),
-            ("nodeports", "nodeport-shortcuts", "nodeports-refused"),
+        for verdicts, refused in (
+            ("services", "refused"),
+            ("externals", "refused"),
+            ("nodeports", "nodeports-refused"),
         ):
             for key, verdict in self._of(verdicts).items():
                 connection = self._connection(key)
@@ -165,19 +162,11 @@ class _Reader:
                     continue
                 assert connection not in found
                 is_refused = key in self._of(refused)
-                outside = here = self._lead(connection, verdict, is_refused=is_refused)
-                if key in self._of(diverting):
-                    shortcut = self._of(diverting)[key]
-                    here = self._lead(connection, shortcut, is_refused=is_refused)
+                outside, here, is_sticky = self._lead(connection, verdict, is_refused=is_refused)
                 ranges, takes_own_vip = None, False
                 if verdicts == "externals" and key in self._of("firewall"):
                     ranges, takes_own_vip = self._ranges(key)
-                assert outside[2] == here[2]
-                found[connection] = Treatment(
-                    outside[:2], here[:2], outside[2], ranges, takes_own_vip
-                )
-            if diverting:
-                assert self._of(diverting).keys() <= self._of(verdicts).keys()
+                found[connection] = Treatment(outside, here, is_sticky, ranges, takes_own_vip)
         self._check_nothing_is_left(found)
         return found
 
@@ -209,24 +198,39 @@ class _Reader:
 
     def _lead(
         self, connection: Connection, verdict: Data, *, is_refused: bool
-    ) -> tuple[Served, Marked, bool]:
+    ) -> tuple[tuple[Served, Marked], tuple[Served, Marked], bool]:
+        """Return what becomes of connections from outside, of those from here, and whether there is session affinity."""
         assert isinstance(verdict, str)
         pick = _PICK.fullmatch(verdict)
         assert pick is not None, f"{connection} leads to {verdict!r}"
         assert pick[4].upper() == connection.protocol
         assert bool(pick[2]) == (connection.address == ANY_NODE_ADDRESS)
-        is_local, is_sticky = bool(pick[3]), bool(pick[6])
+        assert verdict.removeprefix("goto ") in self._facts.chains
+        is_sticky = bool(pick[7])
+
+        def served(capacity: str, *, is_local: bool) -> Served:
+            pool = self._pool(connection, int(capacity), is_local=is_local, is_sticky=is_sticky)
+            assert not (pool and is_refused), f"{connection} is refused and served"
+            return frozenset(pool.values()) or ("refused" if is_refused else "dropped")
+
+        everywhere = served(pick[6], is_local=bool(pick[3]))
+        assert (pick[5] is None) == (pick[1] != "split")
+        if pick[5] is not None:
+            here = served(pick[5], is_local=True)
+            return (here, "kept"), (everywhere, "kept for pods"), is_sticky
+        marked: Marked = "masqueraded" if pick[1] == "external" else "kept"
+        return (everywhere, marked), (everywhere, marked), is_sticky
+
+    def _pool(
+        self, connection: Connection, capacity: int, *, is_local: bool, is_sticky: bool
+    ) -> dict[int, str]:
         if is_sticky:
             pool = self._sticky_pool(self._service(connection), is_local=is_local)
         else:
             pool = self._pools.get((connection, is_local), {})
             self._read.add((connection, is_local))
-        _check(pool, int(pick[5]), connection)
-        marked = _MARKS[pick[1]]
-        assert verdict.removeprefix("goto ") in self._facts.chains
-        assert not (pool and is_refused), f"{connection} is refused and served"
-        nothing: Served = "refused" if is_refused else "dropped"
-        return frozenset(pool.values()) or nothing, marked, is_sticky
+        _check(pool, capacity, connection)
+        return pool
 
     def _service(self, connection: Connection) -> int:
         """The number of the ServicePort to which a frontend with session affinity belongs."""

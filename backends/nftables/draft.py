@@ -126,17 +126,16 @@ class Draft:
             self._put_list(owner, target, 0, frontend.cluster)
         if frontend.local is not None:
             self._put_list(owner, target, LOCAL_FROM, frontend.local)
-        members, leads = dict(frontend.members), {lead.set: lead for lead in frontend.leads}
-        affinity = PLACES[target.kind].affinity
+        members, places = dict(frontend.members), PLACES[target.kind]
         for name, key in target.places():
             data: Data | Absent = ABSENT
-            if name == affinity:
+            if name == places.affinity:
                 if service is None:
                     self.leave(owner, name, (key,))
                     continue
                 data = pack_service(service)
-            if name in leads:
-                data = f"goto {self._lead(family, target, leads[name])}"
+            if name == places.verdicts:
+                data = f"goto {self._lead(family, target, frontend.lead)}"
             elif members.get(name) == key:
                 data = None
             elif frontend.jump and name == FIREWALL:
@@ -181,9 +180,11 @@ class Draft:
     def _lead(self, family: Family, target: Target, lead: Lead) -> str:
         """Return where a verdict leads, and see to it that this is there."""
         chain = lead.chain
-        if lead.is_empty:  # an empty pool keeps the verdict it had: it will be filled again
-            verdict = self.believed(family, lead.set).get(target.key)
-            if isinstance(verdict, str) and _is_alike(verdict.removeprefix("goto "), chain):
+        if lead.empty:  # an empty pool keeps the verdict it had: it will be filled again
+            verdict = self.believed(family, PLACES[target.kind].verdicts).get(target.key)
+            if isinstance(verdict, str) and _is_alike(
+                verdict.removeprefix("goto "), chain, lead.empty
+            ):
                 chain = verdict.removeprefix("goto ")
         if is_picking(chain):
             self.demand(family, chain)
@@ -342,17 +343,16 @@ class Draft:
 
 
 def _by_reference(place: Place) -> int:
-    """Chains come after those they lead to: what remembers, what picks, what marks."""
-    return ("remember", "pick", "external", "shortcut").index(parse_picking(place[1]).act)
+    """Chains come after those they lead to: what remembers, what picks, what marks, what parts."""
+    return ("remember", "pick", "external", "split").index(parse_picking(place[1]).act)
 
 
-def _is_alike(believed: str, wanted: str) -> bool:
-    """Whether two chains that pick differ in nothing but the capacity."""
+def _is_alike(believed: str, wanted: str, capacities: Sequence[str]) -> bool:
+    """Whether two chains that pick differ in nothing but these capacities."""
     if not is_picking(believed) or not is_picking(wanted):
         return False
-    return parse_picking(believed)._replace(capacity=0) == parse_picking(wanted)._replace(
-        capacity=0
-    )
+    ours = {name: getattr(parse_picking(believed), name) for name in capacities}
+    return parse_picking(wanted)._replace(**ours).name == believed
 
 
 def is_whole(facts: TableFacts, layout: Layout, family: Family) -> bool:

@@ -207,16 +207,13 @@ def _reach(family: Family, target: Target, seen: Mapping[Place, Seen]) -> dict[i
     """Return how many slots from which number on a packet to a frontend could draw."""
     reach = {0: target.slots, LOCAL_FROM: target.local_slots}
     reach = {first: capacity_for(count) for first, count in reach.items() if count}
-    places = PLACES[target.kind]
-    for name in (places.verdicts, *places.diverting):
-        verdict = seen[family, name, target.key].data
-        chain = verdict.removeprefix("goto ") if isinstance(verdict, str) else ""
-        if is_picking(chain, target.protocol):
-            picking = parse_picking(chain)
-            if picking.timeout_s:
-                continue  # its slots are not the frontend's
-            first = LOCAL_FROM if picking.is_local else 0
-            reach[first] = max(reach.get(first, 0), picking.capacity)
+    verdict = seen[family, PLACES[target.kind].verdicts, target.key].data
+    chain = verdict.removeprefix("goto ") if isinstance(verdict, str) else ""
+    picking = parse_picking(chain) if is_picking(chain, target.protocol) else None
+    if picking is not None and not picking.timeout_s:  # else its slots are not the frontend's
+        first = LOCAL_FROM if picking.is_local else 0
+        for number, capacity in ((first, picking.capacity), (LOCAL_FROM, picking.here)):
+            reach[number] = max(reach.get(number, 0), capacity)
     return reach
 
 

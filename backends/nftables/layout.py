@@ -5,7 +5,7 @@ chain of its own where there is no other way (see `firewall`).
 """
 
 import functools
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from backends.kernel import nft_phrases as say
 from backends.kernel import nft_table
@@ -29,7 +29,7 @@ from backends.nftables.model import (
     Kind,
 )
 from backends.nftables.names import is_picking, is_private_chain
-from backends.nftables.picking import Marking, picking_spec
+from backends.nftables.picking import Sources, picking_spec
 from backends.nftables.sets import address_type, shared_sets
 from proxy.desired_node import DesiredNode
 from proxy.model import PROTOCOLS, Family, Value
@@ -38,7 +38,6 @@ _PRIORITY_DNAT, _PRIORITY_SNAT = -100, 100  # NF_IP_PRI_NAT_DST, NF_IP_PRI_NAT_S
 _PRIORITY_LATE = (
     -90
 )  # after everybody's chains for DNAT: what one of them has translated comes to none behind it
-_OF_PODS: Final = (CLUSTER_IP, EXTERNAL_IP, NODE_PORT)
 
 
 class NftSettings(Value, frozen=True, kw_only=True):
@@ -78,7 +77,8 @@ class Layout:
         )
         self._open = {f: described.node_port_addresses.get(f) is None for f in self.families}
         self._sets = {family: shared_sets(family) for family in self.families}
-        self._marking = {family: self._marking_of(family) for family in self.families}
+        mark = nft_table.rule(say.or_mark(settings.masquerade_mark), "masquerade")
+        self._sources = {f: Sources(mark, self._detector.is_pod(f)) for f in self.families}
         self._skeleton = {
             family: self._skeleton_of(family, is_open=self._open[family])
             for family in self.families
@@ -122,9 +122,6 @@ class Layout:
         """Whether a set whose name says that it is a single ServicePort's has the shape of such a set."""
         return found == declared("", address_type(family), flags=SetFlag.INTERVAL).facts
 
-    def marking(self, family: Family) -> Marking:
-        return self._marking[family]
-
     def is_fixed(self, family: Family, name: str, found: ChainFacts | None) -> bool:
         """Whether a fixed chain is as we make it, on whichever node."""
         fixed = self._fixed[family].chains[name]
@@ -133,7 +130,7 @@ class Layout:
         if name == SERVICES:
             return found in [self._services(family, is_open=yes).facts for yes in (True, False)]
         is_by_node = self.settings.local_mode == "NodeCIDR"
-        return is_by_node and name in _OF_PODS and found.base is None and bool(found.comments)
+        return is_by_node and name == CLUSTER_IP and found.base is None and bool(found.comments)
 
     def is_our_name(self, family: Family, name: str) -> bool:
         """Whether we make chains of that name."""
@@ -151,17 +148,7 @@ class Layout:
 
     def _chain(self, family: Family, name: str) -> ChainSpec:
         """Return the chain of that name that picks an endpoint. Raises ValueError for any other."""
-        return picking_spec(family, name, self._marking[family])
-
-    def _marking_of(self, family: Family) -> Marking:
-        mark = say.or_mark(self.settings.masquerade_mark)
-        outside = self._detector.is_no_pod(family)
-        return Marking(
-            everything=nft_table.rule(mark, "masquerade"),
-            shortcut=nft_table.rule(
-                [*(outside or ()), *mark], "masquerade what is not from a local pod"
-            ),
-        )
+        return picking_spec(family, name, self._sources[family])
 
     def _masquerade_internal(self, family: Family) -> list[RuleSpec]:
         """Mark traffic to cluster IPs that does not come from a local pod (or, if configured, all of it)."""
@@ -174,21 +161,11 @@ class Layout:
         return [nft_table.rule([*outside, *mark], "masquerade what is not from a local pod")]
 
     def _outer(self, family: Family, kind: Kind) -> list[RuleSpec]:
-        """Look a frontend up that is meant for the world outside.
-
-        Whom the policy for that world does not concern takes a short cut: pods here and the node itself.
-        """
-        places = PLACES[kind]
-        shortcuts = rules.look_up(family, places.diverting[0], kind)
-        pod = self._detector.is_pod(family)
+        """Look a frontend up that is meant for the world outside, twice: see `_skeleton_of`."""
+        found = rules.look_up(family, PLACES[kind].verdicts, kind)
         return [
-            *(
-                [nft_table.rule([*pod, *shortcuts], "pods of this node")]
-                if pod is not None
-                else []
-            ),
-            nft_table.rule([*say.source_is_local(), *shortcuts], "this node itself"),
-            nft_table.rule(rules.look_up(family, places.verdicts, kind), "by protocol and port"),
+            nft_table.rule(found, "by protocol and port"),
+            nft_table.rule(found, "replaced meanwhile"),
         ]
 
     def _services(self, family: Family, *, is_open: bool) -> ChainSpec:
@@ -212,9 +189,9 @@ class Layout:
     def _skeleton_of(self, family: Family, *, is_open: bool) -> tuple[ChainSpec, ...]:
         """Return the fixed chains.
 
-        The rules after the look-up in CLUSTER_IP are reached in two cases. No service defines the port, so
-        that there is no first endpoint either. Or a commit is just replacing the element (kernels before
-        6.17 can miss it for an instant): then the first endpoint serves.
+        The rules after the look-up of a verdict are reached in two cases. No service defines the port, so that there
+        is no first endpoint either. Or a commit is just replacing the element (kernels before 6.17 can miss it for an
+        instant): then the first endpoint of a cluster IP serves; where policies decide, the element is looked up again.
 
         What is dropped because no service has the address is dropped late: a service may be another proxy's
         (label service-proxy-name), which translates here too, or takes its packets in as the host's own (IPVS).

@@ -16,10 +16,8 @@ TABLE: Final = "sliceproxy"
 PROBE_TABLE: Final = "sliceproxy-probe"
 SERVICES: Final = "services"
 EXTERNALS: Final = "externals"
-SHORTCUTS: Final = "shortcuts"
 FIREWALL: Final = "firewall"
 NODEPORTS: Final = "nodeports"
-NODEPORT_SHORTCUTS: Final = "nodeport-shortcuts"
 REFUSED: Final = "refused"
 NODEPORTS_REFUSED: Final = "nodeports-refused"
 CLUSTER_IPS: Final = "cluster-ips"
@@ -61,7 +59,7 @@ class Places(NamedTuple):
     verdicts: str
     refused: str
     diverting: tuple[str, ...]
-    """Looked up before the verdict, they lead elsewhere: short cuts, source ranges."""
+    """Looked up before the verdict, they lead elsewhere: source ranges."""
     slots: dict[Protocol, str]
     affinity: str
     """Holds the number of the frontend's ServicePort where that has session affinity."""
@@ -69,14 +67,8 @@ class Places(NamedTuple):
 
 PLACES: Final[dict[Kind, Places]] = {
     "cluster-ip": Places(SERVICES, REFUSED, (), ENDPOINTS, AFFINITY_SERVICES),
-    "external-ip": Places(EXTERNALS, REFUSED, (SHORTCUTS, FIREWALL), ENDPOINTS, AFFINITY_SERVICES),
-    "node-port": Places(
-        NODEPORTS,
-        NODEPORTS_REFUSED,
-        (NODEPORT_SHORTCUTS,),
-        NODEPORT_ENDPOINTS,
-        AFFINITY_NODEPORTS,
-    ),
+    "external-ip": Places(EXTERNALS, REFUSED, (FIREWALL,), ENDPOINTS, AFFINITY_SERVICES),
+    "node-port": Places(NODEPORTS, NODEPORTS_REFUSED, (), NODEPORT_ENDPOINTS, AFFINITY_NODEPORTS),
 }
 DIVERTING: Final = frozenset([name for places in PLACES.values() for name in places.diverting])
 VERDICTS: Final = (*[places.verdicts for places in PLACES.values()], *sorted(DIVERTING))

@@ -1,9 +1,10 @@
 """Names of chains and sets that are made on demand, and what each says. Pure.
 
-Chains that pick an endpoint are shared by all ServicePorts: `pick-tcp-8`, with marks set before `external-tcp-8` and
-`shortcut-tcp-8`; `-nodeport` for NodePorts, `-local` for lists of endpoints on this node. Those for session affinity end
-in the time a client is remembered: `pick-tcp-8-affinity-10800`, and `remember-tcp-10800` to which they lead. Chains and
-sets of a single ServicePort end in its identity, 16 hexadecimal digits.
+Chains that pick an endpoint are shared by all ServicePorts: `pick-tcp-8`, and `external-tcp-8`, which has packets
+masqueraded first; `-nodeport` for NodePorts, `-local` for lists of endpoints on this node. `split-tcp-2-of-8` tells
+clients here, who may go to each of up to 8 endpoints, from those outside, who may go to the up to 2 on this node. Those
+for session affinity end in the time a client is remembered: `pick-tcp-8-affinity-10800`, and `remember-tcp-10800` to
+which they lead. Chains and sets of a single ServicePort end in its identity, 16 hexadecimal digits.
 """
 
 import functools
@@ -15,11 +16,12 @@ from backends.kernel.nft_transaction import Form
 from backends.nftables.model import AFFINITY_CLIENTS, SERVICE_CIDRS, Kind
 from proxy.model import PortKey, Protocol
 
-Act = Literal["pick", "external", "shortcut", "remember"]
+Act = Literal["pick", "external", "split", "remember"]
 _PROTOCOL: Final = "-(tcp|udp|sctp)-"
 _NUMBER: Final = "([1-9][0-9]{0,6})"
 _PICKING: Final = re.compile(
-    rf"(?:(pick)(-nodeport)?(-local)?|(external|shortcut)(-nodeport)?){_PROTOCOL}{_NUMBER}(?:-affinity-{_NUMBER})?"
+    rf"(pick|external|split)(-nodeport)?(-local)?{_PROTOCOL}"
+    rf"(?:{_NUMBER}-of-)?{_NUMBER}(?:-affinity-{_NUMBER})?"
 )
 _REMEMBERING: Final = re.compile(rf"remember(-local)?{_PROTOCOL}{_NUMBER}")
 _PRIVATE_CHAIN: Final = re.compile(r"firewall-[0-9a-f]{16}")
@@ -34,7 +36,7 @@ class Picking(NamedTuple):
     """What the name of a chain that picks says.
 
     `timeout_s` is how long session affinity lasts, 0 without; then `remember` chains, which have no capacity, are what a
-    number that is found or drawn is handed to.
+    number that is found or drawn is handed to. `here` is the capacity of the other list of a `split`.
     """
 
     act: Act
@@ -43,6 +45,7 @@ class Picking(NamedTuple):
     protocol: Protocol
     capacity: int
     timeout_s: int = 0
+    here: int = 0
 
     @property
     def name(self) -> str:
@@ -52,7 +55,8 @@ class Picking(NamedTuple):
         if self.act == "remember":
             return f"remember{local}-{protocol}-{self.timeout_s}"
         affinity = f"-affinity-{self.timeout_s}" if self.timeout_s else ""
-        return f"{self.act}{node_port}{local}-{protocol}-{self.capacity}{affinity}"
+        here = f"{self.here}-of-" if self.here else ""
+        return f"{self.act}{node_port}{local}-{protocol}-{here}{self.capacity}{affinity}"
 
 
 def capacity_for(endpoints: int) -> int:
@@ -69,9 +73,10 @@ def picking_chain(
     act: Act = "pick",
     is_local: bool = False,
     timeout_s: int = 0,
+    here: int = 0,
 ) -> str:
     """Return the name of the chain that picks among up to `capacity` endpoints."""
-    return Picking(act, kind == "node-port", is_local, protocol, capacity, timeout_s).name
+    return Picking(act, kind == "node-port", is_local, protocol, capacity, timeout_s, here).name
 
 
 def is_picking(name: str, protocol: Protocol | None = None) -> bool:
@@ -100,12 +105,16 @@ def _parse(name: str) -> Picking | None:
     if found is not None:
         return Picking("remember", False, bool(found[1]), _protocol(found[2]), 0, int(found[3]))
     found = _PICKING.fullmatch(name)
-    if found is None or capacity_for(int(found[7])) != int(found[7]):
+    if found is None:
         return None
-    act: Act = found[1] or found[4]  # type: ignore[assignment] # the pattern allows only these
-    is_node_port = bool(found[2] or found[5])
-    protocol, timeout_s = _protocol(found[6]), int(found[8] or 0)
-    return Picking(act, is_node_port, bool(found[3]), protocol, int(found[7]), timeout_s)
+    here, capacity, timeout_s = [int(number or 0) for number in found.group(5, 6, 7)]
+    if any(number != capacity_for(number) for number in (here or 1, capacity)):
+        return None
+    act: Act = found[1]  # type: ignore[assignment] # the pattern allows only these
+    is_node_port, is_local, protocol = bool(found[2]), bool(found[3]), _protocol(found[4])
+    if bool(here) != (act == "split") or (is_local and act != "pick"):
+        return None
+    return Picking(act, is_node_port, is_local, protocol, capacity, timeout_s, here)
 
 
 def _protocol(word: str) -> Protocol:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from backends.kernel import nft_phrases as say
 from backends.kernel import nft_table
 from backends.kernel.nft_expressions import Numgen
+from backends.kernel.nft_phrases import Phrase
 from backends.kernel.nft_table import ChainSpec, RuleSpec
 from backends.nftables import rules
 from backends.nftables.model import AFFINITY_ENDPOINTS, AFFINITY_ENDPOINTS_LOCAL, REFUSE, Kind
@@ -21,11 +22,14 @@ DRAWS: Final = 12
 the slots are full, so at most one connection in 2^12 is chosen that way: the spread is uniform but for that."""
 
 
-class Marking(NamedTuple):
-    """The rules that mark packets to be masqueraded: all, and those for the short cut past the external policy."""
+class Sources(NamedTuple):
+    """What is done about where packets come from: the rule that has them masqueraded, and what is true of pods here.
 
-    everything: RuleSpec
-    shortcut: RuleSpec
+    The latter is None where nothing tells pods of this node from others.
+    """
+
+    masquerade: RuleSpec
+    is_pod: Phrase | None
 
 
 def attempts(capacity: int) -> int:
@@ -33,31 +37,68 @@ def attempts(capacity: int) -> int:
     return DRAWS if capacity > 2 else 2
 
 
-def picking_spec(family: Family, name: str, marking: Marking) -> ChainSpec:
+def picking_spec(family: Family, name: str, sources: Sources) -> ChainSpec:
     """Return the chain of that name that picks an endpoint."""
     picking = parse_picking(name)
-    if picking.act == "remember":
-        return ChainSpec(name, None, tuple(_remembering(family, picking)))
-    if picking.act == "pick":
-        return ChainSpec(name, None, tuple(_picking(family, picking)))
-    mark = marking.everything if picking.act == "external" else marking.shortcut
-    to = picking._replace(act="pick").name
-    return ChainSpec(name, None, (mark, nft_table.rule([say.goto(to)], "then as all others")))
+    match picking.act:
+        case "remember":
+            written = _remembering(family, picking)
+        case "pick":
+            written = _picking(family, picking)
+        case "split":
+            written = _splitting(picking, sources)
+        case "external":
+            to = say.goto(_everywhere(picking).name)
+            written = [sources.masquerade, nft_table.rule([to], "then as all others")]
+    return ChainSpec(name, None, tuple(written))
 
 
 @functools.lru_cache(maxsize=4096)
 def leads_to(name: str) -> tuple[str, ...]:
     """Return the other chains that one needs, every chain before those that refer to it.
 
-    One that only marks leads to one that picks, and one with session affinity to one that remembers clients.
+    In the end there are chains that pick, and what they lead to with session affinity: those that remember clients.
     """
     picking = parse_picking(name)
-    found: list[str] = []
-    if picking.timeout_s and picking.act != "remember":
-        found.append(picking._replace(act="remember", is_node_port=False).name)
-    if picking.act in ("external", "shortcut"):
-        found.append(picking._replace(act="pick").name)
-    return tuple(found)
+    needed: list[Picking] = []
+    if picking.act == "split":
+        needed = [_here(picking), _masqueraded(picking)]
+    elif picking.act == "external":
+        needed = [_everywhere(picking)]
+    elif picking.act == "pick" and picking.timeout_s:
+        needed = [picking._replace(act="remember", is_node_port=False, capacity=0)]
+    return tuple([chain for each in needed for chain in (*leads_to(each.name), each.name)])
+
+
+def _everywhere(picking: Picking) -> Picking:
+    """Return what picks among the endpoints of the whole cluster."""
+    return picking._replace(act="pick", here=0)
+
+
+def _masqueraded(split: Picking) -> Picking:
+    return split._replace(act="external", here=0)
+
+
+def _here(split: Picking) -> Picking:
+    """Return what picks among the endpoints of this node."""
+    return split._replace(act="pick", is_local=True, capacity=split.here, here=0)
+
+
+def _splitting(picking: Picking, sources: Sources) -> Sequence[RuleSpec]:
+    """Return the rules that tell apart whom the policy Local concerns: neither pods here nor the node itself.
+
+    They stand behind the verdict, not before it, so that one look-up decides: between two, the policy could change.
+    """
+    pods = []
+    if sources.is_pod is not None:
+        anywhere = [*sources.is_pod, say.goto(_everywhere(picking).name)]
+        pods.append(nft_table.rule(anywhere, "pods of this node"))
+    itself = [*say.source_is_local(), say.goto(_masqueraded(picking).name)]
+    return [
+        *pods,
+        nft_table.rule(itself, "this node itself"),
+        nft_table.rule([say.goto(_here(picking).name)], "from outside: endpoints here"),
+    ]
 
 
 def _picking(family: Family, picking: Picking) -> Sequence[RuleSpec]:

@@ -4,6 +4,7 @@ Keys are the concatenations the kernel builds from a packet: each part in networ
 four bytes; `slots` appends the number of a slot.
 """
 
+import functools
 from typing import Final, NamedTuple
 
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
@@ -19,10 +20,10 @@ from backends.nftables.model import (
     SharedMember,
     Target,
 )
-from backends.nftables.names import Act, capacity_for, picking_chain
+from backends.nftables.names import capacity_for, picking_chain
 from proxy.addresses import parse_ip
 from proxy.desired import DesiredPort, Frontend, FrontendKind
-from proxy.model import LOCAL
+from proxy.model import LOCAL, Protocol
 
 _PADDING: Final = b"\0\0"
 _KINDS: Final[dict[FrontendKind, Kind]] = {
@@ -36,11 +37,10 @@ Pool = tuple[bytes, ...]
 
 
 class Lead(NamedTuple):
-    """Where a verdict in one of a frontend's maps leads. One for an empty pool may as well lead to another capacity."""
+    """Where the verdict of a frontend leads. `empty` are the capacities that may as well be others: of empty pools."""
 
-    set: str
     chain: str
-    is_empty: bool
+    empty: tuple[str, ...]
 
 
 class RenderedFrontend(NamedTuple):
@@ -51,7 +51,7 @@ class RenderedFrontend(NamedTuple):
     """
 
     target: Target
-    leads: tuple[Lead, ...]
+    lead: Lead
     cluster: Pool | None
     local: Pool | None
     members: tuple[tuple[str, bytes], ...]
@@ -103,26 +103,11 @@ def _render_frontend(
     key = address + PROTOCOL_NUMBERS[protocol].to_bytes(1) + b"\0\0\0" + number
     is_outer = kind != "cluster-ip"
     is_local = port.external_local if is_outer else port.internal_local
-    places = PLACES[kind]
-
-    def lead(set_name: str, act: Act, pool: Pool, *, is_local: bool = False) -> Lead:
-        capacity, timeout_s = capacity_for(len(pool)), affinity.timeout_s if affinity else 0
-        chain = picking_chain(
-            protocol, capacity, kind, act=act, is_local=is_local, timeout_s=timeout_s
-        )
-        return Lead(set_name, chain, not pool)
-
-    if is_local:
-        leads = [lead(places.verdicts, "pick", local, is_local=True)]
-        if is_outer:
-            leads.append(lead(places.diverting[0], "shortcut", cluster))
-        uses_cluster, uses_local = is_outer, True
-    else:
-        leads = [lead(places.verdicts, "external" if is_outer else "pick", cluster)]
-        uses_cluster, uses_local = True, False
+    lead = _lead(protocol, kind, cluster, local, affinity, is_local=is_local)
+    uses_cluster, uses_local = is_outer or not is_local, is_local
     if affinity is not None:
         uses_cluster = uses_local = False  # its slots are the ServicePort's, see `sticky`
-    members = [] if port.is_any_usable else [(places.refused, key)]
+    members = [] if port.is_any_usable else [(PLACES[kind].refused, key)]
     is_guarded = firewall is not None and frontend.kind == "LoadBalancer"
     if is_guarded and port.allows_own_vips:
         members.append((VIP_SOURCES, address + key))
@@ -136,12 +121,34 @@ def _render_frontend(
     )
     return RenderedFrontend(
         target,
-        tuple(leads),
+        lead,
         cluster if uses_cluster else None,
         local if uses_local else None,
         tuple(members),
         firewall.chain_name if firewall is not None and is_guarded else "",
     )
+
+
+def _lead(
+    protocol: Protocol,
+    kind: Kind,
+    cluster: Pool,
+    local: Pool,
+    affinity: Affinity | None,
+    *,
+    is_local: bool,
+) -> Lead:
+    here, everywhere = capacity_for(len(local)), capacity_for(len(cluster))
+    chain = functools.partial(
+        picking_chain, protocol, kind=kind, timeout_s=affinity.timeout_s if affinity else 0
+    )
+    if kind == "cluster-ip":
+        pool, capacity = (local, here) if is_local else (cluster, everywhere)
+        return Lead(chain(capacity, is_local=is_local), () if pool else ("capacity",))
+    if is_local:
+        empty = [*([] if cluster else ["capacity"]), *([] if local else ["here"])]
+        return Lead(chain(everywhere, act="split", here=here), tuple(empty))
+    return Lead(chain(everywhere, act="external"), () if cluster else ("capacity",))
 
 
 def _render_shared(port: DesiredPort) -> frozenset[SharedMember]:

@@ -19,13 +19,11 @@ from backends.nftables.model import (
     HAIRPIN,
     NODEPORT_ENDPOINTS,
     NODEPORT_IPS,
-    NODEPORT_SHORTCUTS,
     NODEPORTS,
     NODEPORTS_REFUSED,
     REFUSED,
     SERVICE_CIDRS,
     SERVICES,
-    SHORTCUTS,
     VIP_SOURCES,
 )
 from proxy.model import IPV4, Family, Protocol
@@ -73,9 +71,8 @@ def shared_sets(family: Family) -> tuple[SetSpec, ...]:
         for protocol, name in NODEPORT_ENDPOINTS.items()
     ]
     return (
-        declared(SERVICES, frontend, "verdict"),
-        *[declared(name, frontend, "verdict") for name in (EXTERNALS, SHORTCUTS, FIREWALL)],
-        *[declared(name, node_port, "verdict") for name in (NODEPORTS, NODEPORT_SHORTCUTS)],
+        *[declared(name, frontend, "verdict") for name in (SERVICES, EXTERNALS, FIREWALL)],
+        declared(NODEPORTS, node_port, "verdict"),
         *slots,
         declared(REFUSED, frontend),
         declared(NODEPORTS_REFUSED, node_port),

@@ -90,7 +90,7 @@ class NftKernel:
         """Carry out all, or take everything back. After a refusal the kernel goes on, to find the others."""
         self._undo, self._at_commit = [], []
         for table in self._tables.values():
-            table.is_being_changed = False
+            table.is_being_changed = table.has_changed_chains = False
         replies: list[Reply] = []
         is_refused = False
         for message in messages:
@@ -120,7 +120,8 @@ class NftKernel:
         if table is None:
             self._put(self._tables, key, Table(attrs.content, flags, self._handle(4)))
         elif table.flags != flags:
-            if table.is_being_changed:  # the kernel does this only once in a transaction
+            # the kernel does this once in a transaction, and not after it has touched hooks
+            if table.is_being_changed or table.has_changed_chains:
                 raise RefusalError(errno.EINVAL, None)
             table.is_being_changed = True
             self._assign(table, "flags", flags)
@@ -138,8 +139,9 @@ class NftKernel:
                 raise RefusalError(errno.EINVAL, None)
             self._put(table.chains, name, Chain(attrs.content, base, handle))
             return
-        self._note(lambda: None)
         if base is None:
+            self._note(lambda: None)
+            table.has_changed_chains = True
             return
         if chain.base is None:
             raise attrs.refuse(errno.EOPNOTSUPP, 5)
@@ -148,12 +150,14 @@ class NftKernel:
         if chain.base._replace(policy=base.policy) != base:
             raise RefusalError(errno.EOPNOTSUPP, None)
         self._assign(chain, "base", base)
+        table.has_changed_chains = True
 
     def _del_chain(self, attrs: Attrs) -> None:
         table, name = self._table(attrs), attrs.name(3)
-        self._chain(table, attrs, 3)
+        chain = self._chain(table, attrs, 3)
         if table.is_chain_used(name):
             raise attrs.refuse(errno.EBUSY, 3)
+        table.has_changed_chains |= chain.base is not None
         self._remove(table.chains, name)
 
     def _new_rule(self, attrs: Attrs) -> None:

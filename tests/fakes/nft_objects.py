@@ -137,6 +137,7 @@ class Table:
     chains: dict[str, Chain] = field(default_factory=dict)
     sets: dict[str, Set] = field(default_factory=dict)
     is_being_changed: bool = False
+    has_changed_chains: bool = False
 
     @property
     def listed(self) -> bytes:

@@ -3,7 +3,7 @@
 import pytest
 
 from backends.nftables.belief import Observed
-from backends.nftables.model import EXTERNALS, NODEPORTS, SERVICES, SHORTCUTS, NftPlan
+from backends.nftables.model import EXTERNALS, NODEPORTS, SERVICES, NftPlan
 from backends.nftables.plan import plan
 from backends.nftables.prune import prune
 from proxy.desired import DesiredPort, Frontend
@@ -74,25 +74,22 @@ def test_a_change_of_one_service_touches_nothing_of_another() -> None:
     assert steps(planned) == [{"endpoints-tcp": 3, "nodeport-endpoints-tcp": 1}]
 
 
-def test_to_policy_local_the_short_cut_comes_first() -> None:
+def test_to_policy_local_the_local_slots_come_with_the_verdict() -> None:
     observed = believing(service(A, local=(B,)))
 
-    first, then = written_counts(observed, service(A, local=(B,), external_local=True))
+    written = written_counts(observed, service(A, local=(B,), external_local=True))
 
-    assert first == {
-        "shortcuts": 2, "nodeport-shortcuts": 1, "endpoints-tcp": 2, "nodeport-endpoints-tcp": 1,
-    }  # fmt: skip
-    assert then == {"externals": 2, "nodeports": 1}
+    assert written == [
+        {"externals": 2, "nodeports": 1, "endpoints-tcp": 2, "nodeport-endpoints-tcp": 1}
+    ]
 
 
-def test_to_policy_cluster_the_short_cut_goes_last_and_the_local_slots_stay_for_a_while() -> None:
+def test_to_policy_cluster_the_local_slots_stay_for_a_while() -> None:
     observed = believing(service(A, local=(B,), external_local=True))
+
     planned = plan_for(observed, service(A, local=(B,)))
 
-    first, last = steps(planned)
-
-    assert first == {"externals": 2, "nodeports": 1}
-    assert last == {"shortcuts": 2, "nodeport-shortcuts": 1}
+    assert steps(planned) == [{"externals": 2, "nodeports": 1}]
     assert left(planned) == {"endpoints-tcp": 2, "nodeport-endpoints-tcp": 1}
 
 
@@ -121,8 +118,8 @@ def test_the_last_local_endpoint_goes_in_one_step_and_its_masquerading_stays_for
             "endpoints-tcp": 5,
             "nodeport-endpoints-tcp": 2,
             "services": 1,
-            "shortcuts": 2,
-            "nodeport-shortcuts": 1,
+            "externals": 2,
+            "nodeports": 1,
         }
     ]
     assert left(planned) == {"hairpin": 1}
@@ -210,8 +207,11 @@ def test_chains_that_mark_come_after_those_they_lead_to() -> None:
     transaction = plan_for(believing(), service(A, external_local=True)).transactions[0]
 
     made = [spec.name for _, spec in transaction.chains]
-    assert made.index("pick-tcp-1") < made.index("shortcut-tcp-1")
-    assert made.index("pick-nodeport-tcp-1") < made.index("shortcut-nodeport-tcp-1")
+    for kind in ("", "-nodeport"):
+        split = made.index(f"split{kind}-tcp-1-of-1")
+        marking = made.index(f"external{kind}-tcp-1")
+        assert made.index(f"pick{kind}-tcp-1") < marking < split
+        assert made.index(f"pick{kind}-local-tcp-1") < split
 
 
 def test_an_empty_pool_keeps_the_verdicts_of_its_class() -> None:
@@ -220,8 +220,17 @@ def test_an_empty_pool_keeps_the_verdicts_of_its_class() -> None:
 
     assert verdicts(observed, EXTERNALS) == {"goto external-tcp-4"}
     carry_out(plan_for(observed, service(is_any_usable=True, external_local=True)), observed)
-    assert verdicts(observed, EXTERNALS) == {"goto pick-local-tcp-1"}
-    assert verdicts(observed, SHORTCUTS) == {"goto shortcut-tcp-1"}
+    assert verdicts(observed, EXTERNALS) == {"goto split-tcp-1-of-1"}
+
+
+def test_without_local_endpoints_the_verdict_keeps_room_for_those_it_had() -> None:
+    observed = believing(service(A, local=(B, C), external_local=True))
+    assert verdicts(observed, EXTERNALS) == {"goto split-tcp-2-of-4"}
+
+    carry_out(plan_for(observed, service(A, B, C, external_local=True)), observed)
+    assert verdicts(observed, EXTERNALS) == {"goto split-tcp-2-of-4"}
+    carry_out(plan_for(observed, service(A, external_local=True)), observed)
+    assert verdicts(observed, EXTERNALS) == {"goto split-tcp-1-of-1"}
 
 
 @pytest.mark.parametrize("old_goes_first", [True, False])
@@ -243,11 +252,7 @@ def test_an_address_that_becomes_another_kind_of_frontend_leaves_nothing_behind(
     both = {after.key: after, without.key: without}
     assert not prune(whole(both), observed, LAYOUT).transactions
     elements = observed.tables["IPv4"].elements
-    assert (len(elements["endpoints-tcp"]), elements[SHORTCUTS], elements[EXTERNALS]) == (
-        1,
-        {},
-        {},
-    )
+    assert (len(elements["endpoints-tcp"]), elements[EXTERNALS]) == (1, {})
 
 
 # --- the node itself

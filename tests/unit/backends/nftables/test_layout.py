@@ -32,9 +32,11 @@ from backends.nftables.model import (
     CLUSTER_IPS,
     EXTERNAL_IP,
     EXTERNAL_IPS,
+    EXTERNALS,
     LOCAL_FROM,
     NODE_PORT,
     NODEPORT_IPS,
+    NODEPORTS,
     REFUSE,
     SERVICE_CIDRS,
     SERVICES,
@@ -70,7 +72,6 @@ def chains_of(layout: Layout, family: Family) -> list[ChainSpec]:
         ("pick", False),
         ("pick", True),
         ("external", False),
-        ("shortcut", False),
     ]
     kinds: list[Kind] = ["external-ip", "node-port"]
     picking = [
@@ -86,7 +87,13 @@ def chains_of(layout: Layout, family: Family) -> list[ChainSpec]:
         for kind in kinds
         for act, is_local in acts
     ]
-    names = dict.fromkeys(n for name in sticky for n in (*leads_to(name), name))
+    split = [
+        picking_chain(p, 4, kind, act="split", here=2, timeout_s=timeout_s)
+        for p in PROTOCOLS
+        for kind in kinds
+        for timeout_s in (0, 5)
+    ]
+    names = dict.fromkeys(n for name in (*sticky, *split) for n in (*leads_to(name), name))
     picking += [layout.chain(family, name) for name in names]
     return [*layout.skeleton(family), *picking]
 
@@ -200,6 +207,16 @@ def test_a_frontend_that_is_being_replaced_is_served_by_its_first_endpoint() -> 
         offset = 0 if number < len(PROTOCOLS) else LOCAL_FROM
         assert Numgen(NumgenKind.INCREMENTAL, 1, register=10, offset=offset) in rule
         assert isinstance(rule[-1], Nat)
+
+
+@pytest.mark.parametrize(("name", "place"), [(EXTERNAL_IP, EXTERNALS), (NODE_PORT, NODEPORTS)])
+def test_where_policies_decide_a_frontend_that_is_being_replaced_is_looked_up_again(
+    name: str, place: str
+) -> None:
+    *_, once, again = content(chain_named(make_layout(), name))
+
+    assert once == again
+    assert Lookup(place, data_register=0) in once
 
 
 @both_families

@@ -50,7 +50,7 @@ def test_other_names_are_no_chains_that_pick(name: str) -> None:
 @pytest.mark.parametrize("kind", ["cluster-ip", "external-ip", "node-port"])
 @pytest.mark.parametrize(
     ("act", "is_local"),
-    [("pick", False), ("pick", True), ("external", False), ("shortcut", False)],
+    [("pick", False), ("pick", True), ("external", False)],
 )
 def test_a_name_says_all_that_the_rules_depend_on(
     protocol: Protocol, kind: Kind, act: Act, is_local: bool
@@ -58,12 +58,32 @@ def test_a_name_says_all_that_the_rules_depend_on(
     name = picking_chain(protocol, 8, kind, act=act, is_local=is_local)
 
     assert is_picking(name)
-    assert parse_picking(name) == (act, kind == "node-port", is_local, protocol, 8, 0)
+    assert parse_picking(name) == (act, kind == "node-port", is_local, protocol, 8, 0, 0)
+    assert parse_picking(name).name == name
+
+
+@pytest.mark.parametrize("timeout_s", [0, 60])
+def test_a_split_has_two_capacities(timeout_s: int) -> None:
+    name = picking_chain("TCP", 8, "node-port", act="split", here=2, timeout_s=timeout_s)
+
+    assert name.startswith("split-nodeport-tcp-2-of-8")
+    assert parse_picking(name) == Picking("split", True, False, "TCP", 8, timeout_s, 2)
     assert parse_picking(name).name == name
 
 
 @pytest.mark.parametrize(
-    "name", ["external-local-tcp-8", "shortcut-local-tcp-1", "pick-tcp-3", "services"]
+    "name",
+    [
+        "external-local-tcp-8",
+        "split-local-tcp-1-of-2",
+        "split-tcp-2",
+        "split-tcp-3-of-4",
+        "split-tcp-2-of-5",
+        "pick-tcp-1-of-2",
+        "external-tcp-1-of-2",
+        "pick-tcp-3",
+        "services",
+    ],
 )
 def test_what_we_never_make_has_no_meaning(name: str) -> None:
     with pytest.raises(ValueError, match=name):
@@ -76,7 +96,7 @@ def test_chains_for_session_affinity_say_how_long_it_lasts(is_local: bool, timeo
     name = picking_chain("UDP", 4, "node-port", is_local=is_local, timeout_s=timeout_s)
     remember = Picking("remember", False, is_local, "UDP", 0, timeout_s)
 
-    assert parse_picking(name) == ("pick", True, is_local, "UDP", 4, timeout_s)
+    assert parse_picking(name) == Picking("pick", True, is_local, "UDP", 4, timeout_s)
     assert parse_picking(remember.name) == remember
     assert [names.timeout_of(each) for each in (name, remember.name)] == [timeout_s] * 2
     assert names.timeout_of("pick-udp-4") == names.timeout_of("services") == 0

@@ -52,12 +52,12 @@ def test_most_things_go_together() -> None:
     ]
 
 
-def test_a_short_cut_comes_before_the_verdict_changes_and_goes_after() -> None:
-    assert ordered({"externals": "a"}, {"externals": "b", "shortcuts": "c"}) == [
-        ["+shortcuts"], ["-externals", "+externals"],
+def test_a_check_comes_before_the_verdict_changes_and_goes_after() -> None:
+    assert ordered({"externals": "a"}, {"externals": "b", "firewall": "c"}) == [
+        ["+firewall"], ["-externals", "+externals"],
     ]  # fmt: skip
-    assert ordered({"externals": "b", "shortcuts": "c"}, {"externals": "a", "shortcuts": ABSENT}) == [
-        ["-externals", "+externals"], ["-shortcuts"],
+    assert ordered({"externals": "b", "firewall": "c"}, {"externals": "a", "firewall": ABSENT}) == [
+        ["-externals", "+externals"], ["-firewall"],
     ]  # fmt: skip
 
 
@@ -70,8 +70,8 @@ def test_what_checks_the_source_comes_before_the_address_and_goes_after_it() -> 
     assert ordered(believed, gone) == [["-external-ips", "-externals"], ["-firewall"]]
 
 
-def test_a_short_cut_alone_needs_no_second_step() -> None:
-    assert ordered({"shortcuts": "a"}, {"shortcuts": "b"}) == [["-shortcuts", "+shortcuts"]]
+def test_a_check_alone_needs_no_second_step() -> None:
+    assert ordered({"firewall": "a"}, {"firewall": "b"}) == [["-firewall", "+firewall"]]
 
 
 def test_slots_that_a_verdict_still_leads_to_go_after_it() -> None:

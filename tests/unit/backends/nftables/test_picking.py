@@ -18,17 +18,17 @@ from backends.kernel.nft_numbers import NumgenKind, VerdictCode
 from backends.kernel.nft_table import ChainSpec
 from backends.nftables.model import LOCAL_FROM, REFUSE
 from backends.nftables.names import picking_chain
-from backends.nftables.picking import DRAWS, Marking, leads_to, picking_spec
+from backends.nftables.picking import DRAWS, Sources, leads_to, picking_spec
 from proxy.model import FAMILIES, PROTOCOLS, Family, Protocol
 
 both_families = pytest.mark.parametrize("family", FAMILIES)
-MARKING = Marking(
-    nft_table.rule(say.or_mark(1), "everything"), nft_table.rule(say.or_mark(2), "shortcut")
-)
+MASQUERADE = nft_table.rule(say.or_mark(1), "masquerade")
+IS_POD = say.source_in_network("IPv4", bytes([10, 244, 0, 0]), b"\xff\xff\0\0")
+SOURCES = Sources(MASQUERADE, IS_POD)
 
 
 def made(name: str, family: Family = "IPv4") -> ChainSpec:
-    return picking_spec(family, name, MARKING)
+    return picking_spec(family, name, SOURCES)
 
 
 def content(chain: ChainSpec) -> list[tuple[AnyExpression, ...]]:
@@ -89,21 +89,37 @@ def test_a_node_port_is_known_by_its_number_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "mark", "then"),
+    ("name", "then"),
     [
-        ("external-tcp-8", 1, "pick-tcp-8"),
-        ("shortcut-tcp-8", 2, "pick-tcp-8"),
-        ("external-nodeport-udp-2", 1, "pick-nodeport-udp-2"),
-        ("shortcut-nodeport-sctp-1", 2, "pick-nodeport-sctp-1"),
+        ("external-tcp-8", "pick-tcp-8"),
+        ("external-nodeport-udp-2", "pick-nodeport-udp-2"),
     ],
 )
-def test_what_is_to_be_masqueraded_is_marked_first(name: str, mark: int, then: str) -> None:
+def test_what_is_to_be_masqueraded_is_marked_first(name: str, then: str) -> None:
     marking, onward = content(made(name))
 
-    assert list(marking) == say.or_mark(mark)
+    assert list(marking) == say.or_mark(1)
     assert isinstance(marking[-1], MetaSet)
     assert onward == (Verdict(VerdictCode.GOTO, then),)
     assert (leads_to(name), leads_to(then)) == ((then,), ())
+
+
+@pytest.mark.parametrize("kind", ["", "-nodeport"])
+def test_policy_local_concerns_neither_pods_here_nor_the_node_itself(kind: str) -> None:
+    pods, itself, outside = content(made(f"split{kind}-tcp-2-of-8"))
+
+    assert list(pods) == [*IS_POD, Verdict(VerdictCode.GOTO, f"pick{kind}-tcp-8")]
+    to_all = Verdict(VerdictCode.GOTO, f"external{kind}-tcp-8")
+    assert list(itself) == [*say.source_is_local(), to_all]
+    assert outside == (Verdict(VerdictCode.GOTO, f"pick{kind}-local-tcp-2"),)
+
+
+def test_where_nothing_tells_pods_from_others_only_the_node_itself_reaches_all_endpoints() -> None:
+    spec = picking_spec("IPv4", "split-tcp-2-of-8", SOURCES._replace(is_pod=None))
+
+    assert [rule[-1] for rule in content(spec)] == [
+        Verdict(VerdictCode.GOTO, "external-tcp-8"), Verdict(VerdictCode.GOTO, "pick-local-tcp-2"),
+    ]  # fmt: skip
 
 
 # --- session affinity
@@ -116,8 +132,14 @@ def test_what_is_to_be_masqueraded_is_marked_first(name: str, mark: int, then: s
         ("pick-nodeport-local-udp-8-affinity-60", ("remember-local-udp-60",)),
         ("external-tcp-8-affinity-60", ("remember-tcp-60", "pick-tcp-8-affinity-60")),
         (
-            "shortcut-nodeport-tcp-1-affinity-5",
-            ("remember-tcp-5", "pick-nodeport-tcp-1-affinity-5"),
+            "split-nodeport-tcp-2-of-4-affinity-5",
+            (
+                "remember-local-tcp-5",
+                "pick-nodeport-local-tcp-2-affinity-5",
+                "remember-tcp-5",
+                "pick-nodeport-tcp-4-affinity-5",
+                "external-nodeport-tcp-4-affinity-5",
+            ),
         ),
         ("remember-local-tcp-60", ()),
     ],
