@@ -27,6 +27,12 @@ def _ipvs(settings: Settings) -> Backend[Any, Any]:
     return IpvsBackend.from_settings(settings)
 
 
+def _iptables(settings: Settings) -> Backend[Any, Any]:
+    from backends.iptables.backend import IptablesBackend
+
+    return IptablesBackend.from_settings(settings)
+
+
 def _null(_settings: Settings) -> Backend[Any, Any]:
     from backends.null.backend import NullBackend
 
@@ -36,6 +42,7 @@ def _null(_settings: Settings) -> Backend[Any, Any]:
 FACTORIES: Final[dict[str, Callable[[Settings], Backend[Any, Any]]]] = {
     "nftables": _nftables,
     "ipvs": _ipvs,
+    "iptables": _iptables,
     "null": _null,
 }
 OWN_DEVICE: Final = "sliceproxy-ipvs"
@@ -43,7 +50,7 @@ OWN_DEVICE: Final = "sliceproxy-ipvs"
 AUTOMATIC: Final = ("nftables",)
 """What an empty mode tries, in this order."""
 
-LASTING: Final = ("nftables", "ipvs")
+LASTING: Final = ("nftables", "ipvs", "iptables")
 """Those whose work outlives the process."""
 
 

@@ -9,7 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import features, ipvs, kubeproxy_layout, pages, starts, sustained, verification
+from bench import (
+    features,
+    iptables,
+    ipvs,
+    kubeproxy_layout,
+    pages,
+    starts,
+    sustained,
+    verification,
+)
 from bench.processes import Node, node, say
 from bench.reference import Reference
 from bench.table import figure, median, percentile, render
@@ -33,7 +42,7 @@ def main() -> int:
         args.changes, args.references = 90, 6
     results: dict[str, Any] = {"endpoints": args.endpoints, "load": os.getloadavg()}
     print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
-    is_whole = not (args.features or args.verification or args.ipvs)
+    is_whole = not (args.features or args.verification or args.iptables or args.ipvs)
     if is_whole:
         results |= measure_basics(sizes, args)
     if is_whole or args.features:
@@ -42,6 +51,8 @@ def main() -> int:
         results["verification"] = verification.measure(sizes[-1], args)
     if args.large:
         results["large"] = measure_large()
+    if args.iptables or (is_whole and not args.quick):
+        results["iptables"] = iptables.measure(sizes, args)
     if args.ipvs or (is_whole and not args.quick):
         results["ipvs"] = ipvs.measure()
     args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +98,11 @@ def parse() -> argparse.Namespace:
         "--verification",
         action="store_true",
         help="only what a background verification costs the changes that come meanwhile",
+    )
+    parser.add_argument(
+        "--iptables",
+        action="store_true",
+        help="only mode iptables on both flavours, beside kube-proxy's pattern: some minutes",
     )
     parser.add_argument(
         "--ipvs",

@@ -29,7 +29,7 @@ from typing import Any
 import uvloop
 
 from backends.kernel.nft import Nft
-from bench import workload
+from bench import spent, workload
 from proxy import app, heap, threads
 from proxy.config import load
 from proxy.config.flags import add_flags
@@ -148,7 +148,7 @@ class Node:
 
     async def _changes(self, count: int) -> dict[str, Any]:
         cpu_s, transactions = time.process_time(), self._reconciler.transactions
-        generation = _generation()
+        generation, programs = _generation(), spent.so_far()
         goal, journal = self._seen + count, self._reconciler.journal
         total, moved_s = journal.total, time.monotonic()
         while journal.total < goal and time.monotonic() < moved_s + QUIET_S:
@@ -159,12 +159,14 @@ class Node:
         self._seen = self._reconciler.journal.total
         return {
             "span_s": entries[-1].acknowledged_s - entries[0].received_s if entries else 0.0,
+            "spans_s": [(e.received_s, e.acknowledged_s) for e in entries],
             "latencies_ms": [(e.acknowledged_s - e.received_s) * 1e3 for e in entries],
             "planned_ms": [(e.planned_s - e.received_s) * 1e3 for e in entries],
             "errors": [e.error for e in entries if e.error],
             "cpu_ms": (time.process_time() - cpu_s) * 1e3,
             "transactions": self._reconciler.transactions - transactions,
             "generations": _generation() - generation,
+            "programs_ms": spent.since_ms(programs),
         }
 
     async def _verified(self, count: int) -> dict[str, Any]:

@@ -1,18 +1,28 @@
 """The laws of proxy/backend.py on the real kernel: the tests of tests/contract, in a namespace instead of on a fake."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 
+from backends.iptables.canary import Canary, open_canary
+from backends.iptables.flavour import Choice
+from backends.iptables.model import TABLES
+from backends.iptables.probe import probe
 from backends.ipvs.model import DEVICE
 from backends.kernel import ipvs_messages
+from backends.kernel.ipset import Ipset
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.links import Links
 from backends.kernel.nft import Nft
+from backends.kernel.xtables import Programs, Xtables, find_programs
+from backends.kernel.xtables_text import Chain, Flavour
 from backends.nftables.model import TABLE
 from e2e.namespace import Namespace
+from proxy.model import FAMILIES, Family
 from tests.contract.host import Ground
+from tests.contract.iptables_host import IptablesHost
+from tests.contract.iptables_laws import IptablesLaws
 from tests.contract.ipvs_host import IpvsHost, OtherThings
 from tests.contract.laws import KernelLaws
 from tests.contract.nftables_host import NftablesHost, OtherTables
@@ -81,6 +91,78 @@ class TestNftables(RealKernelLaws):
     @pytest.fixture
     def ground(self, namespace: Namespace) -> Ground:
         return NamespaceGround(namespace)
+
+
+class NamespacedXtables(Xtables):
+    """A door whose programs run in a namespace, whatever thread asks."""
+
+    def __init__(self, programs: Programs, namespace: Namespace) -> None:
+        super().__init__(programs)
+        self._namespace = namespace
+
+    def restore(self, table: str, lines: Sequence[str]) -> None:
+        with self._namespace.entered():
+            super().restore(table, lines)
+
+    def save(self, table: str) -> dict[str, Chain]:
+        with self._namespace.entered():
+            return super().save(table)
+
+
+class IptablesMachine:
+    """The tables of one flavour, and the sets, of a namespace."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+
+    def door(self, flavour: Flavour, family: Family) -> Xtables:
+        return NamespacedXtables(find_programs(family)[flavour], self._namespace)
+
+    def entered(self) -> AbstractContextManager[None]:
+        return self._namespace.entered()
+
+    def open_canary(self, flavour: Flavour) -> Canary:
+        with self.entered():
+            return open_canary(flavour, FAMILIES)
+
+    def probe(self, choice: Choice, open_ipset: Callable[[], Ipset]) -> None:
+        probe(choice.tables)
+
+    def everything(self, flavour: Flavour) -> list[str]:
+        programs = [find_programs(family)[flavour].stem for family in FAMILIES]
+        saved = [self._namespace.run([f"{stem}-save", "-c"]) for stem in programs]
+        rules = [line for text in saved for line in text.splitlines() if not line.startswith("#")]
+        return [*rules, *sorted(self._namespace.run(["ipset", "save"]).splitlines())]
+
+
+class IptablesGround:
+    """Hosts of one flavour in one namespace, one after the other."""
+
+    def __init__(self, namespace: Namespace, flavour: Flavour) -> None:
+        self._namespace = namespace
+        self._flavour = flavour
+
+    @contextmanager
+    def fresh(self) -> Iterator[IptablesHost]:
+        self._namespace.run(["nft", "flush", "ruleset"])
+        for stem in ("iptables", "ip6tables"):
+            empty = "".join([f"*{table}\nCOMMIT\n" for table in TABLES])
+            self._namespace.run([f"{stem}-legacy-restore"], stdin=empty)
+        self._namespace.run(["ipset", "destroy"])
+        with ExitStack() as closing:
+            yield IptablesHost(IptablesMachine(self._namespace), self._flavour, closing)
+
+
+@pytest.fixture(params=Flavour)
+def iptables_ground(namespace: Namespace, request: pytest.FixtureRequest) -> Ground:
+    return IptablesGround(namespace, request.param)
+
+
+@pytest.mark.requires("iptables-legacy", "iptables-nft", "ipset")
+class TestIptables(IptablesLaws):
+    @pytest.fixture
+    def ground(self, iptables_ground: Ground) -> Ground:
+        return iptables_ground
 
 
 class IpvsGround:

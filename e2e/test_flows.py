@@ -1,7 +1,7 @@
 """The flow suite: every scenario of e2e/flows/scenarios, with every backend this kernel offers, over both families.
 
 One test for each scenario, backend and proxy setting; what they have in common is built once. `--backend NAME` runs
-one backend only, `--sample` one scenario for each feature.
+one backend only (iptables, or one of iptables-legacy and iptables-nft), `--sample` one scenario for each feature.
 """
 
 import tempfile
@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 import backends
+from e2e.flavours import VARIANTS, variants_of
 from e2e.flows import exceptions, masquerade, scenario, tally
 from e2e.flows.ground import ground
 from e2e.flows.running import FlowError, Runner
@@ -33,7 +34,7 @@ NAMES = [
 
 
 class Case(NamedTuple):
-    """One scenario with one backend and one proxy setting."""
+    """One scenario with one backend, or one variant of it, and one proxy setting."""
 
     backend: str
     setting: str
@@ -47,7 +48,8 @@ class Case(NamedTuple):
 
     @property
     def marks(self) -> list[pytest.MarkDecorator]:
-        needed = pytest.mark.requires(self.backend)
+        more = ("ipset",) if self.backend in VARIANTS else ()
+        needed = pytest.mark.requires(self.backend, *more)
         reason = self.why_it_fails
         return [needed, pytest.mark.xfail(reason=reason, strict=True)] if reason else [needed]
 
@@ -69,7 +71,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             id=f"{backend}-{setting}-{file}-{each.name}".replace(" ", "_"),
             marks=Case(backend, setting, file, each).marks,
         )
-        for backend in metafunc.config.getoption("--backend", None) or exceptions.TABLE
+        for mode in metafunc.config.getoption("--backend", None) or exceptions.TABLE
+        for backend in variants_of(mode)
         for setting in SETTINGS
         for file, feature in FEATURES.items()
         for each in feature.scenarios

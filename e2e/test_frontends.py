@@ -12,9 +12,9 @@ import pytest
 from msgspec import structs
 
 from backends.kernel.nft import Nft
+from backends.kernel.nft_ranges import interval_keys
 from backends.kernel.nft_table import NUMBERS
 from backends.kernel.nft_transaction import Form, parse_interval
-from backends.nftables.firewall import interval_keys
 from backends.nftables.model import SERVICE_CIDRS as SERVICE_CIDRS_SET
 from backends.nftables.model import TABLE
 from e2e.client import Answer, Failure, Outcome
@@ -234,7 +234,7 @@ def test_the_ranges_of_cluster_ips_may_change_in_any_way(ground: Ground) -> None
                 own = tuple([cidr for cidr in cidrs if (":" in cidr) == (family == "IPv6")])
                 listed = nft.list_all_elements(number, TABLE, SERVICE_CIDRS_SET)
                 bounds = [parse_interval(Form.BOUNDS, each) for each in listed]
-                assert tuple(sorted(bounds)) == interval_keys(family, own)
+                assert sorted(bounds) == interval_keys(family, own)
     finally:
         nft.close()
         ground.data_plane.tell(NODE)

@@ -1,4 +1,4 @@
-"""Mode ipvs from outside: VIPs lead to services only, and cleanup leaves nothing."""
+"""Mode ipvs from outside: VIPs lead to services, whatever else this host has at their ports, and cleanup leaves nothing."""
 
 import sys
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from backends.ipvs.model import DEVICE
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import ServerId
 from backends.kernel.links import Links
-from e2e import topology
-from e2e.client import Answer, Failure
+from e2e import hostport, topology
+from e2e.client import Answer, Failure, Outcome
 from e2e.demo.daemon import Daemon
 from e2e.demo.source import Manifests
 from e2e.manifests import NODE_NAME, Directory, address, node, service, slices, synced
@@ -73,6 +73,34 @@ def test_ports_of_the_host_are_not_reachable_through_an_address_of_a_service(sit
         assert asking.ask(VIP.v6, 22) == Failure.REFUSED
 
 
+def test_a_service_is_served_by_all_its_pods_though_one_has_its_port_of_this_host(
+    site: Site,
+) -> None:
+    *_, pod = site.world.pods
+    pod.serve("tcp:80")
+    hostport.load(site.world.node, pod, "nft", 80)
+    site.start()
+
+    for asking in (site.world.client, site.world.node.pods["a"], site.world.node):
+        for own in site.world.node.addresses:
+            assert _name(asking.ask(own, 80)) == pod.name
+        for vip in VIP:
+            assert {_name(each) for each in asking.ask_often(3, vip, 80)} == set("abc")
+
+
+def test_where_ipv6_is_switched_off_the_rest_is_served_and_nothing_is_tried_again(
+    site: Site,
+) -> None:
+    site.world.node.namespace.write_settings([("ipv6/conf/all/disable_ipv6", "1")])
+    site.start()
+
+    assert isinstance(site.world.client.ask(VIP.v4, 80), Answer)
+    told = "\n".join(site.daemon.log())
+    assert told.count("this host has no IPv6, or has it switched off") == 1
+    assert VIP.v6 not in told  # not refused by the kernel, nor tried again
+    assert [len(each) for each in site.weights()] == [3, 0]
+
+
 def test_cleanup_leaves_neither_virtual_servers_nor_a_device(site: Site) -> None:
     site.start()
     assert site.daemon.terminate() == 0
@@ -81,6 +109,10 @@ def test_cleanup_leaves_neither_virtual_servers_nor_a_device(site: Site) -> None
     assert site.weights() == [[], []]
     with site.world.node.entered(), Links() as links:
         assert links.find(DEVICE) is None
+
+
+def _name(outcome: Outcome) -> str:
+    return outcome.name if isinstance(outcome, Answer) else outcome.value
 
 
 def _command() -> list[str]:

@@ -65,23 +65,25 @@ def test_rules_say_what_the_decision_says(namespace: Namespace) -> None:
     assert _rules(namespace, "ip", "dispatch") == [
         "ip daddr @bound goto bound-address",
         "ip daddr @elsewhere jump outer",
-        "ip daddr @service-cidrs drop",
         "ip daddr != 127.0.0.0/8 fib daddr type local goto node-port",
     ]
     assert _rules(namespace, "ip", "bound-address") == [
         f"{frontend} @services goto cluster-ip",
         "jump outer",
-        "goto refuse",
+    ]
+    assert _rules(namespace, "ip", "unclaimed") == [
+        "ip daddr @bound goto refuse",
+        "ip daddr @service-cidrs drop",
     ]
     assert _rules(namespace, "ip", "cluster-ip") == [
         "ip saddr != 10.244.0.0/16 meta mark set meta mark | 0x00004000",
-        "accept",
+        "dnat to ip daddr",
     ]
     assert _rules(namespace, "ip", "outer") == [
         f"{frontend} @guarded jump sources",
-        f"ip saddr 10.244.0.0/16 meta mark set {frontend} map @shortcuts accept",
-        f"fib saddr type local meta mark set {frontend} map @shortcuts accept",
-        f"meta mark set {frontend} map @externals accept",
+        f"ip saddr 10.244.0.0/16 meta mark set {frontend} map @shortcuts dnat to ip daddr",
+        f"fib saddr type local meta mark set {frontend} map @shortcuts dnat to ip daddr",
+        f"meta mark set {frontend} map @externals dnat to ip daddr",
         f"{frontend} @dropped drop",
         f"{frontend} @refused goto refuse",
     ]
@@ -105,6 +107,7 @@ def test_a_packet_that_ipvs_has_translated_loses_our_mark_and_perhaps_its_source
 def test_only_first_packets_are_judged(namespace: Namespace) -> None:
     for chain in ("prerouting", "output"):
         assert _rules(namespace, "ip6", chain)[1:] == ["ct state new jump dispatch"]
+        assert _rules(namespace, "ip6", f"{chain}-late")[1:] == ["ct state new jump unclaimed"]
 
 
 def test_a_listing_can_be_loaded_again(namespace: Namespace) -> None:

@@ -155,6 +155,29 @@ def test_many_members_are_added_and_listed_in_pieces(ipset: Ipset) -> None:
     assert state == SetState(FRONTENDS, members=5000, references=0)
 
 
+@pytest.mark.parametrize(
+    ("made", "there", "missing"),
+    [
+        (FRONTENDS, Member("10.0.0.1", 6, 80), Member("10.0.0.1", 17, 80)),
+        (
+            IpSet("ranges", SetKind.ADDRESS_PORT_NETWORK, IPV6),
+            Member("fd00::1", 6, 80, "fd00::/48"),
+            Member("fd00::1", 6, 80, "fd00::/64"),
+        ),
+        (IpSet("ports", SetKind.PORT, None), Member(port=80), Member(port=81)),
+    ],
+    ids=lambda value: value.kind if isinstance(value, IpSet) else "",
+)
+def test_single_members_are_asked_for(
+    ipset: Ipset, made: IpSet, there: Member, missing: Member
+) -> None:
+    requests = [ipset_messages.create(made), ipset_messages.add(made.name, there)]
+    assert outcome(ipset, requests) == []
+
+    asked = [(made.name, there), (made.name, missing), ("none", there)]
+    assert ipset.has(asked) == [True, False, False]
+
+
 def test_changes_go_on_while_members_are_listed(ipset: Ipset) -> None:
     wanted = [Member(f"10.{n >> 8}.{n & 255}.1", 17, 53) for n in range(5000)]
     ipset.carry_out([ipset_messages.create(FRONTENDS)])

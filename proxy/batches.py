@@ -6,8 +6,8 @@ from typing import Final
 from proxy.desired import DesiredPort
 from proxy.model import PortKey
 
-ENDPOINTS_AT_ONCE: Final = 1000
-"""Endpoints programmed in one step: bounds how long the event loop is held."""
+ENDPOINTS_AT_ONCE: Final = 2000
+"""Endpoints programmed in one step: bounds how long the event loop is held, and how often the kernel looks at everything."""
 _GOING: Final = 4
 
 

@@ -97,14 +97,15 @@ class _Claim(NamedTuple):
     key: PortKey
 
 
+_Address = tuple[Family, Protocol, str | None, int]
+
+
 class _Asked(NamedTuple):
-    """What a ServicePort asked for when it was last described."""
+    """What a ServicePort asked for when it was last described, and what it claimed by that."""
 
     created: str
     port: ServicePort
-
-
-_Address = tuple[Family, Protocol, str | None, int]
+    claimed: tuple[tuple[_Address, Frontend], ...]
 
 
 def frontends_of(port: ServicePort) -> tuple[Frontend, ...]:
@@ -156,7 +157,7 @@ class DesiredState:
         self.health_checks.update(name, service, merged)
         asked: dict[PortKey, _Asked] = {}
         if service is not None:
-            asked = {p.key: _Asked(service.created, self._offered(p)) for p in service.ports}
+            asked = {p.key: self._asking(service.created, p) for p in service.ports}
         heirs, winners = self._reclaim(name, asked)
         changed: dict[PortKey, None] = {}
         for key in self._keys_of.pop(name, ()):
@@ -166,10 +167,10 @@ class DesiredState:
                 changed[key] = None
         if asked:
             self._keys_of[name] = tuple(asked)
-        for _, port in asked.values():
-            self._put(self._describe(port, endpoints_of(port, merged), node), changed)
+        for each in asked.values():
+            self._put(self._describe(each, endpoints_of(each.port, merged), node), changed)
         for key in heirs:
-            owned, lost = self._divide(self._asked[key].port)
+            owned, lost = self._divide(self._asked[key])
             self._put(structs.replace(self.ports[key], frontends=owned, lost=lost), changed)
         return dict.fromkeys(sorted(changed, key=lambda key: key not in winners)).keys()
 
@@ -207,11 +208,11 @@ class DesiredState:
         claims = self._claims.get((key.family, key.name.protocol, frontend.address, frontend.port))
         return claims[0].key if claims else None
 
-    def _offered(self, port: ServicePort) -> ServicePort:
-        """Return a port as the settings allow it to be served."""
+    def _asking(self, created: str, port: ServicePort) -> _Asked:
+        """Return what a port asks for, as the settings allow it to be served."""
         if port.external_ips and not self._settings.serves_external_ips:
-            return structs.replace(port, external_ips=())
-        return port
+            port = structs.replace(port, external_ips=())
+        return _Asked(created, port, tuple(_by_address(port).items()))
 
     def _put(self, new: DesiredPort, changed: dict[PortKey, None]) -> None:
         old = self.ports.get(new.key)
@@ -228,10 +229,11 @@ class DesiredState:
         return own is not None and is_in_any(own, ranges)
 
     def _describe(
-        self, port: ServicePort, endpoints: tuple[Endpoint, ...], node: NodeInfo
+        self, asked: _Asked, endpoints: tuple[Endpoint, ...], node: NodeInfo
     ) -> DesiredPort:
+        port = asked.port
         chosen = selection.select(endpoints, port, node)
-        owned, lost = self._divide(port)
+        owned, lost = self._divide(asked)
         return DesiredPort(
             key=port.key,
             frontends=owned,
@@ -248,13 +250,13 @@ class DesiredState:
             lost=lost,
         )
 
-    def _divide(self, port: ServicePort) -> tuple[tuple[Frontend, ...], tuple[Frontend, ...]]:
+    def _divide(self, asked: _Asked) -> tuple[tuple[Frontend, ...], tuple[Frontend, ...]]:
         """Divide a port's frontends into those it owns and those an older service owns."""
         owned: list[Frontend] = []
         lost: list[Frontend] = []
-        for address, frontend in _by_address(port).items():
+        for address, frontend in asked.claimed:
             owner = self._claims[address][0].key
-            (owned if owner == port.key else lost).append(frontend)
+            (owned if owner == asked.port.key else lost).append(frontend)
         return tuple(owned), tuple(lost)
 
     def _reclaim(
@@ -267,10 +269,12 @@ class DesiredState:
             if self._asked[key] != asked.get(key)
         ]
         staked = [(key, new) for key, new in asked.items() if self._asked.get(key) != new]
+        if not withdrawn and not staked:  # as when only endpoints have changed
+            return set(), set()
         before: dict[_Address, PortKey | None] = {}
         for key, old in withdrawn:
             del self._asked[key]
-            for address in _by_address(old.port):
+            for address, _ in old.claimed:
                 claims = self._claims[address]
                 before.setdefault(address, claims[0].key)
                 left = tuple([claim for claim in claims if claim.key != key])
@@ -280,7 +284,7 @@ class DesiredState:
                     del self._claims[address]
         for key, new in staked:
             self._asked[key] = new
-            for address in _by_address(new.port):
+            for address, _ in new.claimed:
                 claims = self._claims.get(address, ())
                 before.setdefault(address, claims[0].key if claims else None)
                 self._claims[address] = tuple(sorted((*claims, _Claim(new.created, key))))

@@ -3,11 +3,10 @@
 Computed from settings, the own Node, the addresses on this host's interfaces, and the ServiceCIDRs of the cluster.
 """
 
-import ipaddress
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from proxy.addresses import parse_cidr, parse_ip
+from proxy.addresses import bounds_of, pack_ip, parse_cidr, parse_ip
 from proxy.model import FAMILIES, Family, NodeInfo, Value
 
 PRIMARY: Final = "primary"
@@ -78,9 +77,10 @@ def is_loopback(address: str) -> bool:
 
 
 def is_in_any(address: str, cidrs: Iterable[str]) -> bool:
-    """Whether an address is in one of some ranges of whichever family."""
-    found = ipaddress.ip_address(address)
-    return any(found in ipaddress.ip_network(cidr) for cidr in cidrs)
+    """Whether a canonical address is in one of some canonical ranges of whichever family."""
+    number, family = int.from_bytes(pack_ip(address)), family_of(address)
+    bounds = (bounds_of(cidr) for cidr in cidrs if family_of(cidr) == family)
+    return any(start <= number < beyond for start, beyond in bounds)
 
 
 def _listened_on(

@@ -15,7 +15,8 @@ combination of flags that occurs, its kind: thousands of endpoints cost one look
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Literal
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple
 
 from proxy.model import (
     LOCAL,
@@ -106,31 +107,49 @@ def select(endpoints: tuple[Endpoint, ...], port: ServicePort, node: NodeInfo) -
             for e, kind in zip(endpoints, kinds, strict=True)
         ]
     occurring = frozenset(kinds)
-    in_cluster = _usable(occurring, avoided=_ELSEWHERE) if uses_cluster else None
-    here = frozenset([kind for kind in occurring if kind & LOCAL])
-    in_local = _usable(here) if uses_local else None
-    cluster = _chosen(endpoints, kinds, occurring, in_cluster)
-    local = _chosen(endpoints, kinds, occurring, in_local)
+    decided = _decide(occurring, topology, uses_cluster=uses_cluster, uses_local=uses_local)
+    cluster = _chosen(endpoints, kinds, occurring, decided.cluster)
+    local = _chosen(endpoints, kinds, occurring, decided.local)
     reachable = cluster or local or ()
-    if in_cluster is not None and in_local is not None:
-        reachable = _chosen(endpoints, kinds, occurring, in_cluster | in_local) or ()
+    if decided.cluster is not None and decided.local is not None:
+        reachable = _chosen(endpoints, kinds, occurring, decided.cluster | decided.local) or ()
     return Selection(
         endpoints=endpoints,
         kinds=tuple(kinds),
-        verdict_of={
-            kind: Verdict(
-                cluster=_cluster_choice(kind, in_cluster, topology),
-                local=_local_choice(kind, in_local),
-            )
-            for kind in occurring
-        },
+        verdict_of=decided.verdict_of,
         cluster=cluster,
         local=local,
         reachable=reachable,
-        is_any_usable=bool(_usable(occurring)),
+        is_any_usable=decided.is_any_usable,
         topology=topology,
         topology_reason=topology_reason,
     )
+
+
+class _Decision(NamedTuple):
+    """What is decided about kinds of endpoints: those that make up each list, None for one that is not used."""
+
+    cluster: frozenset[int] | None
+    local: frozenset[int] | None
+    is_any_usable: bool
+    verdict_of: Mapping[int, Verdict]
+
+
+@lru_cache(maxsize=4096)
+def _decide(
+    occurring: frozenset[int], topology: Topology, *, uses_cluster: bool, uses_local: bool
+) -> _Decision:
+    """Decide about the kinds that occur; for most services of a cluster these are the same few."""
+    cluster = _usable(occurring, avoided=_ELSEWHERE) if uses_cluster else None
+    here = frozenset([kind for kind in occurring if kind & LOCAL])
+    local = _usable(here) if uses_local else None
+    verdict_of = {
+        kind: Verdict(
+            cluster=_cluster_choice(kind, cluster, topology), local=_local_choice(kind, local)
+        )
+        for kind in occurring
+    }
+    return _Decision(cluster, local, bool(_usable(occurring)), verdict_of)
 
 
 _ELSEWHERE: Final = 1 << 10  # added to an endpoint's flags: the topology in force leads elsewhere

@@ -37,7 +37,7 @@ from proxy.config.settings import Settings
 from proxy.conntrack_table import ConntrackTable
 from proxy.desired import Desired
 from proxy.errors import KernelError, Unsupported
-from proxy.model import FAMILIES, IPV4, PortKey
+from proxy.model import FAMILIES, IPV6, PortKey
 from proxy.threads import to_thread
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class IpvsBackend:
         open_flows: Callable[[], ConntrackTable] = ConntrackTable,
         open_sockets: Callable[[], Sockets] = Sockets,
         prepare: Callable[[Ipvs], None] = lambda _: None,
+        has_ipv6: Callable[[], bool] = lambda: True,
         deadlines_file: Path | None = None,
         drain_s: float = DRAIN_S,
         now_s: Callable[[], float] = deadlines.now_s,
@@ -73,6 +74,7 @@ class IpvsBackend:
         self._open_sockets = open_sockets
         self._leaving: Leaving | None = None
         self._prepare = prepare
+        self._has_ipv6 = has_ipv6
         self._deadlines_file = deadlines_file
         self._drain_s = drain_s
         self._now_s = now_s
@@ -87,12 +89,9 @@ class IpvsBackend:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "IpvsBackend":
-        has_ipv6 = Path("/proc/net/if_inet6").exists()
-        if not has_ipv6:
-            log.warning("this host has no IPv6: IPv6 cluster IPs are not served")
         layout = Layout(
             IpvsSettings(
-                families=FAMILIES if has_ipv6 else (IPV4,),
+                families=FAMILIES,
                 scheduler=settings.ipvs.scheduler,
                 masquerade_mark=settings.masquerade_mark,
                 masquerade_all=settings.masquerade_all,
@@ -108,6 +107,7 @@ class IpvsBackend:
         return cls(
             layout,
             prepare=lambda ipvs: node_settings.enforce(settings.ipvs, ipvs),
+            has_ipv6=node_settings.has_ipv6,
             deadlines_file=Path(settings.state_dir) / deadlines.FILE,
             drain_s=settings.ipvs.drain_timeout_s,
         )
@@ -130,6 +130,11 @@ class IpvsBackend:
         return self._opened[number]
 
     async def probe(self) -> None:
+        if not self._has_ipv6():
+            log.warning(
+                "this host has no IPv6, or has it switched off: IPv6 services are not served"
+            )
+            self.layout = self.layout.without(IPV6)
         probing.probe(self._doors, self.layout)
         self._prepare(self._doors.ipvs)
 
@@ -191,7 +196,7 @@ class IpvsBackend:
                 observed.drain(server, place, now_s + self._drain_s)
             observed.occupy(plan)
             if plan.reaps:
-                operations += self._draining.reap(self._doors.ipvs, observed, now_s)
+                operations += await self._draining.reap(self._doors.ipvs, observed, now_s)
         return Applied(operations=operations, transactions=transactions)
 
     async def _take(self, step: Step, observed: Observed) -> Failed:
@@ -326,16 +331,19 @@ class IpvsBackend:
             with open_nft() as nft, open_links() as links:
                 addresses = kernel.read_addresses(links)
                 tables, _ = OURS.read_tables(nft, self.layout.families)
-                marks = kernel.marks_in(tables)
                 refuse_new(nft, tables)
-                removed = self._remove_servers(open_ipvs, addresses.bound, marks)
+                led_to = kernel.servers_in(tables)
+                removed = self._remove_servers(open_ipvs, addresses.bound, led_to)
                 if links.find(DEVICE) is not None:
                     links.remove_dummy(DEVICE)
                     removed += addresses.device is not None
                 return removed + OURS.delete_tables(nft)
 
     def _remove_servers(
-        self, open_ipvs: Callable[[], Ipvs], bound: Collection[str], marks: Collection[int]
+        self,
+        open_ipvs: Callable[[], Ipvs],
+        bound: Collection[str],
+        led_to: Collection[ServerId],
     ) -> int:
         try:
             ipvs = open_ipvs()
@@ -345,7 +353,7 @@ class IpvsBackend:
             ours = [
                 ipvs_messages.del_server(server.id)
                 for server in ipvs.list_servers()
-                if kernel.is_our_server(server.id, self.layout, bound, marks)
+                if kernel.is_our_server(server.id, self.layout, bound, led_to)
             ]
             refused = [each for each in ipvs.carry_out(ours) if each.errno != errno.ESRCH]
             for refusal in refused:

@@ -3,8 +3,8 @@
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 from backends.ipvs import kernel
 from backends.ipvs.belief import Observed
@@ -13,6 +13,7 @@ from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import Destination, Load, ServerId
 from proxy.backend import Figure
 from proxy.errors import KernelError
+from proxy.threads import to_thread
 
 LISTED: Final = 20
 """So many lines are logged of one look: a roll-out may have thousands of destinations drain."""
@@ -23,7 +24,13 @@ LOOK_ON_S: Final = 0.005
 """When the next part is looked at, where much drains."""
 AT_ONCE: Final = 50
 """So many virtual servers are looked at in one go, which takes some milliseconds; then others may run."""
+INLINE_DESTINATIONS: Final = 100
+"""With more destinations than this the kernel is asked from a thread: of each the event loop would be held for some 50 µs."""
 _IDLE: Final = Load(0, 0, 0)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Loads = dict[Place, Load]
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +104,7 @@ class Draining:
             ),
         )
 
-    def reap(self, ipvs: Ipvs, observed: Observed, now_s: float) -> int:
+    async def reap(self, ipvs: Ipvs, observed: Observed, now_s: float) -> int:
         """Remove what is idle; return the number of objects removed. A virtual server goes with its last destination.
 
         Where much drains, each call looks at a part of it; `again_s` says when the next one is due, which is not later than
@@ -105,8 +112,10 @@ class Draining:
         """
         seen: dict[ServerId, list[Drain]] = {}
         operations: list[Operation] = []
-        for server in self._due(observed, now_s):
-            drains = list(_look(ipvs, observed, server, now_s))
+        due = self._due(observed, now_s)
+        total = sum([len(observed.destinations[server]) for server in due])
+        for server, loads in (await _ask(total, _loads, ipvs, due)).items():
+            drains = list(_drains(observed, server, loads, now_s))
             over = [each for each in drains if each.is_over]
             seen[server] = drains
             left_s = [each.left_s for each in drains if not each.is_over]
@@ -117,7 +126,7 @@ class Draining:
                 operations += [
                     Operation("del destination", server, each.destination, None) for each in over
                 ]
-        refusals = kernel.carry_out(ipvs, operations)
+        refusals = await _ask(len(operations), kernel.carry_out, ipvs, operations)
         for number, operation in enumerate(operations):
             if number not in refusals:
                 observed.fold_operation(operation, now_s)
@@ -160,9 +169,22 @@ class Draining:
             log.info("and %d more that drain or have drained", len(lines) - LISTED)
 
 
-def _look(ipvs: Ipvs, observed: Observed, server: ServerId, now_s: float) -> Iterator[Drain]:
+async def _ask(size: int, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what a call returns that is about so many destinations."""
+    if size > INLINE_DESTINATIONS:
+        return await to_thread(call, *args, **kwargs)
+    return call(*args, **kwargs)
+
+
+def _loads(ipvs: Ipvs, servers: Iterable[ServerId]) -> dict[ServerId, Loads]:
+    """Return the connections of all destinations of some virtual servers."""
+    return {
+        server: {(each.address, each.port): load for each, load in ipvs.list_destinations(server)}
+        for server in servers
+    }
+
+
+def _drains(observed: Observed, server: ServerId, loads: Loads, now_s: float) -> Iterator[Drain]:
     there = observed.destinations[server]
-    listed = ipvs.list_destinations(server)
-    loads = {(destination.address, destination.port): load for destination, load in listed}
     for place, until_s in observed.draining[server].items():
         yield Drain(server, there[place], loads.get(place, _IDLE), until_s - now_s)

@@ -5,22 +5,35 @@ from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from backends.ipvs.belief import Observed
-from backends.ipvs.layout import Layout
+from backends.ipvs.layout import Layout, is_closed
 from backends.ipvs.messages import pack_operation
-from backends.ipvs.model import DEVICE, MARKING, PROBE_TABLE, TABLE, Operation, form_of
+from backends.ipvs.model import (
+    DEVICE,
+    MARKING,
+    PROBE_TABLE,
+    SERVICES,
+    TABLE,
+    Operation,
+    form_of,
+)
 from backends.ipvs.render import read_mark
 from backends.kernel.ipvs import Ipvs, Refusal
-from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer
+from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer, marked
 from backends.kernel.links import Links, is_ours
 from backends.kernel.nft import Nft
 from backends.kernel.nft_owned import OwnTables
+from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
 from backends.kernel.nft_table import TableFacts
-from proxy.model import Family
+from proxy.addresses import unpack_ip
+from proxy.model import IPV4, PROTOCOLS, Family, Protocol
 
 OURS: Final = OwnTables(TABLE, PROBE_TABLE, form_of)
 _KUBE_PROXYS: Final = (
     "kube-ipvs0"  # not another interface's: its addresses go when kube-proxy is cleaned up
 )
+_PROTOCOLS: Final[dict[bytes, Protocol]] = {
+    PROTOCOL_NUMBERS[each].to_bytes(1): each for each in PROTOCOLS
+}
 _GONE: Final = (errno.ESRCH, errno.ENOENT)
 
 
@@ -42,6 +55,14 @@ class Addresses(NamedTuple):
     device: int | None
     bound: frozenset[str]
     elsewhere: frozenset[str]
+
+
+class Way(NamedTuple):
+    """How clients reach a virtual server, as keys of our sets have it; without an address by all of this node's own."""
+
+    address: bytes
+    protocol: Protocol
+    port: bytes
 
 
 def carry_out(ipvs: Ipvs, operations: Collection[Operation]) -> dict[int, Refusal]:
@@ -71,10 +92,10 @@ def read_everything(doors: Doors, layout: Layout) -> Observed:
         bound=addresses.bound,
         elsewhere=addresses.elsewhere,
     )
-    marks = marks_in(tables)
+    led_to = servers_in(tables)
     for server in doors.ipvs.list_servers():
         found = [each for each, _ in doors.ipvs.list_destinations(server.id)]
-        if is_our_server(server.id, layout, observed.bound, marks):
+        if is_our_server(server.id, layout, observed.bound, led_to):
             observed.correct_server(server.id, server, found)
         elif server.id.protocol is not None:
             there = {(each.address, each.port): each for each in found}
@@ -83,28 +104,37 @@ def read_everything(doors: Doors, layout: Layout) -> Observed:
 
 
 def is_our_server(
-    server: ServerId, layout: Layout, bound: Collection[str], marks: Collection[int] = ()
+    server: ServerId, layout: Layout, bound: Collection[str], led_to: Collection[ServerId]
 ) -> bool:
-    """Whether a virtual server is ours: its address is on our device, or its mark in our range or in our tables.
+    """Whether a virtual server is ours: its address is on our device, its mark in our range, or our rules lead to it.
 
-    Marks outside our range are in our tables where another masquerade bit was configured before.
+    Only the rules tell where another masquerade bit was configured before, or where somebody has removed our device.
     """
     if server.family not in layout.families:
         return False
+    if server in led_to:
+        return True
     if server.protocol is None:
-        return layout.marks.number(server.mark) is not None or server.mark in marks
+        return layout.marks.number(server.mark) is not None
     return server.address in bound
 
 
-def marks_in(tables: Mapping[Family, TableFacts]) -> set[int]:
-    """Return the firewall marks that frontends lead to."""
-    return {
-        read_mark(data)
-        for facts in tables.values()
-        for name in MARKING
-        for data in facts.elements.get(name, {}).values()
-        if isinstance(data, bytes) and len(data) == 4
-    }
+def servers_in(tables: Mapping[Family, TableFacts]) -> dict[ServerId, list[Way]]:
+    """Return the virtual servers that rules lead to, with how they are reached."""
+    found: dict[ServerId, list[Way]] = {}
+    for family, facts in tables.items():
+        for name in (SERVICES, *MARKING):
+            for key, data in facts.elements.get(name, {}).items():
+                way = Way(key[:-8], _PROTOCOLS.get(key[-8:-7], "TCP"), key[-4:-2])
+                if isinstance(data, bytes) and len(data) == 4:
+                    found.setdefault(marked(family, read_mark(data)), []).append(way)
+                elif name == SERVICES and len(way.address) == (4 if family == IPV4 else 16):
+                    found.setdefault(_server_at(family, way), []).append(way)
+    return found
+
+
+def _server_at(family: Family, way: Way) -> ServerId:
+    return ServerId(family, way.protocol, unpack_ip(way.address).text, int.from_bytes(way.port))
 
 
 def read_server(
@@ -132,12 +162,16 @@ def read_addresses(links: Links) -> Addresses:
 
 
 def _has_to_go(facts: TableFacts, layout: Layout, family: Family) -> bool:
-    """Whether the kernel does not let us make a table what it should be: sets and hooks cannot be changed."""
+    """Whether the kernel does not let us make a table what it should be: sets and hooks cannot be changed.
+
+    One that was closed is made anew, too: not all that its sets let through has a virtual server any more.
+    """
     sets, chains = layout.set_facts[family], layout.chain_facts[family]
     return facts.is_dormant or (
         facts.is_present
         and (
-            any(sets.get(name) != found for name, found in facts.sets.items())
+            is_closed(facts.chains)
+            or any(sets.get(name) != found for name, found in facts.sets.items())
             or any(
                 name not in chains or chains[name].base != found.base
                 for name, found in facts.chains.items()

@@ -2,10 +2,16 @@
 
 README.md follows a packet through them. Whatever depends on a single service is an element. They judge the first
 packet of a connection, before IPVS sees it, and masquerade what IPVS has translated.
+
+Frontends of ours are decided on before anybody else translates, and decided for good: to IPVS goes what is "translated" to the
+address it has. Else rules for whatever is local, as those for `hostPort` are, would take ports of addresses on our device.
+Everything else is refused after all others, so that another data plane of ours is in front of what we do not serve (yet).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Final
+
+from msgspec import structs
 
 from backends.ipvs.marks import Marks
 from backends.ipvs.model import (
@@ -29,16 +35,25 @@ from backends.ipvs.model import (
     Kind,
 )
 from backends.kernel import nft_phrases as say
+from backends.kernel.nft_expressions import Nat
 from backends.kernel.nft_messages import BaseChain
-from backends.kernel.nft_numbers import Hook, SetFlag
+from backends.kernel.nft_numbers import Hook, NatKind, SetFlag
 from backends.kernel.nft_pods import Detector, LocalMode
-from backends.kernel.nft_table import ChainFacts, ChainSpec, RuleSpec, SetSpec, declared, rule
+from backends.kernel.nft_table import (
+    NUMBERS,
+    ChainFacts,
+    ChainSpec,
+    RuleSpec,
+    SetSpec,
+    declared,
+    rule,
+)
 from proxy.desired_node import DesiredNode
 from proxy.model import IPV4, Family, Value
 
-# One behind NF_IP_PRI_NAT_DST, at which all others translate: what they have decided stands. So another data plane of ours is
-# in front while both are there, whichever was there first, and may be incomplete in the one direction as we in the other.
-_PRIORITY_DNAT: Final = -99
+# One before and one behind NF_IP_PRI_NAT_DST, at which all others translate: what somebody has decided stands.
+_PRIORITY_DNAT: Final = -101
+_PRIORITY_LATE: Final = -99
 _PRIORITY_SNAT: Final = 100  # NF_IP_PRI_NAT_SRC
 _REFUSE: Final = "refuse"
 _CLUSTER_IP: Final = "cluster-ip"
@@ -47,6 +62,7 @@ _OUTER: Final = "outer"
 _BOUND_ADDRESS: Final = "bound-address"
 _NODE_PORT: Final = "node-port"
 _DISPATCH: Final = "dispatch"
+_UNCLAIMED: Final = "unclaimed"
 
 
 class IpvsSettings(Value, frozen=True, kw_only=True):
@@ -105,6 +121,11 @@ class Layout:
             found = self._of_nodes[key] = Layout(self.settings, node)
         return found
 
+    def without(self, family: Family) -> "Layout":
+        """Return the layout for a node that does not have the family."""
+        families = tuple([each for each in self.families if each != family])
+        return Layout(structs.replace(self.settings, families=families), self._node)
+
     def sets(self, family: Family) -> tuple[SetSpec, ...]:
         return self._sets[family]
 
@@ -114,6 +135,7 @@ class Layout:
 
     def _chains_of(self, family: Family) -> tuple[ChainSpec, ...]:
         dispatch = (rule([*say.is_new(), say.jump(_DISPATCH)], "services"),)
+        unclaimed = (rule([*say.is_new(), say.jump(_UNCLAIMED)], "what nobody serves"),)
         return (
             ChainSpec(
                 _REFUSE,
@@ -127,7 +149,7 @@ class Layout:
             ChainSpec(
                 _CLUSTER_IP,
                 None,
-                (*self._masquerade_internal(family), rule([say.accept()], "to IPVS")),
+                (*self._masquerade_internal(family), rule(_to_ipvs(family), "to IPVS")),
             ),
             ChainSpec(
                 _SOURCES,
@@ -148,13 +170,30 @@ class Layout:
                         [*say.frontend_in(family, SERVICES), say.goto(_CLUSTER_IP)], "cluster IPs"
                     ),
                     rule([say.jump(_OUTER)], "external IPs, load balancers"),
-                    rule([say.goto(_REFUSE)], "a port no service defines"),
                 ),
             ),
             ChainSpec(_NODE_PORT, None, tuple(self._outer(family, "node-port"))),
             self._dispatch(family),
+            ChainSpec(
+                _UNCLAIMED,
+                None,
+                (
+                    rule(
+                        [*say.destination_in(family, BOUND), say.goto(_REFUSE)],
+                        "a port no service defines",
+                    ),
+                    rule(
+                        [*say.destination_in(family, SERVICE_CIDRS), say.drop()],
+                        "an address no service has",
+                    ),
+                ),
+            ),
             ChainSpec("prerouting", BaseChain("nat", Hook.PREROUTING, _PRIORITY_DNAT), dispatch),
             ChainSpec("output", BaseChain("nat", Hook.OUTPUT, _PRIORITY_DNAT), dispatch),
+            ChainSpec(
+                "prerouting-late", BaseChain("nat", Hook.PREROUTING, _PRIORITY_LATE), unclaimed
+            ),
+            ChainSpec("output-late", BaseChain("nat", Hook.OUTPUT, _PRIORITY_LATE), unclaimed),
             ChainSpec(
                 "postrouting",
                 BaseChain("nat", Hook.POSTROUTING, _PRIORITY_SNAT),
@@ -173,10 +212,6 @@ class Layout:
                 rule([*say.destination_in(family, BOUND), say.goto(_BOUND_ADDRESS)], "our device"),
                 # an address of this node may be an external IP of some port: others are still NodePorts
                 rule([*say.destination_in(family, ELSEWHERE), say.jump(_OUTER)], "external IPs"),
-                rule(
-                    [*say.destination_in(family, SERVICE_CIDRS), say.drop()],
-                    "an address no service has",
-                ),
                 rule([*here, say.goto(_NODE_PORT)], "NodePorts"),
             ),
         )
@@ -200,7 +235,7 @@ class Layout:
 
         def mark(name: str) -> say.Phrase:
             found = say.mark_by_frontend(family, name, has_address=has_address)
-            return [*found, say.accept()]
+            return [*found, *_to_ipvs(family)]
 
         def listed(name: str) -> say.Phrase:
             return say.frontend_in(family, name, has_address=has_address)
@@ -238,15 +273,24 @@ class Layout:
         ]
 
 
-def closed(family: Family) -> ChainSpec:
-    """Return what takes the place of the dispatching rules once IPVS is to get no new connections: refuse them."""
-    away = rule([*say.destination_in(family, BOUND), say.goto(_REFUSE)], "no new connections")
-    return ChainSpec(_DISPATCH, None, (away,))
+def closed() -> ChainSpec:
+    """Return what takes the place of the dispatching rules once IPVS is to get no new connections: then all are unclaimed."""
+    return ChainSpec(_DISPATCH, None, (rule([say.leave()], "no new connections"),))
 
 
-def can_be_closed(facts: Mapping[str, ChainFacts], sets: Collection[str]) -> bool:
-    """Whether a table that was found has what the rule of `closed` needs."""
-    return {_DISPATCH, _REFUSE} <= facts.keys() and BOUND in sets
+def can_be_closed(chains: Mapping[str, ChainFacts]) -> bool:
+    """Whether a table that was found has what `closed` replaces."""
+    return _DISPATCH in chains
+
+
+def is_closed(chains: Mapping[str, ChainFacts]) -> bool:
+    """Whether a table that was found lets nothing new through, whatever its sets say."""
+    return chains.get(_DISPATCH) == closed().facts
+
+
+def _to_ipvs(family: Family) -> say.Phrase:
+    """`dnat to ip daddr`: keep the destination, and ask no nat chain behind this one. `accept` would only leave this one."""
+    return [say.destination(family), Nat(kind=NatKind.DNAT, family=NUMBERS[family])]
 
 
 def _sets(family: Family) -> tuple[SetSpec, ...]:

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from backends.ipvs import deadlines, kernel
-from backends.ipvs.kernel import OURS
+from backends.ipvs.kernel import OURS, Way
 from backends.ipvs.layout import Layout, can_be_closed, closed
-from backends.ipvs.model import DEVICE, MARKING, SERVICES, Place, has_drains
-from backends.ipvs.render import read_mark
+from backends.ipvs.model import DEVICE, Place, has_drains
 from backends.kernel import ipvs_messages
 from backends.kernel.ipvs import Ipvs
-from backends.kernel.ipvs_objects import Destination, Load, ServerId, marked
+from backends.kernel.ipvs_objects import Destination, Load, ServerId
 from backends.kernel.links import Links
 from backends.kernel.nft import Nft
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
@@ -37,10 +36,9 @@ from proxy.addresses import parse_ip, unpack_ip
 from proxy.backend import Retired
 from proxy.conntrack_table import ConntrackTable
 from proxy.errors import KernelError, ProxyError
-from proxy.model import IPV4, PROTOCOLS, Family, Protocol
+from proxy.model import Family, Protocol
 
 LOOK_AGAIN_S: Final = 5.0
-_PROTOCOLS: Final[dict[int, Protocol]] = {PROTOCOL_NUMBERS[each]: each for each in PROTOCOLS}
 _GONE: Final = (errno.ESRCH, errno.ENOENT)
 
 log = logging.getLogger(__name__)
@@ -54,14 +52,6 @@ class Doors(NamedTuple):
     links: Links
     flows: ConntrackTable
     sockets: Sockets
-
-
-class _Way(NamedTuple):
-    """How clients reach a virtual server; without an address by all of this node's own."""
-
-    address: bytes
-    protocol: Protocol
-    port: bytes
 
 
 class _Verdict(NamedTuple):
@@ -80,8 +70,7 @@ class Leaving:
         self._file = file
         self._drain_s = drain_s
         self._deadlines = deadlines.load(file) if file is not None else {}
-        self._ways: dict[ServerId, list[_Way]] = {}
-        self._marks: set[int] = set()
+        self._ways: dict[ServerId, list[Way]] = {}
         self._is_begun = False
 
     def begin(self, nft: Nft, links: Links, flows: ConntrackTable) -> bool:
@@ -91,10 +80,7 @@ class Leaving:
         tables, _ = OURS.read_tables(nft, self._layout.families)
         if links.find(DEVICE) is None and not any(each.is_present for each in tables.values()):
             return False
-        self._marks = kernel.marks_in(tables)
-        for family, facts in tables.items():
-            for server, way in _ways(family, facts):
-                self._ways.setdefault(server, []).append(way)
+        self._ways = kernel.servers_in(tables)
         refuse_new(nft, tables)
         self._forget("UDP", dict.fromkeys(self._ways, ()), links, flows)
         self._is_begun = True
@@ -151,22 +137,22 @@ class Leaving:
     def _servers(self, doors: Doors) -> list[ServerId]:
         bound = kernel.read_addresses(doors.links).bound
         found = [each.id for each in doors.ipvs.list_servers()] if doors.ipvs is not None else []
-        layout, marks = self._layout, self._marks
-        return [each for each in found if kernel.is_our_server(each, layout, bound, marks)]
+        return [e for e in found if kernel.is_our_server(e, self._layout, bound, self._ways)]
 
-    def _ways_to(self, server: ServerId) -> list[_Way]:
+    def _ways_to(self, server: ServerId) -> list[Way]:
         """Return how a virtual server is reached; one at an address is so even where the rules do not say it."""
         ways = self._ways.get(server, [])
         address = parse_ip(server.address)
         if ways or server.protocol is None or address is None:
             return ways
-        return [_Way(address.packed, server.protocol, server.port.to_bytes(2))]
+        return [Way(address.packed, server.protocol, server.port.to_bytes(2))]
 
     def _judge(
         self, server: ServerId, listed: Iterable[tuple[Destination, Load]], now_s: float
     ) -> _Verdict:
         kept, until_s, cut = 0, dict[Place, float](), dict[Place, int]()
-        if not all(has_drains(way.protocol) for way in self._ways_to(server)):
+        # perhaps no rule leads there any more: then nothing says that its connections are none that end
+        if any(not has_drains(way.protocol) for way in self._ways_to(server)):
             return _Verdict(0, {}, {})
         for destination, load in listed:
             place = destination.address, destination.port
@@ -234,14 +220,9 @@ def _end_own(addresses: Collection[str], doors: Doors) -> None:
 
 
 def refuse_new(nft: Nft, tables: Mapping[Family, TableFacts]) -> None:
-    """Let nothing new through to IPVS: for the time in which addresses are there without virtual servers.
-
-    Tables of another shape are left as they are. Raises KernelError.
-    """
+    """Let nothing new through to IPVS: for the time in which addresses are there without virtual servers. Raises KernelError."""
     chains = [
-        (family, closed(family))
-        for family, facts in tables.items()
-        if can_be_closed(facts.chains, facts.sets)
+        (family, closed()) for family, facts in tables.items() if can_be_closed(facts.chains)
     ]
     if chains:
         OURS.commit(nft, Transaction(chains=tuple(chains)))
@@ -260,16 +241,3 @@ def _messages(
             yield ipvs_messages.del_destination(server, *place)
         elif destination.weight:
             yield ipvs_messages.set_destination(server, destination._replace(weight=0))
-
-
-def _ways(family: Family, facts: TableFacts) -> Iterator[tuple[ServerId, _Way]]:
-    """Yield virtual servers with how they are reached, as the rules have it. A key is address, protocol and port."""
-    for name in (SERVICES, *MARKING):
-        for key, data in facts.elements.get(name, {}).items():
-            rest = key[-8:]
-            way = _Way(key[:-8], _PROTOCOLS.get(rest[0], "TCP"), rest[4:6])
-            if isinstance(data, bytes):
-                yield marked(family, read_mark(data)), way
-            elif len(way.address) == (4 if family == IPV4 else 16):
-                address = unpack_ip(way.address).text
-                yield ServerId(family, way.protocol, address, int.from_bytes(way.port)), way

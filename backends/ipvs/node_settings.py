@@ -1,4 +1,4 @@
-"""The kernel's settings that IPVS needs, and where on this node the destinations of new virtual servers begin. Shell.
+"""The kernel's settings that IPVS needs, whether this node has IPv6, and where on this node the destinations of new virtual servers begin. Shell.
 
 conntrack: what IPVS translates is tracked, so that it can be masqueraded. expire_nodest_conn: a connection whose destination
 was removed ends with its next packet, and UDP goes on elsewhere. expire_quiescent_template: with weight 0 a destination loses the
@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from backends.ipvs.model import DEVICE
 from backends.kernel import ipvs_messages
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import Timeouts
@@ -35,6 +36,17 @@ _STRICT_ARP: Final = {
 _MOST_OFFSETS: Final = 1 << 16
 
 log = logging.getLogger(__name__)
+
+
+def has_ipv6(root: Path = Path("/")) -> bool:
+    """Whether our device can have addresses of IPv6: the kernel may lack it, or `disable_ipv6` switch it off.
+
+    A device that is not there yet begins with the default, to which the kernel copies what is set for all.
+    """
+    if not (root / "proc/net/if_inet6").exists():
+        return False
+    files = [root / f"proc/sys/net/ipv6/conf/{name}/disable_ipv6" for name in (DEVICE, "default")]
+    return next((each.read_text().strip() == "0" for each in files if each.exists()), True)
 
 
 def wanted_settings(*, strict_arp: bool, release: str) -> dict[str, int]:

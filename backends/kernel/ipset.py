@@ -19,6 +19,7 @@ from proxy.model import Value
 from proxy.netlink.codec import Request
 
 _LAST_ERRNO: Final = 4095
+_NOT_THERE: Final = 4103  # IPSET_ERR_EXIST
 
 # enum ipset_errno, which are no numbers of errno; those from 4352 on are those of hashes
 _REASONS: Final = {
@@ -88,6 +89,17 @@ class Ipset(Netfilter):
                 return None
             raise
         return ipset_messages.parse_state(payload)
+
+    def has(self, places: Sequence[tuple[str, Member]]) -> list[bool]:
+        """Tell of some members, each with the name of its set, whether they are there. Raises KernelError."""
+        requests = [ipset_messages.test(name, member) for name, member in places]
+        missing: set[int] = set()
+        for ack in self._commands.submit(requests):
+            if ack.errno not in {_NOT_THERE, errno.ENOENT}:
+                refusal = _refusal(ack.index, requests[ack.index], ack.errno, ack.text)
+                raise KernelError("ipset", ack.errno, str(refusal))
+            missing.add(ack.index)
+        return [index not in missing for index in range(len(places))]
 
     def members(self, name: str) -> Iterator[list[Member]]:
         """Yield the members of a set, piece by piece (some hundred each); what changes meanwhile may be in it or not.

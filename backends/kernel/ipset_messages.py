@@ -86,6 +86,7 @@ class Command(IntEnum):
     LIST = 7
     ADD = 9
     DEL = 10
+    TEST = 11
 
 
 def create(made: IpSet) -> Request:
@@ -138,6 +139,11 @@ def delete(name: str, member: Member) -> Request:
     return _request(Command.DEL, name, nested(_DATA, _pack_member(member)))
 
 
+def test(name: str, member: Member) -> Request:
+    """Ask whether something is a member. EXIST if not. A set of ranges is asked about the very range."""
+    return _request(Command.TEST, name, nested(_DATA, _pack_member(member)))
+
+
 def list_sets(name: str = "") -> Request:
     """Ask for sets without their members: one, ENOENT if there is none, or without a name all."""
     flags = _u32(_FLAGS, _HEADER_ONLY)
@@ -176,7 +182,7 @@ def describe(request: Request) -> str:
     attrs = _attrs(request.payload)
     name = codec.read_string(attrs.get(_NAME, b""))
     match command:
-        case Command.ADD | Command.DEL:
+        case Command.ADD | Command.DEL | Command.TEST:
             member = _parse_member(codec.parse_attrs(attrs[_DATA]))
             return f"{_VERBS[command].format(member)} set {name}"
         case Command.CREATE:
@@ -187,7 +193,11 @@ def describe(request: Request) -> str:
             return f"{command.name.lower()} set {name}" if name else "list sets"
 
 
-_VERBS: Final = {Command.ADD: "add {} to", Command.DEL: "delete {} from"}
+_VERBS: Final = {
+    Command.ADD: "add {} to",
+    Command.DEL: "delete {} from",
+    Command.TEST: "look for {} in",
+}
 
 
 def kind_of(command: Command) -> int:

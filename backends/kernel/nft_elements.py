@@ -35,6 +35,7 @@ _MAX_CONTENT: Final = codec.NLA_MAX_LENGTH - NLA_HEADER_LENGTH
 _U16: Final = struct.Struct("=H")
 _FRAME: Final = struct.Struct("=HHHHHH")  # headers of the element, of its key, of the key's value
 _DATA_FRAME: Final = struct.Struct("=HHHH")  # headers of its data, of the data's value
+_FLAGS_SIZE: Final = len(codec.attr_be32(_FLAGS, 0))
 _VERDICT_FRAMES: Final = 1 << 14
 
 
@@ -79,6 +80,12 @@ def pack_data_element(key: bytes, data: bytes) -> bytes:
     return b"".join((head, key, middle, data, tail))
 
 
+def pack_data_elements(keys: Sequence[bytes], data: Sequence[bytes]) -> list[bytes]:
+    """Pack elements of one map from data to data, where all keys are equally long, and so are all data."""
+    head, middle, tail = _data_frame(len(keys[0]), len(data[0]))
+    return [head + key + middle + value + tail for key, value in zip(keys, data, strict=True)]
+
+
 def pack_verdict_element(key: bytes, goto_chain: str) -> bytes:
     """Pack an element of a verdict map: go to this chain."""
     head, tail = _goto_frame(len(key), goto_chain)
@@ -88,6 +95,12 @@ def pack_verdict_element(key: bytes, goto_chain: str) -> bytes:
 def pack_key_element(key: bytes) -> bytes:
     """Pack an element of a plain set, or name an element of a map that is to be deleted."""
     head, tail = _key_frame(len(key))
+    return head + key + tail
+
+
+def pack_bound_element(key: bytes, *, is_end: bool) -> bytes:
+    """Pack an element of a plain interval set: where a range begins, or what is next to its end."""
+    head, tail = _key_frame(len(key), is_end)
     return head + key + tail
 
 
@@ -107,9 +120,10 @@ def _goto_frame(key_length: int, chain: str) -> tuple[bytes, bytes]:
 
 
 @cache
-def _key_frame(key_length: int) -> tuple[bytes, bytes]:
-    packed = pack_element(Element(bytes(key_length)))
-    return packed[: _FRAME.size], packed[_FRAME.size + key_length :]
+def _key_frame(key_length: int, is_interval_end: bool = False) -> tuple[bytes, bytes]:
+    packed = pack_element(Element(bytes(key_length), is_interval_end=is_interval_end))
+    key_start = _FRAME.size + (_FLAGS_SIZE if is_interval_end else 0)
+    return packed[:key_start], packed[key_start + key_length :]
 
 
 def new_elements(family: int, table: str, name: str, elements: Sequence[bytes]) -> list[Request]:

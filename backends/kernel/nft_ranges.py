@@ -1,9 +1,9 @@
 """Ranges of addresses as nftables sets hold them: without overlaps, which the kernel refuses. Pure."""
 
-import ipaddress
 from collections.abc import Iterable
 from typing import Final
 
+from proxy.addresses import bounds_of
 from proxy.model import Family
 
 BEGIN, END = b"\0", b"\1"
@@ -11,7 +11,7 @@ _WIDTHS: Final[dict[Family, int]] = {"IPv4": 4, "IPv6": 16}
 
 
 def merged_ranges(family: Family, cidrs: Iterable[str]) -> list[tuple[bytes, bytes]]:
-    """Return first and last address of each range that CIDRs make up."""
+    """Return first and last address of each range that canonical CIDRs make up."""
     width = _WIDTHS[family]
     return [(start.to_bytes(width), (end - 1).to_bytes(width)) for start, end in _merged(cidrs)]
 
@@ -31,10 +31,8 @@ def interval_keys(family: Family, cidrs: Iterable[str]) -> list[bytes]:
 
 
 def _merged(cidrs: Iterable[str]) -> list[tuple[int, int]]:
-    networks = [ipaddress.ip_network(cidr) for cidr in cidrs]
-    bounds = [(int(n.network_address), int(n.broadcast_address) + 1) for n in networks]
     merged: list[tuple[int, int]] = []
-    for start, end in sorted(bounds):
+    for start, end in sorted(map(bounds_of, cidrs)):
         if merged and start <= merged[-1][1]:
             merged[-1] = merged[-1][0], max(merged[-1][1], end)
         else:

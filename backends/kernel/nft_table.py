@@ -4,6 +4,7 @@ What tells two rules apart is their comment, which ends in a digest of their exp
 was, so equal comments mean equal rules.
 """
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -94,9 +95,15 @@ class TableFacts:
 
 def rule(expressions: Sequence[Expression], why: str) -> RuleSpec:
     """Return a rule. `why` is what `nft list` shows beside it."""
-    packed = b"".join([expression.pack() for expression in expressions])
+    packed = b"".join([_packed(expression) for expression in expressions])
     digest = hashlib.blake2b(packed, digest_size=4).hexdigest()
     return RuleSpec(packed, f"{why} [{digest}]")
+
+
+@functools.lru_cache(maxsize=1024)
+def _packed(expression: Expression) -> bytes:
+    """Return the bytes of an expression: most stand in many rules."""
+    return expression.pack()
 
 
 def declared(

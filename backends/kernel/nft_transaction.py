@@ -6,7 +6,7 @@ A backend says what stands in its sets by keys and data; `Form` says what a key 
 import enum
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft_numbers import MessageKind, VerdictCode
@@ -19,7 +19,7 @@ from backends.kernel.nft_table import (
     pack_chain,
     pack_set,
 )
-from proxy.model import Family, PortKey
+from proxy.model import Family, PortKey, Value
 from proxy.netlink.codec import Request
 
 ELEMENTS_PER_MESSAGE: Final = 500
@@ -59,7 +59,7 @@ FormOf = Callable[[str], Form]
 """Tells the form of a set by its name."""
 
 
-class Element(NamedTuple):
+class Element(Value, frozen=True, gc=False):
     """An element of one of our sets or maps, and the ServicePort it is there for (None: nobody's)."""
 
     key: bytes
@@ -203,6 +203,19 @@ def pack(transaction: Transaction, table: str, form_of: FormOf) -> Messages:
     return messages
 
 
+def _packed(elements: Sequence[Element]) -> list[bytes]:
+    """Pack elements of one set or map, some or all at once."""
+    data = [element.data for element in elements]
+    if _are_raw(data):
+        return nft_elements.pack_data_elements([element.key for element in elements], data)
+    return [pack_element(element.key, element.data) for element in elements]
+
+
+def _are_raw(data: Sequence[Data]) -> TypeGuard[Sequence[bytes]]:
+    """Whether a map leads to raw data: all its elements do, or none."""
+    return bool(data) and isinstance(data[0], bytes)
+
+
 def pack_element(key: bytes, data: Data) -> bytes:
     """Pack an element with its data."""
     if isinstance(data, bytes):
@@ -227,8 +240,7 @@ def parse_data(data: nft_elements.Data) -> Data:
 def pack_interval(form: Form, key: bytes) -> bytes:
     """Pack an element of a set of ranges."""
     if form is Form.BOUNDS:
-        bound = nft_elements.Element(key[:-1], is_interval_end=key[-1:] == b"\1")
-        return nft_elements.pack_element(bound)
+        return nft_elements.pack_bound_element(key[:-1], is_end=key[-1:] == b"\1")
     half = len(key) // 2
     return nft_elements.pack_element(nft_elements.Element(key[:half], key_end=key[half:]))
 
@@ -254,7 +266,7 @@ def _extend(messages: Messages, verb: _Verb, table: str, batch: Batch, form: For
     elif verb is nft_elements.del_elements:
         packed = [nft_elements.pack_key_element(element.key) for element in elements]
     else:
-        packed = [pack_element(key, data) for key, data, _ in elements]
+        packed = _packed(elements)
     for start in range(0, len(packed), ELEMENTS_PER_MESSAGE):
         end = start + ELEMENTS_PER_MESSAGE
         messages.requests.extend(verb(NUMBERS[batch.family], table, batch.set, packed[start:end]))

@@ -24,6 +24,11 @@ def differences(
     values: Values, believed: Mapping[bytes, Data], form: Form
 ) -> tuple[list[Element], list[Element]]:
     """Return the elements of one set to delete, as believed, and to add. A changed element is in both."""
+    if form is not Form.BOUNDS and believed.keys().isdisjoint(values):  # as at start
+        wanted = values.items()
+        return [], [
+            Element(key, data, owner) for key, (data, owner) in wanted if data is not ABSENT
+        ]
     gone: list[Element] = []
     new: list[Element] = []
     for key, (data, owner) in values.items():

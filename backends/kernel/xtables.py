@@ -8,11 +8,14 @@ All rules of iptables are written under a lock that other programs take as well 
 bounded. The nft flavour has none: it notices other writers by itself and begins anew.
 """
 
+import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from backends.kernel import xtables_legacy, xtables_text
@@ -23,6 +26,8 @@ from proxy.model import IPV4, IPV6, Family
 LOCK_WAIT_S: Final = 5
 """How long a program waits for the lock."""
 _WORKING_S: Final = 60.0
+_LOCK: Final = "/run/xtables.lock"
+_LOOK_S: Final = 0.05
 _STEMS: Final[dict[Family, str]] = {IPV4: "iptables", IPV6: "ip6tables"}
 _KNOWS_WAIT: Final = (1, 6, 2)  # from here on iptables-restore takes --wait
 
@@ -46,6 +51,10 @@ class Refused(KernelError):  # noqa: N818 (reads as a fact in `except`)
 
 class LockHeld(KernelError):  # noqa: N818
     """Nothing was done: another program held the lock all the time."""
+
+
+class Incompatible(KernelError):  # noqa: N818
+    """A table of nftables' has something that the programs have no words for, so they do not list it."""
 
 
 def find_programs(family: Family) -> dict[Flavour, Programs]:
@@ -89,7 +98,8 @@ class Xtables:
         name = f"{self.programs.stem}-restore"
         wait = ["--wait", str(self._lock_wait_s)]
         request = f"{name}: {len(lines)} lines for table {table}"
-        done = _run(request, [name, "--noflush", *wait], text, self._lock_wait_s + _WORKING_S)
+        limit_s = self._lock_wait_s + _WORKING_S
+        done = self._run(request, [name, "--noflush", *wait], text, limit_s)
         if done.returncode < 0:
             raise KernelError(request, errno.EINTR, f"killed by signal {-done.returncode}")
         if xtables_text.is_locked(done.stderr):
@@ -100,18 +110,61 @@ class Xtables:
             raise Refused(request, xtables_text.parse_refusal(done.stderr, lines))
 
     def save(self, table: str) -> dict[str, Chain]:
-        """Return the chains of a table, built-in ones too. A legacy table that nobody has used yet has none, and stays unused."""
-        is_legacy = self.programs.version.flavour is Flavour.LEGACY
-        if is_legacy and table not in xtables_legacy.table_names(self.programs.family):
+        """Return the chains of a table, built-in ones too. A legacy table that nobody has used yet has none, and stays unused.
+
+        Raises Incompatible, KernelError.
+        """
+        if not self._has(table):
             return {}
         name = f"{self.programs.stem}-save"
         request = f"{name}: table {table}"
-        done = _run(request, [name, "-t", table], "", _WORKING_S)
+        done = self._run(request, [name, "-t", table], "", _WORKING_S)
         if done.returncode:
             raise KernelError(request, 0, done.stderr.strip() or f"exit {done.returncode}")
         if xtables_text.is_incompatible(done.stdout):
-            raise KernelError(request, 0, "it has rules that only nft can list")
+            raise Incompatible(request, 0, "it has rules that only nft can list")
         return xtables_text.parse_save(done.stdout).get(table, {})
+
+    def _has(self, table: str) -> bool:
+        """Tell whether it is there; to ask the nft flavour for one that is not does no harm."""
+        is_legacy = self.programs.version.flavour is Flavour.LEGACY
+        return not is_legacy or table in xtables_legacy.table_names(self.programs.family)
+
+    def _run(
+        self, request: str, argv: Sequence[str], stdin: str, limit_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        return _run(request, argv, stdin, limit_s)
+
+
+@contextlib.contextmanager
+def lock_held(limit_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Hold the lock that the programs of the legacy flavour take, for who writes its tables without them.
+
+    Raises LockHeld when another program keeps it, KernelError when there can be none.
+    """
+    path = os.environ.get("XTABLES_LOCKFILE", _LOCK)
+    request = f"lock {path}"
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise KernelError(request, error.errno or 0, error.strerror or "") from error
+    deadline_s = time.monotonic() + limit_s
+    try:
+        while not _is_locked(descriptor):
+            if time.monotonic() >= deadline_s:
+                raise LockHeld(request, errno.EAGAIN, f"it was held for {limit_s:.0f} s")
+            time.sleep(_LOOK_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _version(stem: str) -> Version | None:

@@ -150,12 +150,17 @@ class Observed:
 
     def occupy(self, plan: NftPlan) -> None:
         """Note what ServicePorts and the node occupy now that a plan has taken effect."""
-        for key in plan.rendered:
-            old = self.rendered.get(key)
+        # What is new, `begin` has noted already.
+        changed = [
+            (key, self.rendered.get(key), rendered)
+            for key, rendered in plan.rendered.items()
+            if rendered is None or self.rendered.get(key) is not rendered
+        ]
+        for key, old, _ in changed:
             for target in old.targets if old else ():
                 if self.holders.get((key.family, target.key)) == key:
                     del self.holders[key.family, target.key]
-        for key, rendered in plan.rendered.items():
+        for key, _, rendered in changed:
             self._occupy(key, rendered, rendered.targets if rendered is not None else ())
         for family, name, keys in plan.staying:
             self._stay(family, name, keys)

@@ -163,6 +163,10 @@ class Draft:
         """Ask for a list in its slots. What can stay in its slot stays."""
         name = row.set
         old = believed_slots(self.believed(owner.family, name), row)
+        if not old and pool:  # as for all of them at start
+            filled = zip(slot_keys(row), [(data, owner) for data in pool], strict=True)
+            self.values(owner.family, name).update(filled)
+            return
         changes = changed_slots(old, pool)
         if self._has_withdrawn:  # perhaps these very slots, for which another owner is found now
             changes = dict(enumerate(old[: len(pool)])) | changes

@@ -6,49 +6,54 @@ changes: other ranges are another set, named after its content, and the rule tha
 
 import functools
 import hashlib
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from backends.kernel import nft_phrases as say
 from backends.kernel import nft_table
 from backends.kernel.nft_numbers import SetFlag
+from backends.kernel.nft_ranges import interval_keys
 from backends.kernel.nft_table import ChainSpec, RuleSpec, SetSpec, declared
 from backends.nftables.model import VIP_SOURCES
 from backends.nftables.names import identity
 from backends.nftables.sets import address_type
-from proxy.addresses import parse_ip
 from proxy.desired import DesiredPort
 from proxy.model import Family, PortKey
 
-BEGIN, END = b"\0", b"\1"
-_WIDTHS: Final[dict[Family, int]] = {"IPv4": 4, "IPv6": 16}
-
 
 class Firewall(NamedTuple):
-    """What the chain depends on. `ranges` are canonical CIDRs of the family, never none."""
+    """The chain and the set of a ServicePort, and what is in the set: the bounds of its ranges, never none."""
 
     key: PortKey
-    ranges: tuple[str, ...]
-
-    @property
-    def chain_name(self) -> str:
-        return f"firewall-{identity(self.key)}"
-
-    @property
-    def set_name(self) -> str:
-        content = b"".join(interval_keys(self.key.family, self.ranges))
-        digest = hashlib.blake2b(content, digest_size=4).hexdigest()
-        return f"ranges-{identity(self.key)}-{digest}"
+    chain_name: str
+    set_name: str
+    bounds: tuple[bytes, ...]
 
 
 def firewall_of(port: DesiredPort) -> Firewall | None:
     """Return what a ServicePort with source ranges needs, None for one whose VIPs (if any) take everybody."""
-    has_vip = any(frontend.kind == "LoadBalancer" for frontend in port.frontends)
-    return Firewall(port.key, port.source_ranges) if has_vip and port.source_ranges else None
+    if not port.source_ranges or all(each.kind != "LoadBalancer" for each in port.frontends):
+        return None
+    return firewall_for(port.key, port.source_ranges)
+
+
+def firewall_for(key: PortKey, ranges: Iterable[str]) -> Firewall:
+    """Return what a ServicePort needs to admit those in the ranges, canonical CIDRs of its family."""
+    bounds = tuple(interval_keys(key.family, ranges))
+    digest = hashlib.blake2b(b"".join(bounds), digest_size=4).hexdigest()
+    own = identity(key)
+    return Firewall(key, f"firewall-{own}", f"ranges-{own}-{digest}", bounds)
 
 
 def firewall_set(firewall: Firewall) -> SetSpec:
-    address = address_type(firewall.key.family)
-    return declared(firewall.set_name, address, flags=SetFlag.INTERVAL, owner=firewall.key)
+    empty = _set_of_ranges(firewall.key.family)
+    return empty._replace(name=firewall.set_name, owner=firewall.key)
+
+
+@functools.cache
+def _set_of_ranges(family: Family) -> SetSpec:
+    """Return what all these sets have in common, declared once."""
+    return declared("", address_type(family), flags=SetFlag.INTERVAL)
 
 
 def firewall_chain(firewall: Firewall) -> ChainSpec:
@@ -68,35 +73,3 @@ def _rules_of_all(family: Family) -> tuple[RuleSpec, ...]:
         ),
         nft_table.rule([say.drop()], "everybody else"),
     )
-
-
-@functools.lru_cache(maxsize=1024)
-def interval_keys(family: Family, cidrs: tuple[str, ...]) -> tuple[bytes, ...]:
-    """Return the elements of ranges as an interval set holds them, without overlaps: the kernel refuses those.
-
-    A range ends where its end says; without one it goes on to the last address.
-    """
-    width = _WIDTHS[family]
-    beyond = 1 << (8 * width)
-    bounds: list[list[int]] = []
-    for start, end in sorted([_bounds(cidr) for cidr in cidrs]):
-        if bounds and start <= bounds[-1][1]:
-            bounds[-1][1] = max(bounds[-1][1], end)
-        else:
-            bounds.append([start, end])
-    keys: list[bytes] = []
-    for start, end in bounds:
-        keys.append(start.to_bytes(width) + BEGIN)
-        if end < beyond:
-            keys.append(end.to_bytes(width) + END)
-    return tuple(keys)
-
-
-def _bounds(cidr: str) -> tuple[int, int]:
-    """Return the first address of a canonical CIDR, and the one beyond its last."""
-    host, _, length = cidr.partition("/")
-    address = parse_ip(host)
-    if address is None:
-        raise ValueError(f"{cidr} is no range")
-    start = int.from_bytes(address.packed)
-    return start, start + (1 << (8 * len(address.packed) - int(length)))

@@ -14,11 +14,11 @@ from collections.abc import Collection
 
 from msgspec import structs
 
+from backends.kernel.nft_ranges import interval_keys
 from backends.kernel.nft_values import ABSENT
 from backends.nftables.affinity import SERVICES_AT_MOST
 from backends.nftables.belief import Observed
 from backends.nftables.draft import Draft
-from backends.nftables.firewall import interval_keys
 from backends.nftables.layout import Layout
 from backends.nftables.model import (
     NODEPORT_IPS,

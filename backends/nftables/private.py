@@ -2,7 +2,7 @@
 
 from backends.kernel.nft_table import ChainSpec, SetSpec
 from backends.nftables.draft import Draft
-from backends.nftables.firewall import Firewall, firewall_chain, firewall_set, interval_keys
+from backends.nftables.firewall import Firewall, firewall_chain, firewall_set
 from backends.nftables.model import NOTHING_PRIVATE, Private
 
 
@@ -19,9 +19,8 @@ def plan_private(draft: Draft, firewall: Firewall | None, old: Private) -> Priva
             sets=tuple([spec.name for spec in sets]),
             shape=firewall,
         )
-    keys = interval_keys(firewall.key.family, firewall.ranges)
-    draft.fill(firewall.key, firewall.set_name, dict.fromkeys(keys))
-    return new._replace(members=((firewall.set_name, keys),))
+    draft.fill(firewall.key, firewall.set_name, dict.fromkeys(firewall.bounds))
+    return new._replace(members=((firewall.set_name, firewall.bounds),))
 
 
 def private_specs(firewall: Firewall | None) -> tuple[list[SetSpec], list[ChainSpec]]:

@@ -12,7 +12,7 @@ from backends.kernel.nft import Nft
 from backends.kernel.nft_owned import Trial
 from backends.kernel.nft_table import NUMBERS
 from backends.kernel.nft_transaction import Form, pack_element, pack_interval
-from backends.nftables.firewall import Firewall, interval_keys
+from backends.nftables.firewall import firewall_for
 from backends.nftables.kernel import OURS
 from backends.nftables.layout import Layout
 from backends.nftables.model import PROBE_TABLE, SERVICES
@@ -63,11 +63,10 @@ def _trials(layout: Layout, family: Family) -> Iterator[Trial]:
         sticky = picking_chain(protocol, 4, timeout_s=1)
         names = (picking_chain(protocol, 4), *leads_to(sticky), sticky)
         yield from OURS.trials(family, (), [layout.chain(family, name) for name in names])
-    firewall = Firewall(PortKey(ServicePortName("", "", "", "TCP"), family), _RANGES[family])
+    firewall = firewall_for(PortKey(ServicePortName("", "", "", "TCP"), family), _RANGES[family])
     sets, chains = private_specs(firewall)
     yield from OURS.trials(family, sets, ())
-    keys = interval_keys(family, firewall.ranges)
-    bounds = [pack_interval(Form.BOUNDS, key) for key in keys]
+    bounds = [pack_interval(Form.BOUNDS, key) for key in firewall.bounds]
     messages = nft_elements.new_elements(number, PROBE_TABLE, firewall.set_name, bounds)
     yield "range in a set", messages
     yield from OURS.trials(family, (), chains)

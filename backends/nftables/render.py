@@ -21,7 +21,7 @@ from backends.nftables.model import (
     Target,
 )
 from backends.nftables.names import capacity_for, picking_chain
-from proxy.addresses import parse_ip
+from proxy.addresses import pack_ip
 from proxy.desired import DesiredPort, Frontend, FrontendKind
 from proxy.model import LOCAL, Protocol
 
@@ -99,11 +99,12 @@ def _render_frontend(
 ) -> RenderedFrontend:
     kind, protocol = _KINDS[frontend.kind], port.key.name.protocol
     number = frontend.port.to_bytes(2, "big") + _PADDING
-    address = b"" if frontend.address is None else _packed(frontend.address)
+    address = b"" if frontend.address is None else pack_ip(frontend.address)
     key = address + PROTOCOL_NUMBERS[protocol].to_bytes(1) + b"\0\0\0" + number
     is_outer = kind != "cluster-ip"
     is_local = port.external_local if is_outer else port.internal_local
-    lead = _lead(protocol, kind, cluster, local, affinity, is_local=is_local)
+    timeout_s = affinity.timeout_s if affinity is not None else 0
+    lead = _lead(protocol, kind, len(cluster), len(local), timeout_s, is_local=is_local)
     uses_cluster, uses_local = is_outer or not is_local, is_local
     if affinity is not None:
         uses_cluster = uses_local = False  # its slots are the ServicePort's, see `sticky`
@@ -129,19 +130,13 @@ def _render_frontend(
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def _lead(
-    protocol: Protocol,
-    kind: Kind,
-    cluster: Pool,
-    local: Pool,
-    affinity: Affinity | None,
-    *,
-    is_local: bool,
+    protocol: Protocol, kind: Kind, cluster: int, local: int, timeout_s: int, *, is_local: bool
 ) -> Lead:
-    here, everywhere = capacity_for(len(local)), capacity_for(len(cluster))
-    chain = functools.partial(
-        picking_chain, protocol, kind=kind, timeout_s=affinity.timeout_s if affinity else 0
-    )
+    """Return where the verdict of a frontend with so many endpoints leads; a cluster has few such verdicts."""
+    here, everywhere = capacity_for(local), capacity_for(cluster)
+    chain = functools.partial(picking_chain, protocol, kind=kind, timeout_s=timeout_s)
     if kind == "cluster-ip":
         pool, capacity = (local, here) if is_local else (cluster, everywhere)
         return Lead(chain(capacity, is_local=is_local), () if pool else ("capacity",))
@@ -162,16 +157,9 @@ def _render_shared(port: DesiredPort) -> frozenset[SharedMember]:
     for frontend in port.frontends:
         if frontend.address is not None:
             name = CLUSTER_IPS if frontend.kind == "ClusterIP" else EXTERNAL_IPS
-            members.add((name, _packed(frontend.address)))
+            members.add((name, pack_ip(frontend.address)))
     for endpoint in port.reachable:
         if endpoint.flags & LOCAL or endpoint.node_name is None:
             address = endpoint.packed[:-4]
             members.add((HAIRPIN, address + address))
     return frozenset(members)
-
-
-def _packed(canonical: str) -> bytes:
-    address = parse_ip(canonical)
-    if address is None:
-        raise ValueError(f"not an address: {canonical}")
-    return address.packed

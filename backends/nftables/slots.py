@@ -25,8 +25,14 @@ def slot_key(prefix: bytes, number: int) -> bytes:
 def slot_range(prefix: bytes, start: int, count: int) -> Sequence[bytes]:
     """Return the keys of consecutive slots."""
     if count < _WIDE:
-        return [slot_key(prefix, number) for number in range(start, start + count)]
+        return [prefix + number for number in _numbers(start, count)]
     return _wide_slot_range(prefix, start, count)
+
+
+@functools.lru_cache(maxsize=4 * _WIDE)
+def _numbers(start: int, count: int) -> tuple[bytes, ...]:
+    """Return what the keys of consecutive slots end in."""
+    return tuple([slot_key(b"", number) for number in range(start, start + count)])
 
 
 @functools.lru_cache(maxsize=64)
@@ -57,9 +63,9 @@ def changed_slots(old: Sequence[bytes], pool: Sequence[bytes]) -> dict[int, byte
     return dict(zip(holes, [data for data in pool if data in missing], strict=True))
 
 
-def slot_keys(row: Row) -> list[bytes]:
+def slot_keys(row: Row) -> Sequence[bytes]:
     """Return the keys of all slots of a row."""
-    return [slot_key(row.prefix, row.first + number) for number in range(row.length)]
+    return slot_range(row.prefix, row.first, row.length)
 
 
 def believed_slots(elements: Mapping[bytes, Data], row: Row) -> list[bytes]:

@@ -6,14 +6,15 @@ The last line of a run that succeeds is `0 failed connections of N`.
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Final, NamedTuple, get_args
 
 from e2e.capabilities import missing
 from e2e.demo import board, slices, steps
@@ -28,6 +29,19 @@ from e2e.demo.stage import Stage, StepFailedError
 from e2e.demo.tally import Tally
 from e2e.namespace import RUN_ID, TopologyError
 
+
+class Mode(NamedTuple):
+    """What a mode needs, by capability, and the command that lists what it has programmed."""
+
+    needs: tuple[str, ...]
+    listing: str
+
+
+MODES: Final[Mapping[str, Mode]] = {
+    "nftables": Mode(("nftables",), "nft list ruleset"),
+    "iptables": Mode(("iptables", "ipset"), "iptables-save"),
+    "ipvs": Mode(("ipvs", "dummy", "nftables"), "ipvsadm --list --numeric"),
+}
 EXAMPLES = Path(__file__).parents[2] / "examples" / "demo"
 _LOG_LINES = 40
 _DRAWING = """\
@@ -56,12 +70,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=os.environ.get("SOURCE") or "manifests",
         help="where the daemon has its objects from; default: SOURCE of the environment, or manifests",
     )
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default=os.environ.get("MODE") or "nftables",
+        help="how the daemon programs the kernel; default: MODE of the environment, or nftables",
+    )
     args = parser.parse_args(argv)
+    if args.mode not in MODES:  # a default is not checked
+        parser.error(f"MODE={args.mode}: choose from {', '.join(MODES)}")
     if args.source not in get_args(SourceName):  # a default is not checked
         parser.error(f"SOURCE={args.source}: choose from {', '.join(get_args(SourceName))}")
     with Interruption() as interruption, Screen.on_stdout() as screen:
         try:
-            return _unless_interrupted(screen, interruption, args.source, is_fast=args.fast)
+            return _unless_interrupted(
+                screen, interruption, args.source, args.mode, is_fast=args.fast
+            )
         except Interrupted as interrupted:
             with contextlib.suppress(OSError):  # the terminal may be what has gone
                 screen.print()  # a terminal has written ^C on this line
@@ -76,21 +100,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _unless_interrupted(
-    screen: Screen, interruption: Interruption, source: SourceName, *, is_fast: bool
+    screen: Screen, interruption: Interruption, source: SourceName, mode: str, *, is_fast: bool
 ) -> int:
     """A signal may reach the programs we started first: then their end is no failure."""
     try:
-        return _perform(screen, interruption, source, is_fast=is_fast)
+        return _perform(screen, interruption, source, mode, is_fast=is_fast)
     except (StepFailedError, TopologyError):
         interruption.check()
         raise
 
 
 def _perform(
-    screen: Screen, interruption: Interruption, source_name: SourceName, *, is_fast: bool
+    screen: Screen,
+    interruption: Interruption,
+    source_name: SourceName,
+    mode: str,
+    *,
+    is_fast: bool,
 ) -> int:
     begun_s = time.monotonic()
-    for needed in ("namespaces", "nftables"):
+    for needed in ("namespaces", *MODES[mode].needs):
         if reason := missing(needed):
             raise TopologyError(f"it cannot run here: {reason}")
         interruption.check()
@@ -111,11 +140,13 @@ def _perform(
             _introduce(screen, source)
             network.start_pods(slices.listed_pods(manifests / "endpointslices.yaml"))
             log = Path(directory, "daemon.log")
+            arguments = [*source.arguments, "--sliceproxy-config", _configured(directory, mode)]
             stage = Stage(
                 source,
                 network=network,
                 hosts=network.add_clients(),
-                daemon=Daemon(node.namespace, node.name, source.arguments, log),
+                daemon=Daemon(node.namespace, node.name, arguments, log),
+                listing=MODES[mode].listing,
                 screen=screen,
                 interruption=interruption,
                 is_fast=is_fast,
@@ -124,6 +155,14 @@ def _perform(
     if leftovers := list(Path("/run/netns").glob(f"sp-{RUN_ID}*")):
         raise TopologyError(f"left behind: {', '.join(str(path) for path in leftovers)}")
     return conclude(screen, stage.tally, stage.latencies_s, time.monotonic() - begun_s)
+
+
+def _configured(directory: str, mode: str) -> str:
+    """Write our own configuration file; what it says of the mode counts, whatever else says something."""
+    file = Path(directory, "sliceproxy.conf")
+    kind = {"apiVersion": "sliceproxy/v1alpha1", "kind": "SliceProxyConfiguration"}
+    file.write_text(json.dumps({**kind, "mode": mode}))
+    return str(file)
 
 
 def _introduce(screen: Screen, source: Source) -> None:

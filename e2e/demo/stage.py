@@ -29,7 +29,10 @@ class StepFailedError(Exception):
 
 
 class Stage:
-    """The cluster as the script sees it, the clients' experience, and the audience."""
+    """The cluster as the script sees it, the clients' experience, and the audience.
+
+    `listing` is the command that lists what the daemon has programmed.
+    """
 
     def __init__(
         self,
@@ -38,12 +41,14 @@ class Stage:
         network: Network,
         hosts: Mapping[str, Host],
         daemon: Daemon,
+        listing: str,
         screen: Screen,
         interruption: Interruption,
         is_fast: bool,
     ) -> None:
         self.network = network
         self.daemon = daemon
+        self.listing = listing
         self.screen = screen
         self.tally = Tally()
         self.hosts = hosts

@@ -29,7 +29,7 @@ def start(stage: Stage) -> None:
     operations = operations_when_synced(stage)
     stage.measured("daemon started", "says it is ready after", time.monotonic() - started_s)
     stage.say(f"It made {operations} objects in the kernel. To see them meanwhile:")
-    stage.say(f"ip netns exec {stage.network.home.namespace.name} nft list ruleset")
+    stage.say(f"ip netns exec {stage.network.home.namespace.name} {stage.listing}")
     begun_s = time.monotonic()
     stage.begin_load()
     stage.until_only(*stage.pods, since_s=begun_s)

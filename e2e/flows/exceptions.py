@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from e2e.flavours import mode_of
+
 LIMIT: Final = 10
 """Rows a backend may have."""
 PAGE: Final = Path(__file__).parents[2] / "docs" / "exceptions.md"
@@ -77,12 +79,13 @@ TABLE: Final[Mapping[str, Sequence[Row]]] = {
             ),
         ),
     ),
+    "iptables": (),
 }
 
 
 def reason(backend: str, file: str, scenario: str, setting: str) -> str:
-    """Why that scenario is expected to fail with that backend; nothing if it is not."""
-    for row in TABLE.get(backend, ()):
+    """Why that scenario is expected to fail with that backend, or variant of it; nothing if it is not."""
+    for row in TABLE.get(mode_of(backend), ()):
         if row.covers(file, scenario, setting):
             return f"{MISSING}: {row.reason}" if row.is_pending else row.reason
     return ""

@@ -35,11 +35,17 @@ SETTINGS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """By name: `default` has a local detector for both families and serves node ports on all addresses."""
 
+SETTINGS_OF_MODES: Final[Mapping[str, tuple[str, ...]]] = {
+    "iptables": ("--iptables-min-sync-period", "1ms", "--iptables-localhost-nodeports=false"),
+}
+"""What every daemon of a mode is told besides. One that waits a second before each change only takes longer to judge; and by
+default this mode alone serves NodePorts on loopback, which is for a test of its own."""
+
 CONFIGURATIONS: Final[Mapping[str, Mapping[str, object]]] = {
     "another mark": {
         "clusterCIDR": ",".join(CLUSTER_CIDRS),
         "nodePortAddresses": ["0.0.0.0/0", "::/0"],
-        "iptables": {"masqueradeBit": 20},
+        "iptables": {"masqueradeBit": 20, "minSyncPeriod": "1ms", "localhostNodePorts": False},
         "nftables": {"masqueradeBit": 20},
     },
 }

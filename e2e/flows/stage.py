@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from e2e.demo.daemon import Daemon
+from e2e.flavours import VARIANTS, have_kubelet_leave, have_kubelet_use, mode_of
 from e2e.flows.ground import Ground
 from e2e.flows.objects import NAMESPACE, Allocator, Wire
-from e2e.flows.settings import CONFIGURATIONS, SETTINGS
+from e2e.flows.settings import CONFIGURATIONS, SETTINGS, SETTINGS_OF_MODES
 from e2e.flows.watching import Watch
 from e2e.manifests import NODE_NAME, synced
 from e2e.namespace import TopologyError
@@ -50,16 +51,14 @@ class Stage:
         self._marker_ip = self.allocator.cluster_ips().v4
 
     def use(self, backend: str, setting: str) -> None:
-        """Have a daemon of that mode with those settings run.
+        """Have a daemon of that mode, or variant of a mode, with those settings run.
 
         It finds what one with other settings left, and has to make its own of it; what another mode left is gone.
         """
         if self._running == (backend, setting):
             return
         self.close()
-        if self._left_by not in ("", backend):
-            self._cleanup()
-        self._left_by = backend
+        self._make_way(backend)
         self._write(self._world_objects())
         arguments = ["--manifests", str(self._file.parent)]
         arguments += self._configured(backend, setting)
@@ -106,6 +105,16 @@ class Stage:
         """The last lines of the log."""
         return self._log.read_text().splitlines()[-lines:] if self._log.exists() else []
 
+    @property
+    def variant(self) -> str:
+        """The mode of what is programmed, or the variant of a mode."""
+        return self._left_by
+
+    def cleanup(self) -> None:
+        """End the daemon and remove its rules."""
+        self.close()
+        self._make_way("")
+
     def close(self) -> None:
         """End the daemon. Its rules stay."""
         if self._daemon is not None:
@@ -116,12 +125,29 @@ class Stage:
     def _configured(self, backend: str, setting: str) -> list[str]:
         """The settings as arguments: flags, or the name of a file that makes flags count for nothing."""
         if setting not in CONFIGURATIONS:
-            return ["--proxy-mode", backend]
+            return ["--proxy-mode", mode_of(backend), *SETTINGS_OF_MODES.get(mode_of(backend), ())]
         file = self._file.parent.parent / "kube-proxy.conf"
         version = "kubeproxy.config.k8s.io/v1alpha1"
-        document = {"apiVersion": version, "kind": "KubeProxyConfiguration", "mode": backend}
+        document = {
+            "apiVersion": version,
+            "kind": "KubeProxyConfiguration",
+            "mode": mode_of(backend),
+        }
         file.write_text(json.dumps({**document, **CONFIGURATIONS[setting]}))
         return ["--config", str(file)]
+
+    def _make_way(self, backend: str) -> None:
+        """Have nothing on the node that speaks for another mode, or another variant of it."""
+        if self._left_by == backend:
+            return
+        node = self.ground.node.namespace
+        if self._left_by:
+            self._cleanup()
+        if self._left_by in VARIANTS:
+            have_kubelet_leave(node, VARIANTS[self._left_by])
+        if backend in VARIANTS:
+            have_kubelet_use(node, VARIANTS[backend])
+        self._left_by = backend
 
     def _cleanup(self) -> None:
         with self.ground.node.entered():

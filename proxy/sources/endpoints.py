@@ -28,7 +28,6 @@ from proxy.sources import advice, wire
 from proxy.sources.findings import Findings, quoted
 
 _NO_CONDITIONS: Final = wire.EndpointConditions()
-_NO_HINTS: Final = wire.EndpointHints()
 _address_of: Final = operator.attrgetter("address")
 
 
@@ -109,8 +108,10 @@ def _gather(
             ip, packed, _ = address
         host = ip if family == IPV4 else f"[{ip}]"
         conditions = endpoint.conditions or _NO_CONDITIONS
-        at_node, zone, hints = endpoint.node_name, endpoint.zone, endpoint.hints or _NO_HINTS
-        zone_hints, node_hints = _hinted(hints.for_zones), _hinted(hints.for_nodes)
+        at_node, zone, hints = endpoint.node_name, endpoint.zone, endpoint.hints
+        zone_hints = node_hints = None
+        if hints is not None:
+            zone_hints, node_hints = _hinted(hints.for_zones), _hinted(hints.for_nodes)
         flags = (
             # Absent means true, true and false, each on its own: a mirrored slice sets only `ready`.
             (0 if conditions.ready is False else READY)

@@ -3,7 +3,10 @@
 import pytest
 
 import backends
+from backends.kernel.xtables_text import Flavour
 from tests.contract.host import Ground
+from tests.contract.iptables_host import FakeIptablesGround
+from tests.contract.iptables_laws import IptablesLaws
 from tests.contract.ipvs_host import FakeIpvsGround
 from tests.contract.laws import KernelLaws, Laws
 from tests.contract.nftables_host import FakeNftablesGround
@@ -20,6 +23,17 @@ class TestIpvs(KernelLaws):
     @pytest.fixture
     def ground(self) -> Ground:
         return FakeIpvsGround()
+
+
+@pytest.fixture(params=Flavour)
+def iptables_ground(request: pytest.FixtureRequest) -> Ground:
+    return FakeIptablesGround(request.param)
+
+
+class TestIptables(IptablesLaws):
+    @pytest.fixture
+    def ground(self, iptables_ground: Ground) -> Ground:
+        return iptables_ground
 
 
 class TestNftables(KernelLaws):

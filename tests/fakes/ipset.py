@@ -23,7 +23,7 @@ KINDS: Final = frozenset(
     ["hash:ip", "hash:net", "hash:ip,port", "hash:ip,port,ip", "hash:ip,port,net", "bitmap:port"]
 )
 PROTOCOL, NO_KIND, BUSY, NO_SECOND, DIFFERENT = 4097, 4098, 4100, 4101, 4102
-BAD_PREFIX, BAD_FAMILY, NO_TIMEOUT, FULL, ZERO = 4104, 4106, 4107, 4352, 4353
+NOT_THERE, BAD_PREFIX, BAD_FAMILY, NO_TIMEOUT, FULL, ZERO = 4103, 4104, 4106, 4107, 4352, 4353
 
 _NAME, _TYPE, _REVISION, _FAMILY, _FLAGS, _DATA, _MEMBERS = range(2, 9)
 _ADDRESS, _PREFIX, _PORT, _TIMEOUT, _NUMBER, _OTHER, _OTHER_PREFIX = 1, 3, 4, 6, 7, 20, 21
@@ -80,7 +80,12 @@ class IpsetKernel:
             kind_of(Command.SWAP): self._swap,
             kind_of(Command.ADD): self._add,
             kind_of(Command.DEL): self._delete,
+            kind_of(Command.TEST): self._test,
         }
+
+    def has(self, name: str) -> bool:
+        """Whether there is a set of that name, as rules that name one ask."""
+        return name in self._sets
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -162,6 +167,11 @@ class IpsetKernel:
     def _delete(self, attrs: dict[int, memoryview]) -> None:
         held = self._find(attrs)
         held.members.pop(_key(held, _plain(attrs[_DATA])), None)
+
+    def _test(self, attrs: dict[int, memoryview]) -> None:
+        held = self._find(attrs)
+        if _key(held, _plain(attrs[_DATA])) not in held.members:
+            raise _RefusalError(NOT_THERE)
 
     def _list(self, seq: int, attrs: dict[int, memoryview]) -> list[Reply]:
         if _NAME in attrs:

@@ -14,6 +14,7 @@ FILES_AT_THE_TOP = {
     "pyproject.toml",
     "requirements.lock",
     "requirements-dev.lock",
+    "requirements-iptables.lock",
     "Makefile",
     "README.md",
     "CHANGELOG.md",

@@ -15,7 +15,7 @@ import pytest
 import proxy
 
 ROOT = Path(__file__).parents[2]
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-iptables.lock")
 OURS = {"sliceproxy"}
 PACKAGES = ("proxy", "backends")
 
@@ -167,7 +167,7 @@ def test_everything_in_a_lock_is_pinned_with_hashes(lock: str) -> None:
     assert [each for each in requirements if "--hash=sha256:" not in each] == []
 
 
-def test_both_locks_pin_the_same_versions() -> None:
+def test_what_is_shipped_is_what_is_tested() -> None:
     shipped, developed = pins("requirements.lock"), pins("requirements-dev.lock")
 
     assert {name: developed.get(name) for name in shipped} == shipped
@@ -180,4 +180,6 @@ def test_the_locks_hold_every_dependency() -> None:
         return {re.split(r"[<>=!~;\[ ]", each)[0] for each in requirements} - pins(lock).keys()
 
     assert missing(project["dependencies"], "requirements.lock") == set()
-    assert missing(project["optional-dependencies"]["dev"], "requirements-dev.lock") == set()
+    extras = project["optional-dependencies"]
+    assert missing(extras["dev"], "requirements-dev.lock") == set()
+    assert missing(extras["iptables"], "requirements-iptables.lock") == set()

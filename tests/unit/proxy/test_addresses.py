@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from proxy.addresses import (
     Address,
     Cidr,
+    bounds_of,
     join_host_port,
     pack_canonical_ipv4,
+    pack_ip,
     parse_cidr,
     parse_ip,
 )
@@ -178,3 +180,29 @@ def test_anything_else_is_no_cidr(text: str) -> None:
 def test_ipv6_stands_in_brackets_before_a_port() -> None:
     assert join_host_port("10.0.0.1", 80) == "10.0.0.1:80"
     assert join_host_port("fd00::1", 80) == "[fd00::1]:80"
+
+
+@given(st.ip_addresses())
+def test_a_canonical_address_is_packed(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    canonical = parse_ip(str(address))
+    assert canonical is not None
+
+    assert pack_ip(canonical.text) == canonical.packed
+
+
+def test_what_is_no_address_cannot_be_packed() -> None:
+    with pytest.raises(ValueError, match=r"not an address: 10\.0\.0"):
+        pack_ip("10.0.0")
+
+
+@given(st.ip_addresses(), st.integers(0, 32))
+def test_a_range_goes_from_its_first_address_to_the_one_beyond_its_last(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, length: int
+) -> None:
+    network = ipaddress.ip_network((address, length), strict=False)
+
+    start, end = bounds_of(str(network))
+
+    assert (start, end - 1) == (int(network.network_address), int(network.broadcast_address))

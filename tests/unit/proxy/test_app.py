@@ -130,7 +130,7 @@ def test_cleanup_is_for_all_modes_or_for_the_one_that_is_named(
 
 
 def test_a_mode_that_does_not_exist_cannot_be_cleaned_up_after() -> None:
-    with pytest.raises(ConfigError, match=r"'three' is none of nftables, ipvs, null"):
+    with pytest.raises(ConfigError, match=r"'three' is none of nftables, ipvs, iptables, null"):
         app.cleanup(settings(), "three")
 
 
@@ -149,7 +149,13 @@ class Retiring(FakeBackend):
 
 
 @pytest.mark.parametrize(
-    ("mode", "retired"), [("nftables", ["ipvs"]), ("ipvs", ["nftables"]), ("null", [])]
+    ("mode", "retired"),
+    [
+        ("nftables", ["ipvs", "iptables"]),
+        ("ipvs", ["nftables", "iptables"]),
+        ("iptables", ["nftables", "ipvs"]),
+        ("null", []),
+    ],
 )
 def test_what_other_modes_have_left_goes_unless_this_one_programs_nothing(
     monkeypatch: pytest.MonkeyPatch, mode: str, retired: list[str]

@@ -168,7 +168,9 @@ def test_cleaning_up_after_a_mode_that_does_not_exist_is_the_operators_mistake()
     answer = run("cleanup", "--mode", "ipvz")
 
     assert (answer.code, answer.stdout) == (2, "")
-    assert answer.stderr == "sliceproxy: --mode: 'ipvz' is none of nftables, ipvs, null\n"
+    assert (
+        answer.stderr == "sliceproxy: --mode: 'ipvz' is none of nftables, ipvs, iptables, null\n"
+    )
 
 
 def test_write_config_to_writes_and_does_not_run(tmp_path: Path, daemon: Recorder) -> None:

@@ -23,9 +23,9 @@ from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
 from proxy.errors import KernelError
-from proxy.model import FAMILIES, IPV4
+from proxy.model import FAMILIES
 from proxy.netlink.codec import Request
-from tests.desired_strategies import make_desired
+from tests.desired_strategies import make_desired, whole
 from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process
 
 LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
@@ -161,6 +161,26 @@ def test_what_is_applied_is_counted(kernel: Kernel) -> None:
 
     assert (applied.operations, applied.transactions) == (3, 3)  # bound, the address, refused
     assert applied.failed == {}
+
+
+def test_without_ipv6_its_services_are_no_business_of_ours_and_that_is_told_once(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = Process(kernel)
+    process.backend = backend = IpvsBackend(LAYOUT, has_ipv6=lambda: False)
+    six = make_desired("default/six", "fd00::1:80", cluster_ip="fd00:10:96::10", family="IPv6")
+
+    asyncio.run(backend.probe())
+    asyncio.run(process.adopt(WEB, six))
+
+    assert list(process.observed.rendered) == [WEB.key]
+    assert process.observed.bound.keys() == {"10.96.0.10"}
+    assert (
+        backend.plan(whole({WEB.key: WEB, six.key: six}), process.observed, [six.key]).steps == ()
+    )
+    assert caplog.messages == [
+        "this host has no IPv6, or has it switched off: IPv6 services are not served"
+    ]
 
 
 # --- refusals
@@ -304,7 +324,7 @@ def test_what_is_bound_is_refused_before_its_virtual_servers_go(kernel: Kernel) 
 
     asyncio.run(IpvsBackend(LAYOUT, open_ipvs=Watching).cleanup())
 
-    assert rules == [list(closed("IPv4").facts.comments)]
+    assert rules == [list(closed().facts.comments)]
 
 
 class Stubborn(Ipvs):
@@ -359,7 +379,7 @@ def test_settings_shape_virtual_servers_and_rules() -> None:
     assert (shaped.masquerade_all, shaped.scheduler) == (True, "lc")
     assert (shaped.cluster_cidrs, shaped.exclude_cidrs) == (("10.244.0.0/16",), ("192.0.2.0/24",))
     assert shaped.masquerade_mark == settings.masquerade_mark
-    assert IPV4 in shaped.families
+    assert shaped.families == FAMILIES  # what a family needs is found out by the probe
 
 
 @pytest.mark.parametrize(

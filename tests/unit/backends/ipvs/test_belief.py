@@ -1,13 +1,12 @@
 """How belief follows what the kernel has confirmed, and what was read."""
 
+from collections.abc import Collection, Mapping
+
 import pytest
 
 from backends.ipvs.belief import DRAIN_S, Observed
 from backends.ipvs.model import (
     BOUND,
-    EXTERNALS,
-    REFUSED,
-    SERVICES,
     AddressStep,
     Frontend,
     IpvsPlan,
@@ -19,19 +18,16 @@ from backends.ipvs.model import (
 )
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer, marked
 from backends.kernel.nft_table import Data, TableFacts
-from backends.kernel.nft_transaction import Batch, Element, Transaction
-from proxy.model import PortKey
-from tests.unit.backends.ipvs.planning import API, LAYOUT, WEB, make_belief
+from backends.kernel.nft_transaction import Transaction
+from proxy.model import Family, PortKey
+from tests.unit.backends.belief_laws import BeliefLaws, Occupied
+from tests.unit.backends.ipvs.planning import API, WEB, make_belief
 
 ADDRESS = "10.96.0.10"
 SERVER = ServerId("IPv4", "TCP", ADDRESS, 80)
 A: Place = ("10.1.0.1", 80)
 B: Place = ("10.1.0.2", 80)
 NOW_S = 1000.0
-
-
-def element(key: bytes, data: Data = None) -> Element:
-    return Element(key, data, WEB)
 
 
 def fold(
@@ -70,61 +66,30 @@ def withdrawn(key: PortKey) -> IpvsPlan:
     return IpvsPlan((), {key: None})
 
 
-# --- transactions
+class TestBelief(BeliefLaws[Observed]):
+    def believe(self, tables: dict[Family, TableFacts], generation: int = 0) -> Observed:
+        return Observed(tables, generation=generation)
 
+    def fold(self, observed: Observed, transaction: Transaction) -> None:
+        observed.fold_nft(transaction)
 
-def test_everything_a_transaction_makes_is_believed_afterwards() -> None:
-    observed = Observed({"IPv4": TableFacts()})
-    chain = LAYOUT.chains("IPv4")[0]
+    def correct(
+        self,
+        observed: Observed,
+        set_name: str,
+        keys: Collection[bytes],
+        actual: Mapping[bytes, Data],
+    ) -> None:
+        observed.correct_elements("IPv4", set_name, keys, actual)
 
-    observed.fold_nft(
-        Transaction(
-            tables=("IPv4",),
-            sets=tuple([("IPv4", spec) for spec in LAYOUT.sets("IPv4")]),
-            chains=(("IPv4", chain),),
-            adds=(Batch("IPv4", EXTERNALS, (element(b"key", b"mark"),)),),
-        )
-    )
-
-    facts = observed.tables["IPv4"]
-    assert facts.is_present
-    assert facts.sets == {spec.name: spec.facts for spec in LAYOUT.sets("IPv4")}
-    assert facts.chains == {chain.name: chain.facts}
-    assert facts.elements[EXTERNALS] == {b"key": b"mark"}
-
-
-def test_an_element_deleted_and_added_has_its_new_value() -> None:
-    observed = make_belief(externals={b"one": b"old", b"two": b"old"})
-
-    observed.fold_nft(
-        Transaction(
-            deletes=(Batch("IPv4", EXTERNALS, (element(b"one"), element(b"two"))),),
-            adds=(Batch("IPv4", EXTERNALS, (element(b"one", b"new"),)),),
-        )
-    )
-
-    assert observed.tables["IPv4"].elements[EXTERNALS] == {b"one": b"new"}
-
-
-def test_a_table_made_anew_holds_only_what_was_put_into_it() -> None:
-    observed = make_belief(services={b"key": None})
-    observed.tables["IPv4"].has_to_go = True
-    assert observed.is_rebuild_due
-
-    observed.fold_nft(Transaction(rebuild=("IPv4",), tables=("IPv4",)))
-
-    facts = observed.tables["IPv4"]
-    assert (facts.is_present, facts.sets, facts.elements) == (True, {}, {})
-    assert not observed.is_rebuild_due
-
-
-def test_each_transaction_is_a_generation_of_the_ruleset_and_one_of_ours() -> None:
-    observed = make_belief()
-
-    observed.fold_nft(Transaction())
-    observed.fold_nft(Transaction())
-
-    assert (observed.generation, observed.commits) == (9, 2)
+    def occupy(self, observed: Observed, rendered: Mapping[PortKey, Occupied | None]) -> None:
+        described = {
+            key: occupied(key, *each.frontends, shared=each.shared).rendered[key]
+            if each is not None
+            else None
+            for key, each in rendered.items()
+        }
+        observed.occupy(IpvsPlan((), described))
 
 
 # --- addresses
@@ -236,42 +201,6 @@ def test_what_is_wanted_again_or_gone_drains_no_longer(verb: Verb) -> None:
 # --- who occupies what
 
 
-def test_who_leaves_a_frontend_late_does_not_take_it_from_its_next_holder() -> None:
-    observed = make_belief()
-    observed.occupy(occupied(WEB, b"frontend"))
-
-    observed.occupy(occupied(API, b"frontend"))
-    observed.occupy(withdrawn(WEB))
-
-    assert observed.holders == {("IPv4", b"frontend"): API}
-    assert list(observed.rendered) == [API]
-
-
-def test_two_that_change_places_at_once_hold_what_they_have_now() -> None:
-    observed = make_belief()
-    observed.occupy(occupied(WEB, b"one"))
-    observed.occupy(occupied(API, b"two"))
-
-    both = occupied(WEB, b"two").rendered | occupied(API, b"one").rendered
-    observed.occupy(IpvsPlan((), both))
-
-    assert observed.holders == {("IPv4", b"one"): API, ("IPv4", b"two"): WEB}
-
-
-def test_references_are_counted_and_forgotten_at_none() -> None:
-    observed = make_belief()
-    with_it = {key: occupied(key, shared=((BOUND, b"address"),)) for key in (WEB, API)}
-
-    for planned, left in (
-        (with_it[WEB], 1), (with_it[WEB], 1), (with_it[API], 2), (occupied(WEB), 1), (withdrawn(WEB), 1),
-    ):  # fmt: skip
-        observed.occupy(planned)
-        assert observed.references == {("IPv4", BOUND, b"address"): left}
-    observed.occupy(withdrawn(API))
-
-    assert observed.references == {}
-
-
 def test_a_number_in_marks_stands_for_who_has_it_now() -> None:
     observed = make_belief()
 
@@ -300,23 +229,6 @@ def test_while_a_plan_is_carried_out_both_the_old_and_the_new_is_occupied() -> N
 
 
 # --- corrections
-
-
-def test_what_was_read_replaces_what_was_believed_of_those_elements_only() -> None:
-    observed = make_belief(services={b"same": None, b"gone": None, b"other": None})
-
-    read: dict[bytes, Data] = {b"same": None, b"new": None, b"unasked": None}
-    observed.correct_elements("IPv4", SERVICES, [b"same", b"gone", b"new"], read)
-
-    assert set(observed.tables["IPv4"].elements[SERVICES]) == {b"same", b"new", b"other"}
-
-
-def test_elements_of_a_set_that_was_not_believed_can_be_read() -> None:
-    observed = Observed({"IPv4": TableFacts()})
-
-    observed.correct_elements("IPv4", REFUSED, [b"key"], {b"key": None})
-
-    assert observed.tables["IPv4"].elements[REFUSED] == {b"key": None}
 
 
 def test_what_is_gone_by_the_time_it_is_to_drain_does_not() -> None:

@@ -1,12 +1,23 @@
 """Graceful termination: who drains, for how long, and what is told of it."""
 
 import asyncio
+import threading
+from collections.abc import Sequence
 
 import pytest
 
 from backends.ipvs.belief import DRAIN_S
-from backends.ipvs.draining import AT_ONCE, LISTED, LOOK_AGAIN_S, LOOK_ON_S, LOOK_S, Draining
-from backends.kernel.ipvs_objects import Load, ServerId
+from backends.ipvs.draining import (
+    AT_ONCE,
+    INLINE_DESTINATIONS,
+    LISTED,
+    LOOK_AGAIN_S,
+    LOOK_ON_S,
+    LOOK_S,
+    Draining,
+)
+from backends.kernel.ipvs import Ipvs, Refusal
+from backends.kernel.ipvs_objects import Destination, Load, ServerId
 from proxy.desired import DesiredPort
 from proxy.metrics import ours
 from tests import deployment
@@ -387,5 +398,50 @@ def test_where_much_drains_it_is_looked_at_in_parts_all_of_which_count(kernel: K
             await process.look()
             assert len(process.observed.servers) == left
         assert figures(process)["draining_connections active"] == 0
+
+    asyncio.run(run())
+
+
+class Slow(Ipvs):
+    """Remembers in which threads destinations were listed and messages sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_main: list[bool] = []
+
+    def list_destinations(self, server: ServerId) -> list[tuple[Destination, Load]]:
+        self._note()
+        return super().list_destinations(server)
+
+    def carry_out(self, messages: Sequence[bytes]) -> list[Refusal]:
+        self._note()
+        return super().carry_out(messages)
+
+    def _note(self) -> None:
+        self.is_main.append(threading.current_thread() is threading.main_thread())
+
+
+@pytest.mark.parametrize(("more", "is_inline"), [(0, True), (2, False)])
+def test_many_destinations_are_looked_at_and_removed_without_holding_the_event_loop(
+    kernel: Kernel, more: int, is_inline: bool
+) -> None:
+    pool = [f"10.1.1.{number}:80" for number in range(INLINE_DESTINATIONS + more)]
+
+    async def run() -> None:
+        process = Process(kernel)
+        await process.adopt(make_desired("default/web", *pool))
+        kernel.ipvs.count(SERVER, "10.1.1.0", 80, BUSY)
+        await process.program(NONE)
+        doors = process.backend._opened
+        with kernel.entered():
+            watched = Slow()
+        doors[0].ipvs.close()
+        doors[0] = doors[0]._replace(ipvs=watched)
+
+        await process.look(NONE)
+
+        assert list(kernel.destinations(SERVER)) == [pool[0]]
+        assert watched.is_main == [is_inline] * 2  # of the look, and of the removal
+        process.backend.close()
 
     asyncio.run(run())

@@ -8,7 +8,8 @@ import pytest
 from backends.ipvs.belief import DRAIN_S
 from backends.ipvs.deadlines import load
 from backends.ipvs.draining import LOOK_S
-from proxy.desired import Frontend
+from backends.kernel.ipvs_objects import ServerId
+from proxy.desired import DesiredPort, Frontend
 from tests.desired_strategies import make_desired
 from tests.unit.backends.ipvs.drained import BOTH, BUSY, IDLE, NONE, ONLY_B, SERVER, A, B, Clock
 from tests.unit.backends.ipvs.driving import Kernel, Process
@@ -16,206 +17,174 @@ from tests.unit.backends.ipvs.driving import Kernel, Process
 NODE_PORT = Frontend("NodePort", None, 30080)
 
 
+class Node:
+    """A kernel on which processes follow each other, with one clock and one file. Who is not told to stop was killed."""
+
+    def __init__(self, file: Path) -> None:
+        self.kernel, self.clock, self.file = Kernel(), Clock(), file
+        self.process = Process(self.kernel)
+
+    def start(self, *ports: DesiredPort, drain_s: float = DRAIN_S) -> None:
+        self.process = Process(
+            self.kernel, deadlines_file=self.file, drain_s=drain_s, now_s=self.clock
+        )
+        self.observe(*ports)
+
+    def observe(self, *ports: DesiredPort) -> None:
+        asyncio.run(self.process.adopt(*ports))
+
+    def stop(self) -> None:
+        self.process.backend.close()
+
+    def program(self, *ports: DesiredPort) -> None:
+        asyncio.run(self.process.program(*ports))
+
+    def look(self, *ports: DesiredPort, after_s: float = 0.0) -> None:
+        self.clock.now_s += after_s
+        asyncio.run(self.process.look(*ports))
+
+    def keep_busy(self, *places: str, server: ServerId = SERVER) -> None:
+        for place in places:
+            self.kernel.ipvs.count(server, place.partition(":")[0], 80, BUSY)
+
+    def start_draining(self, *, drain_s: float = DRAIN_S) -> None:
+        """Have one of two endpoints go, which has connections."""
+        self.start(BOTH, drain_s=drain_s)
+        self.keep_busy(A)
+        self.program(ONLY_B)
+
+    def written(self) -> int:
+        """Of how many destinations the file says until when they may drain."""
+        return len(load(self.file))
+
+
 @pytest.fixture
-def kernel() -> Kernel:
-    return Kernel()
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path / "run" / "draining.json")
 
 
-def test_a_restart_goes_on_where_the_last_process_was(kernel: Kernel, tmp_path: Path) -> None:
-    async def run() -> None:
-        clock, file = Clock(), tmp_path / "run" / "draining.json"
-        first = Process(kernel, deadlines_file=file, now_s=clock)
-        await first.adopt(BOTH)
-        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
-        await first.program(ONLY_B)
-        first.backend.close()
+def test_a_restart_goes_on_where_the_last_process_was(node: Node) -> None:
+    node.start_draining()
+    node.stop()
 
-        clock.now_s += DRAIN_S - 1
-        second = Process(kernel, deadlines_file=file, now_s=clock)
-        await second.adopt(ONLY_B)
-        assert kernel.destinations(SERVER) == {B: (1, IDLE), A: (0, BUSY)}
-        await second.look(ONLY_B)
-        assert A in kernel.destinations(SERVER)
+    node.clock.now_s += DRAIN_S - 1
+    node.start(ONLY_B)
+    assert node.kernel.destinations(SERVER) == {B: (1, IDLE), A: (0, BUSY)}
+    node.look(ONLY_B)
+    assert A in node.kernel.destinations(SERVER)
 
-        clock.now_s += 1
-        await second.look(ONLY_B)
-        assert A not in kernel.destinations(SERVER)
-
-    asyncio.run(run())
+    node.look(ONLY_B, after_s=1)
+    assert A not in node.kernel.destinations(SERVER)
 
 
-def test_without_the_file_a_restart_begins_the_time_anew(kernel: Kernel, tmp_path: Path) -> None:
-    async def run() -> None:
-        clock, file = Clock(), tmp_path / "draining.json"
-        first = Process(kernel, deadlines_file=file, now_s=clock)
-        await first.adopt(BOTH)
-        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
-        await first.program(ONLY_B)
-        file.write_text("rubbish")
+def test_without_the_file_a_restart_begins_the_time_anew(node: Node) -> None:
+    node.start_draining()
+    node.file.write_text("rubbish")
 
-        clock.now_s += DRAIN_S
-        second = Process(kernel, deadlines_file=file, now_s=clock)
-        await second.adopt(ONLY_B)
-        await second.look(ONLY_B)
-        assert A in kernel.destinations(SERVER)
+    node.clock.now_s += DRAIN_S
+    node.start(ONLY_B)
+    node.look(ONLY_B)
 
-    asyncio.run(run())
+    assert A in node.kernel.destinations(SERVER)
 
 
-def test_of_many_changes_within_a_second_the_first_and_the_last_are_written(
-    kernel: Kernel, tmp_path: Path
-) -> None:
-    file = tmp_path / "draining.json"
+def test_of_many_changes_within_a_second_the_first_and_the_last_are_written(node: Node) -> None:
+    node.start(BOTH)
+    node.keep_busy(A, B)
+    assert not node.file.exists()
 
-    async def run() -> None:
-        clock = Clock()
-        process = Process(kernel, deadlines_file=file, now_s=clock)
-        await process.adopt(BOTH)
-        for address in ("10.1.0.1", "10.1.0.2"):
-            kernel.ipvs.count(SERVER, address, 80, BUSY)
-        assert not file.exists()
+    node.program(ONLY_B)
+    assert node.written() == 1
+    node.clock.now_s += LOOK_S / 2
+    node.program(NONE)
+    assert node.written() == 1
+    node.look(NONE)
+    assert node.written() == 2
 
-        await process.program(ONLY_B)
-        assert len(load(file)) == 1
-        clock.now_s += LOOK_S / 2
-        await process.program(NONE)
-        assert len(load(file)) == 1
-        await process.look(NONE)
-        assert len(load(file)) == 2
-
-        file.unlink()
-        clock.now_s += LOOK_S
-        await process.look(NONE)
-        assert not file.exists()  # nothing new
-        await process.program(ONLY_B)
-        assert len(load(file)) == 1
-
-    asyncio.run(run())
+    node.file.unlink()
+    node.look(NONE, after_s=LOOK_S)
+    assert not node.file.exists()  # nothing new
+    node.program(ONLY_B)
+    assert node.written() == 1
 
 
 def test_a_restart_with_a_longer_time_gives_nobody_more_and_with_a_shorter_one_less(
-    kernel: Kernel, tmp_path: Path
+    node: Node,
 ) -> None:
-    async def run() -> None:
-        clock, file = Clock(), tmp_path / "draining.json"
-        left: list[float] = []
-        process = Process(kernel, deadlines_file=file, drain_s=100.0, now_s=clock)
-        await process.adopt(BOTH)
-        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
-        await process.program(ONLY_B)
-        for drain_s in (1000.0, 40.0):
-            process.backend.close()
-            clock.now_s += 10
-            process = Process(kernel, deadlines_file=file, drain_s=drain_s, now_s=clock)
-            await process.adopt(ONLY_B)
-            left += [
-                until_s - clock.now_s for until_s in process.observed.draining[SERVER].values()
-            ]
-        assert left == [90.0, 40.0]
+    left: list[float] = []
+    node.start_draining(drain_s=100.0)
+    for drain_s in (1000.0, 40.0):
+        node.stop()
+        node.clock.now_s += 10
+        node.start(ONLY_B, drain_s=drain_s)
+        draining = node.process.observed.draining[SERVER]
+        left += [until_s - node.clock.now_s for until_s in draining.values()]
 
-    asyncio.run(run())
+    assert left == [90.0, 40.0]
 
 
-def test_who_was_wanted_again_over_a_restart_has_all_the_time_later(
-    kernel: Kernel, tmp_path: Path
-) -> None:
-    async def run() -> None:
-        clock, file = Clock(), tmp_path / "draining.json"
-        process = Process(kernel, deadlines_file=file, now_s=clock)
-        await process.adopt(BOTH)
-        kernel.ipvs.count(SERVER, "10.1.0.1", 80, BUSY)
-        await process.program(ONLY_B)
-        for _ in range(2):  # one finds it draining and wanted again, one finds the file only
-            process.backend.close()
-            process = Process(kernel, deadlines_file=file, now_s=clock)
-            await process.adopt(BOTH)
+def test_who_was_wanted_again_over_a_restart_has_all_the_time_later(node: Node) -> None:
+    node.start_draining()
+    for _ in range(2):  # one finds it draining and wanted again, one finds the file only
+        node.stop()
+        node.start(BOTH)
 
-        clock.now_s += DRAIN_S - 1
-        await process.program(ONLY_B)
-        clock.now_s += DRAIN_S - 1
-        await process.look(ONLY_B)
-        assert kernel.destinations(SERVER)[A] == (0, BUSY)
+    node.clock.now_s += DRAIN_S - 1
+    node.program(ONLY_B)
+    node.look(ONLY_B, after_s=DRAIN_S - 1)
 
-    asyncio.run(run())
+    assert node.kernel.destinations(SERVER)[A] == (0, BUSY)
 
 
-def test_what_was_not_written_yet_is_when_the_process_ends(kernel: Kernel, tmp_path: Path) -> None:
-    async def run() -> None:
-        clock, file = Clock(), tmp_path / "draining.json"
-        process = Process(kernel, deadlines_file=file, now_s=clock)
-        await process.adopt(BOTH)
-        for address in ("10.1.0.1", "10.1.0.2"):
-            kernel.ipvs.count(SERVER, address, 80, BUSY)
-        await process.program(ONLY_B)
-        await process.program(NONE)
-        assert len(load(file)) == 1
+def test_what_was_not_written_yet_is_when_the_process_ends(node: Node) -> None:
+    node.start_draining()
+    node.keep_busy(B)
+    node.program(NONE)
+    assert node.written() == 1
 
-        process.backend.close()
-        assert len(load(file)) == 2
+    node.stop()
 
-    asyncio.run(run())
+    assert node.written() == 2
 
 
-def test_what_was_not_written_yet_is_not_forgotten_by_a_new_observation(
-    kernel: Kernel, tmp_path: Path
-) -> None:
-    async def run() -> None:
-        clock, file = Clock(), tmp_path / "draining.json"
-        process = Process(kernel, deadlines_file=file, now_s=clock)
-        await process.adopt(BOTH)
-        for address in ("10.1.0.1", "10.1.0.2"):
-            kernel.ipvs.count(SERVER, address, 80, BUSY)
-        await process.program(ONLY_B)
-        await process.program(NONE)
+def test_what_was_not_written_yet_is_not_forgotten_by_a_new_observation(node: Node) -> None:
+    node.start_draining()
+    node.keep_busy(B)
+    node.program(NONE)
 
-        clock.now_s += 100
-        await process.adopt(NONE)
-        assert set(process.observed.draining[SERVER].values()) == {1000.0 + DRAIN_S}
+    node.clock.now_s += 100
+    node.observe(NONE)
 
-    asyncio.run(run())
+    assert set(node.process.observed.draining[SERVER].values()) == {1000.0 + DRAIN_S}
 
 
-def test_connections_of_a_frontend_that_is_gone_go_on_over_a_restart(
-    kernel: Kernel, tmp_path: Path
-) -> None:
-    async def run() -> None:
-        clock, file = Clock(), tmp_path / "draining.json"
-        process = Process(kernel, deadlines_file=file, now_s=clock)
-        await process.adopt(make_desired("default/web", A, outer=(NODE_PORT,)))
-        (by_mark,) = [server for server in process.observed.servers if server.mark]
-        kernel.ipvs.count(by_mark, "10.1.0.1", 80, BUSY)
-        inner = make_desired("default/web", A)
-        await process.program(inner)
-        assert kernel.destinations(by_mark) == {A: (0, BUSY)}
+def test_connections_of_a_frontend_that_is_gone_go_on_over_a_restart(node: Node) -> None:
+    node.start(make_desired("default/web", A, outer=(NODE_PORT,)))
+    (by_mark,) = [server for server in node.process.observed.servers if server.mark]
+    node.keep_busy(A, server=by_mark)
+    inner = make_desired("default/web", A)
+    node.program(inner)
+    assert node.kernel.destinations(by_mark) == {A: (0, BUSY)}
 
-        process.backend.close()
-        clock.now_s += DRAIN_S - 1
-        process = Process(kernel, deadlines_file=file, now_s=clock)
-        await process.adopt(inner)
-        assert kernel.destinations(by_mark) == {A: (0, BUSY)}
+    node.stop()
+    node.clock.now_s += DRAIN_S - 1
+    node.start(inner)
+    assert node.kernel.destinations(by_mark) == {A: (0, BUSY)}
 
-        clock.now_s += 1
-        await process.look(inner)
-        assert by_mark not in process.observed.servers
-        assert SERVER in process.observed.servers
-
-    asyncio.run(run())
+    node.look(inner, after_s=1)
+    assert by_mark not in node.process.observed.servers
+    assert SERVER in node.process.observed.servers
 
 
 def test_a_service_that_is_deleted_while_no_process_runs_leaves_nothing_that_drains(
-    kernel: Kernel, tmp_path: Path
+    node: Node,
 ) -> None:
-    async def run() -> None:
-        file = tmp_path / "draining.json"
-        process = Process(kernel, deadlines_file=file)
-        await process.adopt(ONLY_B)
-        kernel.ipvs.count(SERVER, "10.1.0.2", 80, BUSY)
-        await process.program(NONE)
-        process.backend.close()
+    node.start(ONLY_B)
+    node.keep_busy(B)
+    node.program(NONE)
+    node.stop()
 
-        process = Process(kernel, deadlines_file=file)
-        await process.adopt()
-        assert not process.observed.servers
-        assert not process.observed.bound
+    node.start()
 
-    asyncio.run(run())
+    assert not node.process.observed.servers
+    assert not node.process.observed.bound

@@ -8,8 +8,8 @@ import pytest
 
 from backends.ipvs import kernel
 from backends.ipvs.belief import Observed
-from backends.ipvs.kernel import OURS, Doors
-from backends.ipvs.layout import IpvsSettings, Layout
+from backends.ipvs.kernel import OURS, Doors, Way
+from backends.ipvs.layout import IpvsSettings, Layout, closed
 from backends.ipvs.model import DEVICE, EXTERNALS, SERVICES, TABLE, Operation
 from backends.kernel import ipvs_messages, nft_messages
 from backends.kernel.ipvs import Ipvs, Refusal
@@ -18,8 +18,9 @@ from backends.kernel.links import Links
 from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4
 from backends.kernel.nft_table import TableFacts
+from backends.kernel.nft_transaction import Transaction
 from proxy.desired import Frontend
-from proxy.model import FAMILIES
+from proxy.model import FAMILIES, Family
 from proxy.netlink.codec import Request
 from tests.desired_strategies import make_desired
 from tests.model_builders import make_key
@@ -147,24 +148,48 @@ def test_virtual_servers_of_others_are_not_believed_to_be_ours(
         (CLUSTER_IP._replace(address="10.96.0.11"), False),
         (marked("IPv4", LAYOUT.marks.mark(1, "here")), True),
         (marked("IPv4", 0x1234), True),
+        (CLUSTER_IP._replace(address="10.96.0.12"), True),
+        (CLUSTER_IP._replace(address="10.96.0.12", port=81), False),
         (marked("IPv4", 0x1235), False),
         (marked("IPv6", LAYOUT.marks.mark(1, "here")), False),
     ],
-    ids=["bound", "elsewhere", "in our range", "in our tables", "foreign mark", "other family"],
-)
-def test_a_virtual_server_is_ours_by_its_address_or_its_mark(
+    ids=[
+        "bound", "elsewhere", "in our range", "in our tables", "in our tables by address", "another port",
+        "foreign mark", "other family",
+    ],
+)  # fmt: skip
+def test_a_virtual_server_is_ours_by_its_address_its_mark_or_since_our_rules_lead_to_it(
     server: ServerId, is_ours: bool
 ) -> None:
     layout = Layout(IpvsSettings(families=("IPv4",)))
+    led_to = [marked("IPv4", 0x1234), CLUSTER_IP._replace(address="10.96.0.12")]
 
-    assert kernel.is_our_server(server, layout, ["10.96.0.10"], {0x1234}) is is_ours
+    assert kernel.is_our_server(server, layout, ["10.96.0.10"], led_to) is is_ours
 
 
-def test_marks_in_use_are_those_of_our_maps(observed: Observed) -> None:
-    ((_, data),) = observed.tables["IPv4"].elements[EXTERNALS].items()
-
+def test_rules_lead_to_virtual_servers_by_address_and_by_mark(observed: Observed) -> None:
+    ((key, data),) = observed.tables["IPv4"].elements[EXTERNALS].items()
     assert isinstance(data, bytes)
-    assert kernel.marks_in(observed.tables) == {int.from_bytes(data, "little")}
+    port = (80).to_bytes(2)
+
+    assert kernel.servers_in(observed.tables) == {
+        CLUSTER_IP: [Way(bytes([10, 96, 0, 10]), "TCP", port)],
+        marked("IPv4", int.from_bytes(data, "little")): [Way(key[:4], "TCP", port)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "data"),
+    [(SERVICES, bytes(9), None), (EXTERNALS, bytes(24), b"\1"), (EXTERNALS, bytes(7), None)],
+    ids=["no address", "no mark", "no key"],
+)
+def test_elements_of_another_shape_lead_nowhere(
+    observed: Observed, name: str, key: bytes, data: bytes | None
+) -> None:
+    before = kernel.servers_in(observed.tables)
+    observed.tables["IPv6"].elements[name] = {key: data}
+
+    assert kernel.servers_in(observed.tables) == before
 
 
 def test_addresses_of_a_device_that_is_down_are_ours_and_kube_proxys_are_nobodys(
@@ -210,6 +235,19 @@ def test_a_table_has_to_go_where_the_kernel_would_not_let_it_be_mended(
 
     assert found.tables["IPv4"].has_to_go is has_to_go
     assert not found.tables["IPv6"].has_to_go
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_table_that_lets_nothing_through_has_to_go_as_its_sets_may_say_too_much(
+    doors: Doors, observed: Observed, family: Family
+) -> None:
+    OURS.commit(doors.nft, Transaction(chains=((family, closed()),)))
+
+    found = kernel.read_everything(doors, LAYOUT)
+
+    assert {each: facts.has_to_go for each, facts in found.tables.items()} == {
+        each: each == family for each in FAMILIES
+    }
 
 
 # --- reading

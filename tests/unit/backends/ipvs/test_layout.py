@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.ipvs.layout import IpvsSettings, Layout
+from backends.ipvs.layout import IpvsSettings, Layout, can_be_closed, closed, is_closed
 from backends.ipvs.model import (
     BOUND,
     DROPPED,
@@ -27,11 +27,14 @@ from backends.kernel.nft_expressions import (
     Fib,
     Lookup,
     Masquerade,
+    MetaSet,
+    Nat,
     Verdict,
     parse_expressions,
 )
 from backends.kernel.nft_messages import BaseChain
-from backends.kernel.nft_numbers import Hook, VerdictCode
+from backends.kernel.nft_numbers import Hook, NatKind, VerdictCode
+from backends.kernel.nft_table import NUMBERS
 from proxy.desired_node import DesiredNode
 from proxy.model import FAMILIES, Family
 from tests.unit.backends.ipvs.driving import CIDRS
@@ -74,6 +77,11 @@ def ends(rule: Rule) -> tuple[VerdictCode, str]:
     return VerdictCode(last.code), last.chain
 
 
+def to_ipvs(family: Family) -> Nat:
+    """The end of a rule that leads to IPVS."""
+    return Nat(kind=NatKind.DNAT, family=NUMBERS[family])
+
+
 @both_families
 def test_a_chain_is_made_before_those_that_refer_to_it(family: Family) -> None:
     made = set[str]()
@@ -102,13 +110,31 @@ def test_only_first_packets_are_judged_before_ipvs_and_sources_are_changed_after
     layout = make_layout()
 
     assert {chain.name: chain.base for chain in layout.chains("IPv4") if chain.base} == {
-        "prerouting": BaseChain("nat", Hook.PREROUTING, -99),
-        "output": BaseChain("nat", Hook.OUTPUT, -99),
+        "prerouting": BaseChain("nat", Hook.PREROUTING, -101),
+        "output": BaseChain("nat", Hook.OUTPUT, -101),
+        "prerouting-late": BaseChain("nat", Hook.PREROUTING, -99),
+        "output-late": BaseChain("nat", Hook.OUTPUT, -99),
         "postrouting": BaseChain("nat", Hook.POSTROUTING, 100),
     }
     for name in ("prerouting", "output"):
         # the reset that refuses a connection to a VIP from this node would be refused in its turn
         assert rules(layout, name) == [rule_of(*say.is_new(), say.jump("dispatch"))]
+        late = rules(layout, f"{name}-late")
+        assert late == [rule_of(*say.is_new(), say.jump("unclaimed"))]
+
+
+@both_families
+def test_what_goes_to_ipvs_keeps_its_destination_and_is_not_translated_by_those_behind_us(
+    family: Family,
+) -> None:
+    layout = make_layout()
+    keep = (*rule_of(say.destination(family)), to_ipvs(family))
+
+    assert rules(layout, "cluster-ip", family)[-1] == keep
+    for name in ("outer", "node-port"):
+        chain = rules(layout, name, family)
+        leading = [rule for rule in chain if any(isinstance(each, MetaSet) for each in rule)]
+        assert [rule[-2:] for rule in leading] == [keep] * 3
 
 
 @both_families
@@ -118,7 +144,6 @@ def test_addresses_of_services_are_told_from_others_before_node_ports(family: Fa
     assert [(asks(rule), ends(rule)) for rule in dispatch] == [
         (BOUND, (VerdictCode.GOTO, "bound-address")),
         (ELSEWHERE, (VerdictCode.JUMP, "outer")),
-        (SERVICE_CIDRS, (VerdictCode.DROP, "")),
         ("", (VerdictCode.GOTO, "node-port")),
     ]
 
@@ -139,11 +164,31 @@ def test_a_port_of_our_device_that_no_service_defines_is_refused(family: Family)
     assert [(asks(rule), ends(rule)) for rule in bound] == [
         (SERVICES, (VerdictCode.GOTO, "cluster-ip")),
         ("", (VerdictCode.JUMP, "outer")),
-        ("", (VerdictCode.GOTO, "refuse")),
+    ]
+    unclaimed = rules(make_layout(), "unclaimed", family)
+    assert [(asks(rule), ends(rule)) for rule in unclaimed] == [
+        (BOUND, (VerdictCode.GOTO, "refuse")),
+        (SERVICE_CIDRS, (VerdictCode.DROP, "")),
     ]
     assert rules(make_layout(), "refuse", family) == [
         rule_of(*say.reset()), rule_of(say.refuse(family)),
     ]  # fmt: skip
+
+
+@both_families
+def test_a_closed_table_decides_on_nothing_before_others_and_refuses_behind_them(
+    family: Family,
+) -> None:
+    [dispatch] = [chain for chain in make_layout().chains(family) if chain.name == "dispatch"]
+    [rule] = closed().rules
+
+    assert (closed().name, closed().base) == (dispatch.name, dispatch.base)
+    assert parse_expressions(rule.expressions) == rule_of(say.leave())
+    found = make_layout().chain_facts[family]
+    assert can_be_closed(found)
+    assert not can_be_closed({})
+    assert not is_closed(found)
+    assert is_closed({**found, dispatch.name: closed().facts})
 
 
 def test_sources_are_checked_first_and_short_cuts_taken_before_the_way_from_outside() -> None:
@@ -155,12 +200,11 @@ def test_sources_are_checked_first_and_short_cuts_taken_before_the_way_from_outs
     assert [asks(rule) for rule in rules(make_layout(), "node-port")] == [
         NODEPORT_SHORTCUTS, NODEPORT_SHORTCUTS, NODEPORTS, NODEPORTS_DROPPED, NODEPORTS_REFUSED,
     ]  # fmt: skip
-    assert [ends(rule)[0] for rule in outer] == [
-        VerdictCode.JUMP,
-        *[VerdictCode.ACCEPT] * 3,
-        VerdictCode.DROP,
-        VerdictCode.GOTO,
-    ]
+    leading = [to_ipvs("IPv4")] * 3
+    assert [rule[-1] for rule in outer[1:4]] == leading
+    assert [ends(rule)[0] for rule in (outer[0], *outer[4:])] == [
+        VerdictCode.JUMP, VerdictCode.DROP, VerdictCode.GOTO,
+    ]  # fmt: skip
     assert [ends(rule)[0] for rule in rules(make_layout(), "sources")] == [
         VerdictCode.RETURN, VerdictCode.DROP,
     ]  # fmt: skip
@@ -177,14 +221,15 @@ def test_pods_take_a_short_cut_only_where_they_can_be_told() -> None:
 
 def test_what_does_not_come_from_a_pod_is_marked_on_its_way_to_a_cluster_ip() -> None:
     pods = say.source_in_network("IPv4", bytes([10, 244, 0, 0]), b"\xff\xff\0\0", is_inverted=True)
-    mark, accept = say.or_mark(0x80), rule_of(say.accept())
+    mark = say.or_mark(0x80)
+    to = rule_of(say.destination("IPv4"), to_ipvs("IPv4"))
 
     def internal(layout: Layout) -> list[Rule]:
         return rules(layout, "cluster-ip")
 
-    assert internal(make_layout(mark=0x80)) == [rule_of(*pods, *mark), accept]
-    assert internal(make_layout(mark=0x80, masquerade_all=True)) == [rule_of(*mark), accept]
-    assert internal(make_layout(cluster_cidrs=())) == [accept]
+    assert internal(make_layout(mark=0x80)) == [rule_of(*pods, *mark), to]
+    assert internal(make_layout(mark=0x80, masquerade_all=True)) == [rule_of(*mark), to]
+    assert internal(make_layout(cluster_cidrs=())) == [to]
 
 
 def test_our_marks_are_gone_when_a_packet_leaves_and_a_foreign_bit_stays() -> None:
@@ -224,6 +269,14 @@ def test_a_layout_is_made_anew_only_where_a_node_changes_the_rules() -> None:
     assert layout.for_node(DesiredNode(pod_cidrs=("10.1.0.0/16",))) is layout.for_node(
         DesiredNode(pod_cidrs=("10.2.0.0/16",))
     )
+
+
+def test_a_node_without_a_family_has_the_other_as_it_was() -> None:
+    layout = make_layout().for_node(DesiredNode(node_port_addresses={"IPv4": ("192.0.2.1",)}))
+    left = layout.without("IPv6")
+
+    assert (left.families, left.settings.families) == (("IPv4",), ("IPv4",))
+    assert left.chain_facts == {"IPv4": layout.chain_facts["IPv4"]}
 
 
 def test_no_rule_has_the_comment_of_another() -> None:

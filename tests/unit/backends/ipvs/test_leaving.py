@@ -12,13 +12,14 @@ import pytest
 from backends.ipvs import deadlines, leaving
 from backends.ipvs.backend import IpvsBackend
 from backends.ipvs.layout import IpvsSettings, Layout, closed
-from backends.ipvs.model import DEVICE, TABLE
+from backends.ipvs.model import DEVICE, TABLE, IpvsStep, Operation, Step
 from backends.kernel import ipvs_messages, nft_messages
 from backends.kernel.ipvs import Ipvs, Refusal
 from backends.kernel.ipvs_objects import Load, ServerId, VirtualServer
 from backends.kernel.links import Links
 from backends.kernel.nft import Nft
 from backends.kernel.nft_table import NUMBERS
+from backends.kernel.nft_transaction import Transaction
 from backends.kernel.sockets import Sockets
 from proxy.backend import Retired
 from proxy.conntrack_table import ConntrackTable
@@ -27,7 +28,7 @@ from proxy.errors import KernelError, ProxyError, Unsupported
 from proxy.model import FAMILIES, Family
 from proxy.netlink import conntrack
 from proxy.netlink.conntrack import IPPROTO_UDP as UDP
-from tests.desired_strategies import make_desired
+from tests.desired_strategies import make_desired, whole
 from tests.fakes.conntrack import packed_end
 from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process
 
@@ -156,7 +157,7 @@ class Node:
         with Nft() as nft:
             return all(
                 [rule.comment for rule in nft.list_rules(NUMBERS[family], TABLE, "dispatch")]
-                == list(closed(family).facts.comments)
+                == list(closed().facts.comments)
                 for family in FAMILIES
             )
 
@@ -379,6 +380,34 @@ def test_back_in_mode_ipvs_before_all_have_ended_everything_is_served_again(node
     assert node.addresses() == {"10.96.0.10", "10.96.0.11", "203.0.113.10"}
     assert not node.is_closed()
     assert process.observed.draining == {}
+
+
+def test_back_in_mode_ipvs_nothing_is_let_through_before_its_virtual_server_is_there(
+    node: Node,
+) -> None:
+    """The sets still hold frontends whose virtual servers are gone."""
+    node.program(WEB, API)
+    node.count(SERVER, BUSY, "10.1.0.1")
+    node.retire()
+    process = Process(node.kernel)
+
+    observed = asyncio.run(process.backend.observe())
+    desired = whole({WEB.key: WEB, API.key: API})
+    steps = process.backend.plan(desired, observed, [*desired.ports]).steps
+
+    assert observed.is_rebuild_due
+    [opening] = [number for number, step in enumerate(steps) if isinstance(step, Transaction)]
+    made = [
+        each.server
+        for step in steps[:opening]
+        for each in _operations(step)
+        if each.verb == "add server"
+    ]
+    assert {server.address for server in made} == {"10.96.0.11", ""}
+
+
+def _operations(step: Step) -> Sequence[Operation]:
+    return step.operations if isinstance(step, IpvsStep) else ()
 
 
 class Stubborn(Ipvs):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.ipvs.node_settings import enforce, offset, wanted_settings
+from backends.ipvs.model import DEVICE
+from backends.ipvs.node_settings import enforce, has_ipv6, offset, wanted_settings
 from backends.kernel.ipvs import Ipvs
 from proxy.config.settings import IpvsSettings
 from proxy.errors import Unsupported
@@ -74,3 +75,47 @@ def test_without_connection_tracking_of_ipvs_the_mode_cannot_run_and_without_the
         conntrack.unlink()
         with pytest.raises(Unsupported, match=r"vs/conntrack cannot be read.*--init-only"):
             enforce(SETTINGS, ipvs, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "is_there"),
+    [
+        ({}, False),
+        ({"net/if_inet6": ""}, True),
+        ({"net/if_inet6": "", "sys/net/ipv6/conf/default/disable_ipv6": "0\n"}, True),
+        ({"net/if_inet6": "", "sys/net/ipv6/conf/default/disable_ipv6": "1\n"}, False),
+        (
+            {
+                "net/if_inet6": "",
+                "sys/net/ipv6/conf/default/disable_ipv6": "0\n",
+                f"sys/net/ipv6/conf/{DEVICE}/disable_ipv6": "1\n",
+            },
+            False,
+        ),
+        (
+            {
+                "net/if_inet6": "",
+                "sys/net/ipv6/conf/default/disable_ipv6": "1\n",
+                f"sys/net/ipv6/conf/{DEVICE}/disable_ipv6": "0\n",
+            },
+            True,
+        ),
+    ],
+    ids=[
+        "not in the kernel",
+        "no setting",
+        "on",
+        "off",
+        "off for our device",
+        "on for our device",
+    ],
+)
+def test_ipv6_is_there_where_our_device_can_have_its_addresses(
+    tmp_path: Path, files: dict[str, str], is_there: bool
+) -> None:
+    for name, text in files.items():
+        file = tmp_path / "proc" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    assert has_ipv6(tmp_path) is is_there

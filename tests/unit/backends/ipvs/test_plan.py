@@ -5,11 +5,12 @@ import asyncio
 import pytest
 
 from backends.ipvs.layout import IpvsSettings
-from backends.ipvs.model import AddressStep, IpvsPlan, IpvsStep, Step
+from backends.ipvs.model import DEVICE, AddressStep, IpvsPlan, IpvsStep, Step
 from backends.ipvs.render import read_mark
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_messages import new_destination, new_server
 from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer, marked
+from backends.kernel.links import Links
 from backends.kernel.nft_transaction import Transaction
 from proxy.desired import DesiredPort, Frontend
 from proxy.model import FAMILIES
@@ -19,6 +20,7 @@ from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process
 
 VIP = Frontend("LoadBalancer", "203.0.113.1", 80)
 NODE_PORT = Frontend("NodePort", None, 30080)
+WEB_SERVER = ServerId("IPv4", "TCP", "10.96.0.10", 80)
 HERE = make_endpoint("10.1.9.9:80", is_local=True)
 
 
@@ -205,31 +207,51 @@ def test_destinations_of_a_new_server_begin_where_this_node_begins() -> None:
     settings = IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS, offset=1)
     process = started(web, settings=settings)
 
-    server = ServerId("IPv4", "TCP", "10.96.0.10", 80)
-    assert [place[0] for place in process.observed.destinations[server]] == [
+    assert [place[0] for place in process.observed.destinations[WEB_SERVER]] == [
         "10.1.0.2", "10.1.0.3", "10.1.0.1",
     ]  # fmt: skip
 
 
 def test_a_server_of_somebody_else_at_a_cluster_ip_is_taken_over_with_its_destinations() -> None:
     kernel = Kernel()
-    first = Process(kernel)
     web = make_desired("default/web", "10.1.0.1:80")
-    asyncio.run(first.adopt(web))
-    with kernel.entered():
-        asyncio.run(_remove_device(first))
+    with kernel.entered(), Ipvs() as ipvs:
+        messages = [
+            new_server(VirtualServer(WEB_SERVER, "rr")),
+            new_destination(WEB_SERVER, Destination("10.1.0.1", 80)),
+        ]
+        assert not ipvs.carry_out(messages)
+
+    process = Process(kernel)
+    asyncio.run(process.adopt())
+    assert not process.observed.servers
+    plan = planned(process, web)
+    assert "add server" not in " ".join(words(plan.steps))
+    asyncio.run(process.backend.apply(plan, process.observed))
+    assert list(process.observed.servers) == [WEB_SERVER]
+
+
+@pytest.mark.parametrize("is_wanted", [False, True])
+def test_where_our_device_was_removed_our_rules_say_which_servers_are_ours(
+    is_wanted: bool,
+) -> None:
+    """While no process of ours ran, so that nobody remembers."""
+    kernel = Kernel()
+    web = make_desired("default/web", "10.1.0.1:80")
+    asyncio.run(Process(kernel).adopt(web))
+    with kernel.entered(), Links() as links, Ipvs() as ipvs:
+        links.remove_dummy(DEVICE)
+        foreign = VirtualServer(WEB_SERVER._replace(port=81), "rr")
+        assert not ipvs.carry_out([new_server(foreign)])
 
     second = Process(kernel)
-    asyncio.run(second.adopt())
-    assert not second.observed.servers
-    plan = planned(second, web)
-    assert "add server" not in " ".join(words(plan.steps))
-    asyncio.run(second.backend.apply(plan, second.observed))
-    assert list(second.observed.servers) == [ServerId("IPv4", "TCP", "10.96.0.10", 80)]
+    asyncio.run(second.adopt(*[web] * is_wanted))
 
-
-async def _remove_device(process: Process) -> None:
-    process.backend._doors.links.remove_dummy("sliceproxy-ipvs")
+    with kernel.entered(), Ipvs() as ipvs:
+        left = [server.id.port for server in ipvs.list_servers()]
+    # the address is ours again, and so is what was at it meanwhile
+    assert left == ([80] if is_wanted else [81])
+    assert bool(kernel.destinations(WEB_SERVER)) == is_wanted
 
 
 @pytest.mark.parametrize("excluded", [(), ("10.96.0.0/16",)])

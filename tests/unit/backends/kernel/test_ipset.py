@@ -274,3 +274,27 @@ def test_a_question_that_is_refused_otherwise_is_an_error(endpoints: list[FakeKe
         endpoints[0].answer = refuse
         with pytest.raises(KernelError, match="not permitted"):
             ipset.find_set("a")
+
+
+def test_single_members_are_asked_for(ipset: Ipset) -> None:
+    ipset.carry_out([ipset_messages.create(FRONTENDS), ipset_messages.add("frontends", WEB)])
+    other = WEB._replace(port=81)
+
+    assert ipset.has([("frontends", WEB), ("none", WEB), ("frontends", other)]) == [
+        True,
+        False,
+        False,
+    ]
+    assert ipset.has([]) == []
+
+
+def test_a_question_for_a_member_that_is_refused_otherwise_is_an_error(
+    endpoints: list[FakeKernel],
+) -> None:
+    def refuse(sent: list[Message]) -> list[Reply]:
+        return [reply(sent[0].seq, errno.EPERM)]
+
+    with Ipset() as ipset:
+        endpoints[0].answer = refuse
+        with pytest.raises(KernelError, match=r"look for 10\.96\.0\.1,tcp:80 in set a"):
+            ipset.has([("a", WEB)])

@@ -108,6 +108,7 @@ def test_kinds_that_are_not_made_here_are_not_packed() -> None:
         (ipset_messages.swap("a", "b"), "swap sets a and b"),
         (ipset_messages.add("a", Member("10.0.0.1", 6, 80)), "add 10.0.0.1,tcp:80 to set a"),
         (ipset_messages.delete("a", Member(port=80)), "delete 80 from set a"),
+        (ipset_messages.test("a", Member(port=80)), "look for 80 in set a"),
         (ipset_messages.list_members("a"), "list set a"),
         (ipset_messages.list_sets(), "list sets"),
     ],

@@ -96,7 +96,7 @@ def entries(request: Request) -> list[bytes]:
             id="80",
         ),
         pytest.param(
-            nft_elements.pack_element(Element(bytes([11, 0, 0, 0]), is_interval_end=True)),
+            nft_elements.pack_bound_element(bytes([11, 0, 0, 0]), is_end=True),
             "18000180 08000300 00000001 0c000180 08000100 0b000000",
             id="end of 10.0.0.0/8",
         ),
@@ -121,6 +121,23 @@ def test_elements_are_packed_as_nft_packs_them(packed: bytes, expected: str) -> 
 def test_the_fast_packers_pack_what_the_general_one_does(key: bytes, value: bytes) -> None:
     assert nft_elements.pack_data_element(key, value) == as_element(key, value)
     assert nft_elements.pack_key_element(key) == as_element(key, None)
+    for is_end in (False, True):
+        bound = nft_elements.pack_bound_element(key, is_end=is_end)
+        assert bound == nft_elements.pack_element(Element(key, is_interval_end=is_end))
+
+
+@given(st.data(), st.integers(1, 40), st.integers(1, 16), st.integers(1, 5))
+def test_equally_long_elements_packed_at_once_are_as_packed_one_by_one(
+    data: st.DataObject, key_length: int, value_length: int, count: int
+) -> None:
+    def some(length: int) -> list[bytes]:
+        return [data.draw(st.binary(min_size=length, max_size=length)) for _ in range(count)]
+
+    all_keys, values = some(key_length), some(value_length)
+
+    packed = nft_elements.pack_data_elements(all_keys, values)
+
+    assert packed == [as_element(*each) for each in zip(all_keys, values, strict=True)]
 
 
 @given(keys, names)

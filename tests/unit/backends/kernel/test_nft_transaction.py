@@ -6,6 +6,7 @@ import pytest
 
 from backends.kernel import nft_elements, nft_messages, nft_table
 from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6, MessageKind, VerdictCode
+from backends.kernel.nft_ranges import interval_keys
 from backends.kernel.nft_table import ChainSpec, Data, RuleSpec
 from backends.kernel.nft_transaction import (
     ELEMENTS_PER_MESSAGE,
@@ -20,7 +21,6 @@ from backends.kernel.nft_transaction import (
     parse_data,
     parse_interval,
 )
-from backends.nftables.firewall import interval_keys
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import (
     AFFINITY_CLIENTS,
@@ -247,7 +247,7 @@ def test_a_chain_or_set_of_one_service_port_is_blamed_on_it() -> None:
 
 
 def test_the_bounds_of_ranges_are_sent_in_their_order() -> None:
-    keys = list(interval_keys("IPv4", ("10.0.0.0/8", "192.0.2.0/24", "198.51.100.0/24")))
+    keys = interval_keys("IPv4", ("10.0.0.0/8", "192.0.2.0/24", "198.51.100.0/24"))
     shuffled = Batch("IPv4", SERVICE_CIDRS, tuple([Element(k, None, WEB) for k in reversed(keys)]))
 
     packed = pack_ours(Transaction(deletes=(shuffled,), adds=(shuffled,)))

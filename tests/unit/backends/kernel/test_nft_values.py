@@ -54,3 +54,18 @@ def test_bounds_that_are_as_they_should_be_are_left_alone() -> None:
     believed: dict[bytes, Data] = {b"a0": None, b"b1": None}
 
     assert differences(dict.fromkeys(believed, (None, WEB)), believed, Form.BOUNDS) == ([], [])
+
+
+def test_what_is_not_there_and_should_not_be_is_left_alone() -> None:
+    values: Values = {b"new": (None, WEB), b"neither": (ABSENT, WEB)}
+
+    assert differences(values, {b"other": None}, Form.PLAIN) == ([], [Element(b"new", None, WEB)])
+
+
+def test_of_bounds_all_go_and_come_again_also_if_only_others_come() -> None:
+    believed: dict[bytes, Data] = {b"a0": None, b"b1": None}
+
+    gone, new = differences({b"c0": (None, WEB)}, believed, Form.BOUNDS)
+
+    assert [element.key for element in gone] == [b"a0", b"b1"]
+    assert {element.key for element in new} == {b"a0", b"b1", b"c0"}

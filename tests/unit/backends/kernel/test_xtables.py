@@ -1,6 +1,7 @@
 """The door to iptables, on programs that say what a test wants. The real ones are asked in e2e/test_kernel_xtables.py."""
 
 import errno
+import fcntl
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -234,3 +235,32 @@ def test_a_legacy_table_that_is_not_used_is_not_asked_for(
 
     assert Xtables(LEGACY).save("nat") == {}
     assert Xtables(LEGACY).save("filter") == {"A": Chain(None, ())}
+
+
+# --- the lock
+
+
+def test_the_lock_is_held_for_the_length_of_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "lock"
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(lock))
+
+    with xtables.lock_held(), lock.open() as other, pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    with lock.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(LockHeld, match="held for 0 s"), xtables.lock_held(0):
+            raise AssertionError
+
+
+def test_where_there_can_be_no_lock_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "none/lock"))
+
+    with pytest.raises(KernelError) as raised, xtables.lock_held():
+        raise AssertionError
+
+    assert raised.value.errno == errno.ENOENT

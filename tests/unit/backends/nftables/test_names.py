@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from backends.kernel.nft_transaction import Form
 from backends.nftables import names
-from backends.nftables.firewall import Firewall
+from backends.nftables.firewall import firewall_for
 from backends.nftables.model import Kind
 from backends.nftables.names import (
     Act,
@@ -112,7 +112,7 @@ def test_no_chain_for_session_affinity_has_such_a_name(name: str) -> None:
 
 
 def test_names_of_what_one_service_port_has_alone_are_known_and_are_its_own() -> None:
-    firewall = Firewall(make_key("default/web"), ("192.0.2.0/24",))
+    firewall = firewall_for(make_key("default/web"), ("192.0.2.0/24",))
     assert names.is_private_chain(firewall.chain_name)
     assert names.is_private_set(firewall.set_name)
     assert names.form_of(firewall.set_name) is Form.BOUNDS

@@ -1,0 +1,121 @@
+"""From belief and desire to steps. Pure.
+
+A plan first works out what each concerned chain, member and rule of a tree should be, then compares that with belief: whatever
+differs becomes an operation, whatever does not costs nothing. Moving a frontend from one service to another in one plan is
+therefore the same as changing it. `order` puts the operations in order.
+
+Chains that nothing leads to any more stay until they are swept, since the kernel refuses to delete one in use; so do the sets
+that only their rules ask.
+"""
+
+from collections.abc import Collection, Mapping
+
+from backends.iptables import sets
+from backends.iptables.belief import Observed
+from backends.iptables.draft import Draft
+from backends.iptables.layout import Layout
+from backends.iptables.model import IptablesPlan, NodePart, Rendered, Step
+from backends.iptables.order import in_order, rebuild, sweep
+from backends.iptables.render import render_port
+from backends.kernel.ipset_objects import Member
+from proxy.addresses import parse_cidr
+from proxy.desired import Desired
+from proxy.desired_node import DesiredNode
+from proxy.model import Family, PortKey
+
+
+def plan(
+    desired: Desired, observed: Observed, changed: Collection[PortKey], settled: Layout
+) -> IptablesPlan:
+    """Return what brings the ServicePorts in `changed`, and the node's own part, from belief to desire.
+
+    A plan for no ServicePort also removes what earlier ones left behind. Where pods are told from others by other means than
+    before, ServicePorts whose chains do so are planned again as well.
+    """
+    layout = settled.for_node(desired.node)
+    drafts = make_drafts(observed, layout)
+    rendered: dict[PortKey, Rendered | None] = {}
+    asking = observed.asking if observed.layout is not layout else ()
+    for key in dict.fromkeys([*changed, *asking]):
+        if key.family not in drafts:
+            continue  # this host does not have the family; the backend has said so
+        described = desired.ports.get(key)
+        if described is None and key not in observed.rendered:
+            continue
+        port = render_port(described, layout) if described is not None else None
+        drafts[key.family].replace(key, port)
+        rendered[key] = port.rendered if port is not None else None
+    is_settled = observed.node is not None and observed.node.is_settled
+    node = plan_node(drafts, observed, desired.node, is_settled=is_settled)
+    return finish(drafts, observed, layout, rendered, node, is_sweep=not changed)
+
+
+def make_drafts(observed: Observed, layout: Layout) -> dict[Family, Draft]:
+    return {
+        family: Draft(family, observed, layout, is_rebuild=bool(observed.misshapen[family]))
+        for family in layout.families
+    }
+
+
+def finish(
+    drafts: Mapping[Family, Draft],
+    observed: Observed,
+    layout: Layout,
+    rendered: Mapping[PortKey, Rendered | None],
+    node: NodePart | None,
+    *,
+    is_sweep: bool = False,
+) -> IptablesPlan:
+    """Return the plan that drafts amount to. With `is_sweep`, what was left behind earlier goes."""
+    steps: list[Step] = []
+    swept: list[Step] = []
+    for family, draft in drafts.items():
+        draft.plant()
+        if draft.is_rebuild:
+            steps += rebuild(family, observed)
+        steps += in_order(draft)
+        if is_sweep and not draft.is_rebuild:
+            chains = sorted(filter(draft.is_unneeded, observed.leaving_chains[family]))
+            swept += sweep(family, chains, sorted(observed.leaving_sets[family]))
+    return IptablesPlan(
+        (*steps, *swept),
+        rendered,
+        node=node,
+        layout=layout,
+        leaving={family: draft.leaving() for family, draft in drafts.items()},
+    )
+
+
+def plan_node(
+    drafts: Mapping[Family, Draft], observed: Observed, node: DesiredNode, *, is_settled: bool
+) -> NodePart | None:
+    """Ask for what is there for the node itself; None if that is as it was.
+
+    Addresses that no service has are dropped only once all services are there.
+    """
+    old = observed.node
+    is_same = old is not None and old.described is node and old.is_settled == is_settled
+    if old is not None and is_same:
+        members = old.members
+    else:
+        members = node_members(node, drafts, is_settled=is_settled)
+    for family, name, member in old.members - members if old is not None else ():
+        drafts[family].put_member(name, member, is_wanted=False)
+    for family, name, member in members:
+        drafts[family].put_member(name, member, is_wanted=True)
+    return None if is_same else NodePart(node, is_settled, members)
+
+
+def node_members(
+    node: DesiredNode, families: Collection[Family], *, is_settled: bool
+) -> frozenset[tuple[Family, str, Member]]:
+    """Return the members of sets that are there for the node itself."""
+    members: set[tuple[Family, str, Member]] = set()
+    for family in families:
+        for address in node.node_port_addresses.get(family) or ():
+            members.add((family, sets.set_name(family, sets.NODEPORT_IPS), Member(address)))
+        for cidr in map(parse_cidr, node.service_cidrs) if is_settled else ():
+            if cidr is not None and cidr.family == family and cidr.prefix_length:
+                name = sets.set_name(family, sets.SERVICE_CIDRS)
+                members.add((family, name, Member(cidr.text)))
+    return frozenset(members)

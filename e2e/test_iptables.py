@@ -1,0 +1,102 @@
+"""What the iptables backend needs of real kernels and programs, but for its laws (test_contract.py)."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from backends.iptables.backend import IptablesBackend
+from backends.iptables.flavour import find, look
+from backends.iptables.layout import IptablesSettings, Layout
+from backends.iptables.probe import probe, try_out
+from backends.kernel import xtables_library
+from backends.kernel.xtables import Xtables, find_programs
+from backends.kernel.xtables_text import Flavour
+from e2e.namespace import Namespace
+from proxy.model import FAMILIES, Family
+from tests.contract.driving import adopt
+from tests.desired_strategies import many_services
+
+pytestmark = pytest.mark.requires("iptables-legacy", "iptables-nft", "ipset")
+
+FLAVOURS = pytest.mark.parametrize("flavour", Flavour)
+LAYOUT = Layout(IptablesSettings(families=FAMILIES, cluster_cidrs=("10.244.0.0/16",)))
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    """A fresh one, entered; threads that are started from here are in it, too."""
+    with Namespace("iptables") as made, made.entered():
+        yield made
+
+
+def doors(flavour: Flavour) -> dict[Family, Xtables]:
+    return {family: Xtables(find_programs(family)[flavour]) for family in FAMILIES}
+
+
+def holding() -> list[Flavour]:
+    """The flavours that have something of ours."""
+    return [flavour for flavour in Flavour if look(doors(flavour).values()).has_ours]
+
+
+# --- probing
+
+
+@FLAVOURS
+@pytest.mark.parametrize("has_library", [False, True], ids=["programs", "library"])
+def test_stock_kernels_have_all_that_is_needed_and_nothing_is_left(
+    namespace: Namespace, flavour: Flavour, has_library: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if has_library and not xtables_library.is_installed():
+        pytest.skip("python-iptables is not installed")
+    monkeypatch.setattr(xtables_library, "is_installed", lambda: has_library)
+
+    probe(doors(flavour))
+
+    assert [door.save("nat") for door in doors(Flavour.LEGACY).values()] == [{}, {}]
+    assert namespace.run(["nft", "list", "ruleset"]) == ""
+    assert namespace.run(["ipset", "list"]) == ""
+
+
+@FLAVOURS
+def test_where_no_namespace_can_be_made_rules_are_tried_out_of_the_way(
+    namespace: Namespace, flavour: Flavour
+) -> None:
+    there = doors(flavour)
+    there["IPv4"].restore("nat", [":THEIRS - [0:0]", "-A OUTPUT -j THEIRS"])
+    before = there["IPv4"].save("nat")
+
+    try_out(there)
+
+    assert there["IPv4"].save("nat") == before
+    assert namespace.run(["ipset", "list"]) == ""
+
+
+# --- flavour
+
+
+@FLAVOURS
+def test_kubelets_flavour_is_found(namespace: Namespace, flavour: Flavour) -> None:
+    doors(flavour)["IPv6"].restore("mangle", [":KUBE-IPTABLES-HINT - [0:0]"])
+
+    assert find(FAMILIES).flavour is flavour
+
+
+def test_rules_move_to_the_flavour_that_kubelet_uses_now(namespace: Namespace) -> None:
+    def program() -> None:
+        backend = IptablesBackend(LAYOUT)
+        asyncio.run(adopt(backend, many_services(5)))
+        backend.close()
+
+    program()
+    (first,) = holding()
+    (second,) = set(Flavour) - {first}
+    doors(second)["IPv4"].restore("mangle", [":KUBE-IPTABLES-HINT - [0:0]"])
+    assert holding() == [first]
+
+    program()
+    assert holding() == [second]
+
+    assert asyncio.run(IptablesBackend(LAYOUT).cleanup()) > 0
+    assert holding() == []
+    assert namespace.run(["ipset", "list"]) == ""

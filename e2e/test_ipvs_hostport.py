@@ -1,0 +1,152 @@
+"""The side rules of mode ipvs beside rules of others that take ports of whatever is local: those for a pod's `hostPort`.
+
+Servers of the node stand in for IPVS: both take in from the same hook what is for an address of this host. So kernels without
+IPVS have this, too. With IPVS: `test_ipvs.py`.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from backends.ipvs.kernel import OURS
+from backends.ipvs.layout import IpvsSettings, Layout, closed
+from backends.ipvs.model import (
+    BOUND,
+    DROPPED,
+    ELSEWHERE,
+    EXTERNALS,
+    NODEPORTS,
+    REFUSED,
+    SERVICES,
+    SHORTCUTS,
+)
+from backends.ipvs.render import pack_address
+from backends.kernel.nft import Nft
+from backends.kernel.nft_phrases import word
+from backends.kernel.nft_table import Data
+from backends.kernel.nft_transaction import Batch, Element, Transaction
+from e2e import hostport, topology
+from e2e.client import PROTOCOLS, Answer, Failure
+from e2e.manifests import address
+from e2e.topology import CLUSTER_CIDRS, FAMILIES, Addresses, Family, World
+
+PORT, NODE_PORT, OTHER_PORT = 8080, 30080, 9090
+CLUSTER_IP, VIP = address(10), Addresses("203.0.113.10", "2001:db8:113::a")
+REFUSING, DROPPING = address(11), address(12)
+ELSEWHERE_IP = Addresses("203.0.113.99", "2001:db8:113::99")
+LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CLUSTER_CIDRS))
+
+both_families = pytest.mark.parametrize("family", FAMILIES)
+both_protocols = pytest.mark.parametrize("protocol", ["tcp", "udp"])
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(program, marks=pytest.mark.requires("nftables", capability))
+        for program, capability in hostport.NEEDS.items()
+    ],
+)
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A node whose pod `a` has hostPorts that are ports of Services, too."""
+    protocols, ports = ("tcp", "udp"), (PORT, NODE_PORT, OTHER_PORT)
+    with topology.world(pods=2) as made:
+        for vips in (CLUSTER_IP, VIP, ELSEWHERE_IP, REFUSING, DROPPING):
+            made.node.namespace.ip(
+                f"address add {vips.v4}/32 dev lo", f"address add {vips.v6}/128 dev lo"
+            )
+        listened = [f"{protocol}:{port}" for protocol in protocols for port in ports]
+        topology.serve_on([made.node, made.pods[0]], *listened)
+        _load(made)
+        hostport.load(made.node, made.pods[0], request.param, *ports)
+        yield made
+
+
+def _load(world: World) -> None:
+    structure = Transaction(
+        tables=FAMILIES,
+        sets=tuple([(family, spec) for family in FAMILIES for spec in LAYOUT.sets(family)]),
+        chains=tuple([(family, spec) for family in FAMILIES for spec in LAYOUT.chains(family)]),
+        adds=tuple([each for family in FAMILIES for each in _elements(family)]),
+    )
+    with world.node.entered(), Nft() as nft:
+        OURS.commit(nft, structure)
+
+
+def _elements(family: Family) -> Iterator[Batch]:
+    mark = word(LAYOUT.marks.mark(1, "cluster"))
+
+    def batch(name: str, *keys: bytes, data: Data = None) -> Batch:
+        return Batch(family, name, tuple([Element(key, data, None) for key in keys]))
+
+    def at(vip: Addresses | None, port: int) -> list[bytes]:
+        packed = pack_address(vip.of(family)) if vip is not None else b""
+        return [
+            packed + PROTOCOLS[protocol][1].to_bytes(1) + bytes(3) + port.to_bytes(2) + bytes(2)
+            for protocol in ("tcp", "udp")
+        ]
+
+    bound = [pack_address(each.of(family)) for each in (CLUSTER_IP, VIP, REFUSING, DROPPING)]
+    yield batch(BOUND, *bound)
+    yield batch(ELSEWHERE, pack_address(ELSEWHERE_IP.of(family)))
+    yield batch(SERVICES, *at(CLUSTER_IP, PORT))
+    for name in (EXTERNALS, SHORTCUTS):
+        yield batch(name, *at(VIP, PORT), *at(ELSEWHERE_IP, PORT), data=mark)
+    yield batch(NODEPORTS, *at(None, NODE_PORT), data=mark)
+    yield batch(REFUSED, *at(REFUSING, PORT))
+    yield batch(DROPPED, *at(DROPPING, PORT))
+
+
+def _answers(world: World, ip: str, port: int, protocol: str) -> list[str | Failure]:
+    """Who answers somebody outside, a pod, and this node itself: what comes from the latter passes another hook."""
+    outcomes = [
+        each.ask(ip, port, protocol=protocol) for each in (world.client, world.pods[1], world.node)
+    ]
+    return [each.name if isinstance(each, Answer) else each for each in outcomes]
+
+
+@both_families
+@both_protocols
+@pytest.mark.parametrize(
+    ("at", "port"),
+    [(CLUSTER_IP, PORT), (VIP, PORT), (ELSEWHERE_IP, PORT), (None, NODE_PORT), (ELSEWHERE_IP, NODE_PORT)],
+    ids=["cluster IP", "VIP", "external IP of another interface", "NodePort", "NodePort there"],
+)  # fmt: skip
+def test_a_frontend_is_ours_though_a_pod_has_its_port_of_this_host(
+    world: World, family: Family, protocol: str, at: Addresses | None, port: int
+) -> None:
+    ip = (at or world.node.addresses).of(family)
+
+    assert _answers(world, ip, port, protocol) == ["node"] * 3
+
+
+@both_families
+@both_protocols
+def test_a_frontend_without_endpoints_is_not_served_by_a_pod_that_has_its_port_of_this_host(
+    world: World, family: Family, protocol: str
+) -> None:
+    for asking in (world.client, world.pods[1]):
+        assert asking.ask(REFUSING.of(family), PORT, protocol=protocol) is Failure.REFUSED
+    assert world.client.ask(DROPPING.of(family), PORT, protocol=protocol) is Failure.TIMEOUT
+
+
+@both_families
+@both_protocols
+def test_what_is_no_frontend_is_still_the_pods(
+    world: World, family: Family, protocol: str
+) -> None:
+    for ip in (world.node.addresses.of(family), ELSEWHERE_IP.of(family)):
+        assert _answers(world, ip, OTHER_PORT, protocol) == ["a"] * 3
+
+
+@both_families
+def test_once_we_give_way_others_decide_on_frontends_too(world: World, family: Family) -> None:
+    with world.node.entered(), Nft() as nft:
+        OURS.commit(nft, Transaction(chains=((family, closed()),)))
+    try:
+        assert _answers(world, VIP.of(family), PORT, "tcp") == ["a"] * 3
+        assert _answers(world, CLUSTER_IP.of(family), PORT + 1, "tcp") == [Failure.REFUSED] * 3
+    finally:
+        open_again = [(family, each) for each in LAYOUT.chains(family) if each.name == "dispatch"]
+        with world.node.entered(), Nft() as nft:
+            OURS.commit(nft, Transaction(chains=tuple(open_again)))

@@ -1,0 +1,308 @@
+"""The backend on fakes: what the laws of tests/contract do not say."""
+
+import argparse
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from backends.iptables.backend import SWEEP_S, IptablesBackend, Tools
+from backends.iptables.belief import Observed
+from backends.iptables.flavour import Choice
+from backends.iptables.layout import IptablesSettings, Layout
+from backends.kernel import ipset_messages
+from backends.kernel.ipset import Ipset
+from backends.kernel.ipset_objects import IpSet, Member, SetKind
+from backends.kernel.xtables_text import Flavour
+from proxy.backend import Retired
+from proxy.config import load
+from proxy.config.flags import add_flags
+from proxy.errors import KernelError, Unsupported
+from proxy.model import FAMILIES
+from tests.contract.driving import adopt, program
+from tests.contract.iptables_host import FakeMachine
+from tests.desired_strategies import Ports, many_services, whole
+from tests.fakes.xtables import killed
+
+LAYOUT = Layout(IptablesSettings(families=FAMILIES, cluster_cidrs=("10.244.0.0/16",)))
+LEGACY, NFT = Flavour
+FRONTENDS = "sliceproxy4-frontends"
+
+
+class Host:
+    """A machine on which backends are started; `left` is whether the other flavour has something of ours."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.machine = FakeMachine()
+        self.flavour = NFT
+        self.left = False
+        self.is_proven = False
+        self.has_programs = True
+        self.tried: list[Choice] = []
+        self.routed: list[list[str]] = []
+        self.looked = 0
+        self._stack = stack
+        stack.enter_context(self.machine.entered())
+        self.ipset = stack.enter_context(Ipset())
+
+    def find(self, _: object) -> Choice:
+        self.looked += 1
+        if not self.has_programs:
+            raise Unsupported("the iptables programs", "not installed")
+        other = LEGACY if self.flavour is NFT else NFT
+        doors, others = (
+            {family: self.machine.tables.door(flavour, family) for family in FAMILIES}
+            for flavour in (self.flavour, other)
+        )
+        return Choice(self.flavour, doors, others if self.left else {}, self.is_proven)
+
+    def start(self) -> IptablesBackend:
+        backend = IptablesBackend(
+            LAYOUT,
+            Tools(
+                find=self.find,
+                open_canary=lambda flavour, _: self.machine.open_canary(flavour),
+                probe=self.tried.append,
+                route_localhost=lambda: self.routed.append(self.own(self.flavour)),
+            ),
+        )
+        self._stack.callback(backend.close)
+        return backend
+
+    def own(self, flavour: Flavour) -> list[str]:
+        chains = [self.machine.tables.chains(flavour, family, "nat") for family in FAMILIES]
+        return [name for each in chains for name in each if name.startswith("SLICEPROXY-")]
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with ExitStack() as stack:
+        yield Host(stack)
+
+
+def started(host: Host, desired: Ports) -> tuple[IptablesBackend, Observed]:
+    backend = host.start()
+    return backend, asyncio.run(adopt(backend, desired))
+
+
+# --- settings
+
+
+def test_settings_become_rules() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    args = parser.parse_args(
+        [
+            "--proxy-mode=iptables",
+            "--iptables-masquerade-bit=7",
+            "--masquerade-all",
+            "--iptables-localhost-nodeports=false",
+        ]
+    )
+    settings = load.load(args, hostname="n1", read_file=lambda path: Path(path).read_bytes())[0]
+
+    made = IptablesBackend.from_settings(settings).layout.settings
+
+    assert (made.masquerade_mark, made.masquerade_all, made.serves_localhost) == (
+        0x80,
+        True,
+        False,
+    )
+
+
+# --- flavour
+
+
+def test_the_flavour_is_chosen_at_the_first_use_and_once(host: Host) -> None:
+    backend = host.start()
+    assert host.looked == 0
+
+    asyncio.run(backend.probe())
+    asyncio.run(backend.observe())
+
+    assert host.looked == 1
+    assert [choice.flavour for choice in host.tried] == [NFT]
+
+
+def test_what_has_been_accepted_before_is_not_tried_again(host: Host) -> None:
+    host.is_proven = True
+
+    asyncio.run(host.start().probe())
+
+    assert host.tried == []
+
+
+def test_rules_in_the_other_flavour_stay_until_everything_is_in_this_one(host: Host) -> None:
+    desired = many_services(3)
+    host.flavour = LEGACY
+    started(host, desired)
+    host.flavour, host.left = NFT, True
+    backend = host.start()
+
+    async def move() -> None:
+        observed = await backend.observe()
+        keys = sorted(desired)
+        await program(backend, observed, desired, keys[:1])
+        await program(backend, observed, desired, keys[1:])
+        assert host.own(LEGACY)
+        await backend.apply(backend.prune(whole(desired), observed), observed)
+
+    asyncio.run(move())
+
+    assert host.own(LEGACY) == []
+    assert len(host.own(NFT)) > 6
+    assert [state.set.name for state in host.ipset.list_sets()]
+
+
+# --- what others change
+
+
+@pytest.mark.parametrize("flavour", Flavour)
+def test_writes_of_ours_are_no_foreign_change(host: Host, flavour: Flavour) -> None:
+    host.flavour = flavour
+    backend, observed = started(host, many_services(3))
+    assert not backend.has_foreign_change(observed)
+
+    asyncio.run(program(backend, observed, many_services(1), sorted(many_services(3))))
+
+    assert not backend.has_foreign_change(observed)
+
+
+def test_members_that_came_or_went_and_sets_that_went_are_noticed(host: Host) -> None:
+    backend, observed = started(host, many_services(3))
+    member, other = Member("10.96.0.1", 6, 80), Member("10.9.9.9", 6, 80)
+    add, delete = (
+        act(FRONTENDS, each)
+        for act, each in ((ipset_messages.add, other), (ipset_messages.delete, member))
+    )
+
+    host.ipset.carry_out([add])
+    assert backend.has_foreign_change(observed)
+    host.ipset.carry_out([delete])
+    assert not backend.has_foreign_change(observed)  # as many as before: only reading tells
+    host.ipset.carry_out([delete, ipset_messages.delete(FRONTENDS, other)])
+    assert backend.has_foreign_change(observed)
+
+
+@pytest.mark.parametrize("flavour", Flavour)
+def test_a_flush_of_everything_is_noticed(host: Host, flavour: Flavour) -> None:
+    host.flavour = flavour
+    backend, observed = started(host, many_services(3))
+
+    chains = host.machine.tables.chains(flavour, "IPv6", "filter")
+    host.machine.tables.door(flavour, "IPv6").restore("filter", [f"-F {name}" for name in chains])
+
+    assert backend.has_foreign_change(observed)
+
+
+def test_while_something_is_being_written_nothing_is_said(host: Host) -> None:
+    backend, observed = started(host, many_services(1))
+
+    async def look() -> bool:
+        async with backend._lock:
+            host.ipset.carry_out([ipset_messages.flush(FRONTENDS)])
+            return backend.has_foreign_change(observed)
+
+    assert not asyncio.run(look())
+
+
+# --- applying
+
+
+def test_what_is_left_for_packets_on_their_way_is_due_after_a_while(host: Host) -> None:
+    desired = many_services(2)
+    backend, observed = started(host, desired)
+    gone = min(desired)
+    del desired[gone]
+
+    applied = asyncio.run(backend.apply(backend.plan(whole(desired), observed, [gone]), observed))
+
+    assert applied.again_s == SWEEP_S
+
+
+def test_loopback_is_routed_once_and_not_before_the_rule_that_guards_it_is_there(
+    host: Host,
+) -> None:
+    backend, observed = started(host, many_services(2))
+    asyncio.run(program(backend, observed, many_services(1), sorted(many_services(2))))
+
+    (there,) = host.routed
+    assert there
+
+
+def test_a_killed_program_ends_the_round_and_is_counted(host: Host) -> None:
+    backend = host.start()
+    observed = asyncio.run(backend.observe())
+    opened = backend._opened
+    assert opened is not None
+    for door in opened.doors.tables.values():
+        vars(door)["ends"] = [killed]
+    desired = many_services(1)
+
+    with pytest.raises(KernelError, match="killed"):
+        asyncio.run(program(backend, observed, desired, sorted(desired)))
+
+    assert observed.rendered.keys() <= desired.keys()
+    (calls, _) = backend.figures()
+    assert calls.values["done"] == 0
+
+
+# --- leaving
+
+
+def test_giving_way_reads_no_table_where_there_are_no_sets_of_ours(host: Host) -> None:
+    host.ipset.carry_out([ipset_messages.create(IpSet("theirs", SetKind.PORT, None))])
+
+    assert asyncio.run(host.start().retire()) == Retired()
+    assert host.looked == 0
+
+
+def test_giving_way_removes_everything_in_both_flavours(host: Host) -> None:
+    started(host, many_services(3))
+    host.flavour = LEGACY
+    started(host, many_services(3))
+    host.left = True
+
+    retired = asyncio.run(host.start().retire())
+
+    (removed,) = retired.removed
+    assert removed.endswith("iptables chains, rules and sets")
+    assert retired.again_s is None
+    assert host.own(LEGACY) == host.own(NFT) == []
+    assert host.ipset.list_sets() == []
+
+
+def test_without_programs_there_can_be_no_rules_but_sets(host: Host) -> None:
+    started(host, many_services(1))
+    for family in FAMILIES:
+        door = host.machine.tables.door(NFT, family)
+        for table in ("nat", "filter"):
+            chains = list(host.machine.tables.chains(NFT, family, table))
+            own = [name for name in chains if name.startswith("SLICEPROXY-")]
+            door.restore(table, [*[f"-F {n}" for n in chains], *[f"-X {n}" for n in own]])
+    host.has_programs = False
+
+    count = len(host.ipset.list_sets())
+    assert asyncio.run(host.start().cleanup()) == count > 0
+    assert host.ipset.list_sets() == []
+
+
+def test_without_sets_in_the_kernel_there_is_nothing_to_give_way(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Ipset) -> object:
+        raise KernelError("list sets", 22, "Invalid argument")
+
+    monkeypatch.setattr(Ipset, "list_sets", refuse)
+
+    with pytest.raises(Unsupported):
+        asyncio.run(host.start().retire())
+    assert asyncio.run(host.start().cleanup()) == 0
+
+
+def test_closing_twice_is_fine(host: Host) -> None:
+    backend, _ = started(host, many_services(1))
+    backend.close()
+    backend.close()
