@@ -103,6 +103,11 @@ class Observed(Protocol):
         """Whether what is there must be replaced as a whole, so that one plan has to name all keys."""
         ...
 
+    @property
+    def worth_a_commit(self) -> int:
+        """How many endpoints make a commit worth its price; 0 where that is proportional to what is written."""
+        ...
+
 
 ObservedT = TypeVar("ObservedT", bound=Observed)
 PlanT = TypeVar("PlanT", bound=Plan)

@@ -1,6 +1,6 @@
 """In which order ServicePorts are programmed, and how many in one step. Pure."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from proxy.desired import DesiredPort
@@ -27,19 +27,19 @@ def most_urgent_first(
 
 
 def divide(
-    keys: Iterable[PortKey], ports: Mapping[PortKey, DesiredPort], endpoints: float
+    keys: Iterable[PortKey], ports: Mapping[PortKey, DesiredPort], at_once: Callable[[], float]
 ) -> Iterator[list[PortKey]]:
-    """Divide keys so that each step has some of them, begun with fewer endpoints than these.
+    """Divide keys so that each step has some of them, begun with fewer endpoints than is said when it begins.
 
     Keys of one service that follow each other stay together: its other ports are refused as soon as its address is known,
     while another data plane may still serve them.
     """
     step: list[PortKey] = []
-    weight = 0
+    weight, most = 0, at_once()
     for key in keys:
-        if weight >= endpoints and step[-1].name.service != key.name.service:
+        if weight >= most and step[-1].name.service != key.name.service:
             yield step
-            step, weight = [], 0
+            step, weight, most = [], 0, at_once()
         port = ports.get(key)
         step.append(key)
         weight += 1 + (len(port.reachable) if port else 0)

@@ -301,10 +301,16 @@ class Reconciler:
         log.error("leftovers could not be removed, trying again later: %s", error)
 
     async def _program(self, keys: Iterable[PortKey]) -> None:
-        most = math.inf if self.observed.is_rebuild_due else batches.ENDPOINTS_AT_ONCE
-        for chunk in batches.divide(keys, self.desired.ports, most):
+        for chunk in batches.divide(keys, self.desired.ports, self._at_once):
             await self._program_chunk(chunk)
             await asyncio.sleep(0)
+
+    def _at_once(self) -> float:
+        """Return how many endpoints the next step is to have."""
+        if self.observed.is_rebuild_due:
+            return math.inf
+        worth: int = self.observed.worth_a_commit
+        return max(batches.ENDPOINTS_AT_ONCE, worth)
 
     async def _program_chunk(self, chunk: list[PortKey], *, is_retry: bool = False) -> None:
         """Program some keys at once. What the kernel refuses is tried once more alone, then set aside.

@@ -33,7 +33,7 @@ class Observed:
     ServicePorts need a member of a set, `owners` says whose a chain or a set is, `asking` who tells pods from others.
     `damaged` are chains of trees that somebody else has changed: they are written again with the next plan.
     `leaving` is what nothing leads to any more. `node` is what is there for the node itself, None as long as nothing
-    is known of it; `layout` identifies the fixed rules that were planned last.
+    is known of it; `layout` identifies the fixed rules that were planned last. `is_copied`: each commit writes its whole table.
     """
 
     def __init__(self, facts: dict[Family, Facts]) -> None:
@@ -54,11 +54,19 @@ class Observed:
         }
         self.node: NodePart | None = None
         self.layout: object = None
+        self.is_copied = False
 
     @property
     def is_rebuild_due(self) -> bool:
         """Whether a set is of a shape that cannot be put right while rules ask it."""
         return any(self.misshapen.values())
+
+    @property
+    def worth_a_commit(self) -> int:
+        """How many endpoints are worth that a legacy table is copied, by the number of chains that nat has."""
+        if not self.is_copied:
+            return 0
+        return 2 * max([len(facts.chains["nat"]) for facts in self.facts.values()], default=0)
 
     @property
     def is_sweep_due(self) -> bool:

@@ -41,6 +41,8 @@ class Observed:
     `generation` is the ruleset generation our belief stands for, `commits` how many of them were ours.
     """
 
+    worth_a_commit: Final = 0
+
     def __init__(
         self,
         tables: dict[Family, TableFacts],

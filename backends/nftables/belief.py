@@ -74,6 +74,8 @@ class Observed:
     `layout` identifies the rules that were planned last.
     """
 
+    worth_a_commit: Final = 0
+
     def __init__(self, tables: dict[Family, TableFacts], generation: int = 0) -> None:
         self.tables: Final = tables
         self.generation = generation

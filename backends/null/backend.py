@@ -11,6 +11,7 @@ class NullObserved:
     """What would be programmed."""
 
     is_rebuild_due = False
+    worth_a_commit = 0
 
     def __init__(self) -> None:
         self.ports: dict[PortKey, DesiredPort] = {}

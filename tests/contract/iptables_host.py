@@ -4,18 +4,16 @@ Both are reached through the same doors, so everything but the replies is the sa
 """
 
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from backends.iptables.backend import IptablesBackend, Tools
 from backends.iptables.belief import Observed
-from backends.iptables.canary import Canary, LegacyCanary, NftCanary
 from backends.iptables.flavour import Choice
 from backends.iptables.layout import IptablesSettings, Layout
 from backends.iptables.model import TABLES, Table
 from backends.iptables.names import list_chain
-from backends.iptables.probe import try_out
 from backends.iptables.render import render_port
 from backends.iptables.sets import affinity_set, fixed_sets
 from backends.kernel import ipset_messages
@@ -23,18 +21,17 @@ from backends.kernel.ipset import Ipset, Refusal
 from backends.kernel.ipset_messages import Command
 from backends.kernel.ipset_objects import IpSet, Member, SetKind
 from backends.kernel.xtables import Xtables
-from backends.kernel.xtables_legacy import TableInfo
 from backends.kernel.xtables_text import Flavour
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, Family, PortKey
 from proxy.netlink import codec
 from proxy.netlink.codec import Request
 from tests.contract.host import AnyBackend, Cost
+from tests.contract.iptables_machine import FakeMachine, Machine
 from tests.contract.iptables_reader import Tables, programmed
 from tests.contract.iptables_vandal import ACTS, Scene, vandalise
 from tests.data_plane import Behaviour, Connection, wanted_addresses, wanted_hairpins
-from tests.fakes.ipset import IpsetKernel
-from tests.fakes.xtables import BUILT_IN, XtablesKernel
+from tests.fakes.xtables import BUILT_IN
 from tests.work_counter import Visits, watch
 
 LAYOUT = Layout(
@@ -124,24 +121,6 @@ class MeteredXtables(Xtables):
     def save(self, table: str) -> Any:
         self._meter.count(1, 0)
         return self._door.save(table)
-
-
-class Machine(Protocol):
-    """Where doors lead. Sets are opened and rules read in the machine, whoever asks."""
-
-    def door(self, flavour: Flavour, family: Family) -> Xtables: ...
-
-    def entered(self) -> AbstractContextManager[None]:
-        """Sockets that are opened meanwhile are those of the machine."""
-        ...
-
-    def open_canary(self, flavour: Flavour) -> Canary: ...
-
-    def probe(self, choice: Choice, open_ipset: Callable[[], Ipset]) -> None: ...
-
-    def everything(self, flavour: Flavour) -> list[str]:
-        """All rules and sets with their counters, as lines."""
-        ...
 
 
 class IptablesHost:
@@ -360,67 +339,6 @@ def _watch_in(owner: dict[Any, Any], names: Sequence[str], visits: Visits) -> No
     vars(watched).update({name: owner[name] for name in names})
     watch(watched, visits)
     owner.update(vars(watched))
-
-
-class FakeMachine:
-    """Tables and sets on paper; rules refer to the sets."""
-
-    def __init__(self) -> None:
-        self.ipset = IpsetKernel()
-        self.tables = XtablesKernel(self.ipset.has, self.ipset.references)
-
-    def door(self, flavour: Flavour, family: Family) -> Xtables:
-        return self.tables.door(flavour, family)
-
-    def entered(self) -> AbstractContextManager[None]:
-        return self.ipset.entered()
-
-    def open_canary(self, flavour: Flavour) -> Canary:
-        if flavour is Flavour.NFT:
-            return NftCanary(_Ruleset(self.tables))
-        return LegacyCanary({family: _Sizes(self.tables, family) for family in FAMILIES})
-
-    def probe(self, choice: Choice, open_ipset: Callable[[], Ipset]) -> None:
-        try_out(choice.tables, open_ipset)
-
-    def everything(self, flavour: Flavour) -> list[str]:
-        saved = [
-            f"{family} {line}"
-            for family in FAMILIES
-            for table in TABLES
-            for line in self.tables.save(flavour, family, table).splitlines()
-        ]
-        with self.entered(), Ipset() as ipset:
-            listed = [
-                f"{state.set} {sorted(ipset.members(state.set.name))}"
-                for state in ipset.list_sets()
-            ]
-        return [*saved, *sorted(listed)]
-
-
-class _Ruleset:
-    def __init__(self, kernel: XtablesKernel) -> None:
-        self._kernel = kernel
-
-    def generation(self) -> int:
-        return self._kernel.generation
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class _Sizes:
-    def __init__(self, kernel: XtablesKernel, family: Family) -> None:
-        self._kernel = kernel
-        self._family: Family = family
-
-    def info(self, table: str) -> TableInfo:
-        entries = self._kernel.entries(Flavour.LEGACY, self._family, table)
-        chains = self._kernel.chains(Flavour.LEGACY, self._family, table)
-        return TableInfo(entries, sum([len(rule) for rules in chains.values() for rule in rules]))
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class FakeIptablesGround:

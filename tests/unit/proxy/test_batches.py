@@ -1,5 +1,7 @@
 """The order in which ServicePorts are programmed, and in how many steps."""
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +42,7 @@ def test_all_ports_of_a_service_come_with_the_most_urgent_of_them() -> None:
     ordered = most_urgent_first([metrics.key, gone, other.key, dns.key], ports)
 
     assert ordered == [metrics.key, gone, dns.key, other.key]
-    assert list(divide(ordered, ports, 1)) == [ordered[:3], ordered[3:]]
+    assert list(divide(ordered, ports, lambda: 1)) == [ordered[:3], ordered[3:]]
 
 
 def test_a_step_is_begun_with_fewer_endpoints_than_these() -> None:
@@ -52,9 +54,16 @@ def test_a_step_is_begun_with_fewer_endpoints_than_these() -> None:
         make_desired("a/d"),
     )
 
-    assert [len(step) for step in divide(ports, ports, 3)] == [1, 1, 2]
-    assert [len(step) for step in divide(ports, ports, float("inf"))] == [4]
+    assert [len(step) for step in divide(ports, ports, lambda: 3)] == [1, 1, 2]
+    assert [len(step) for step in divide(ports, ports, lambda: math.inf)] == [4]
 
 
 def test_nothing_is_no_step() -> None:
-    assert list(divide([], {}, 1)) == []
+    assert list(divide([], {}, lambda: 1)) == []
+
+
+def test_each_step_is_as_large_as_is_worth_it_when_it_begins() -> None:
+    ports = by_key(*[make_desired(f"a/{number}") for number in range(6)])
+    worth = iter([1, 2, 3, 4])
+
+    assert [len(step) for step in divide(ports, ports, lambda: next(worth))] == [1, 2, 3]

@@ -243,6 +243,21 @@ def test_batches_are_bounded_by_endpoints_unless_all_is_made_anew(
     daemon.live(life)
 
 
+def test_batches_are_larger_where_a_commit_is_only_worth_it_then(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "ENDPOINTS_AT_ONCE", 1)
+    monkeypatch.setattr(NullObserved, "worth_a_commit", property(lambda self: len(self.ports)))
+
+    async def life() -> None:
+        daemon.tell_all(*[service(f"a/s{number}") for number in range(8)])
+        await daemon.pass_s()
+
+        assert [len(batch) for batch in daemon.backend.applied] == [1, 1, 2, 4]
+
+    daemon.live(life)
+
+
 def test_an_address_has_a_new_owner_before_the_old_one_loses_it(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:

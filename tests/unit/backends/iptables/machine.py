@@ -14,7 +14,7 @@ from backends.iptables.writer import Writer
 from backends.kernel.ipset import Ipset
 from backends.kernel.xtables_text import Flavour
 from proxy.model import FAMILIES
-from tests.contract.iptables_host import FakeMachine
+from tests.contract.iptables_machine import FakeMachine
 from tests.fakes.xtables import FakeXtables
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ from proxy.config.flags import add_flags
 from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES
 from tests.contract.driving import adopt, program
-from tests.contract.iptables_host import FakeMachine
+from tests.contract.iptables_machine import FakeMachine
 from tests.desired_strategies import Ports, many_services, whole
 from tests.fakes.xtables import killed
 
@@ -154,6 +154,16 @@ def test_rules_in_the_other_flavour_stay_until_everything_is_in_this_one(host: H
     assert host.own(LEGACY) == []
     assert len(host.own(NFT)) > 6
     assert [state.set.name for state in host.ipset.list_sets()]
+
+
+@pytest.mark.parametrize("flavour", Flavour)
+def test_only_in_the_legacy_flavour_a_commit_has_to_be_worth_it(
+    host: Host, flavour: Flavour
+) -> None:
+    host.flavour = flavour
+    _, observed = started(host, many_services(3))
+
+    assert bool(observed.worth_a_commit) == (flavour is Flavour.LEGACY)
 
 
 # --- what others change

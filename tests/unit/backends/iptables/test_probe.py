@@ -12,7 +12,7 @@ from backends.kernel.ipset import Ipset
 from backends.kernel.xtables_text import Flavour, RefusedLine
 from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES
-from tests.contract.iptables_host import FakeMachine
+from tests.contract.iptables_machine import FakeMachine
 
 FLAVOURS = pytest.mark.parametrize("flavour", Flavour)
 
