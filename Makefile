@@ -27,7 +27,7 @@ e2e-ipvs: ## the tests that are for a kernel with IPVS: here if this one has it,
 
 e2e-all: ## every test: those of `make test`, then those for a kernel with IPVS, also the ones that take long
 	@.ci/setup --guest
-	@status=0; $(PYTHON) -m pytest tests e2e || status=$$?; $(PYTHON) -m e2e.guest --all && exit $$status
+	@status=0; $(PYTHON) -m pytest --whole tests e2e || status=$$?; $(PYTHON) -m e2e.guest --all && exit $$status
 
 lint: ## style, types, layers, and what may not stand in the tree
 	@.ci/setup

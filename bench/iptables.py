@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 import tempfile
+import time
 from argparse import Namespace as Arguments
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -107,6 +108,9 @@ class Side:
         self._change(found.ours)
         for _ in range(REFERENCES):
             self._turn += 1
+            time.sleep(
+                self._pause_s
+            )  # as ours: a commit just after another finds caches and locks as that one left them
             took = self._reference.replace(self._turn % self._services)
             found.reference.add(took.in_force_ms, took.returned_ms)
             found.reference.add_cpu(took.cpu_ms)

@@ -8,6 +8,7 @@ is missing there fails the tests that need it. Elsewhere they are skipped, with 
 """
 
 import functools
+import importlib.util
 import os
 import shutil
 import socket
@@ -110,6 +111,11 @@ def _iptables(program: str = "iptables") -> str:
     return _works_in_a_namespace([f"{program}-restore"], rules)
 
 
+def _python_iptables() -> str:
+    # built from source, where there is a C compiler
+    return "" if importlib.util.find_spec("iptc") else "python-iptables is not installed"
+
+
 def _ipset() -> str:
     return _works_in_a_namespace(["ipset", "create", "probe", "hash:ip,port"])
 
@@ -204,6 +210,7 @@ CAPABILITIES: Mapping[str, Capability] = {
     "iptables-nft": Capability(
         "iptables-nft NAT", functools.partial(_iptables, "iptables-nft"), is_stock=True
     ),
+    "python-iptables": Capability("python-iptables", _python_iptables, is_stock=False),
     "ipset": Capability("ipset", _ipset, is_stock=True),
     "ipvs": Capability("IPVS", _ipvs, is_stock=False),
     "dummy": Capability("dummy devices", _dummy, is_stock=False),

@@ -21,6 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--sample", action="store_true", help="of the flow suite, one scenario for each feature"
     )
+    parser.addoption(
+        "--whole", action="store_true", help="all of the flow suite on all backends, which is long"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,7 +1,8 @@
 """The flow suite: every scenario of e2e/flows/scenarios, with every backend this kernel offers, over both families.
 
 One test for each scenario, backend and proxy setting; what they have in common is built once. `--backend NAME` runs
-one backend only (iptables, or one of iptables-legacy and iptables-nft), `--sample` one scenario for each feature.
+one backend only (iptables, or one of iptables-legacy and iptables-nft), `--sample` one scenario for each feature. Both flavours of
+iptables take minutes: unless they are asked for by name, or by `--whole`, they are sampled.
 """
 
 import tempfile
@@ -64,20 +65,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A case for each backend, setting and scenario, in the order that changes the daemon least."""
     if "case" not in metafunc.fixturenames:
         return
-    is_sample = metafunc.config.getoption("--sample", default=False)
+    option = metafunc.config.getoption
+    named = option("--backend", None) or []
+    are_sampled = {"iptables"} if not option("--whole", default=False) else set[str]()
+    if option("--sample", default=False):
+        are_sampled = {*exceptions.TABLE, *VARIANTS}
+    elif named:
+        are_sampled = set()
     cases = [
         pytest.param(
             Case(backend, setting, file, each),
             id=f"{backend}-{setting}-{file}-{each.name}".replace(" ", "_"),
             marks=Case(backend, setting, file, each).marks,
         )
-        for mode in metafunc.config.getoption("--backend", None) or exceptions.TABLE
+        for mode in named or exceptions.TABLE
         for backend in variants_of(mode)
         for setting in SETTINGS
         for file, feature in FEATURES.items()
         for each in feature.scenarios
         if setting in each.settings
-        and (not is_sample or (file, each.name, setting) in sample(backend))
+        and (mode not in are_sampled or (file, each.name, setting) in sample(backend))
     ]
     metafunc.parametrize("case", cases)
 

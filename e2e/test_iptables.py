@@ -43,12 +43,16 @@ def holding() -> list[Flavour]:
 
 
 @FLAVOURS
-@pytest.mark.parametrize("has_library", [False, True], ids=["programs", "library"])
+@pytest.mark.parametrize(
+    "has_library",
+    [
+        pytest.param(False, id="programs"),
+        pytest.param(True, id="library", marks=pytest.mark.requires("python-iptables")),
+    ],
+)
 def test_stock_kernels_have_all_that_is_needed_and_nothing_is_left(
     namespace: Namespace, flavour: Flavour, has_library: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if has_library and not xtables_library.is_installed():
-        pytest.skip("python-iptables is not installed")
     monkeypatch.setattr(xtables_library, "is_installed", lambda: has_library)
 
     probe(doors(flavour))

@@ -4,17 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from backends.kernel import xtables_library
 from backends.kernel.throwaway import in_throwaway_namespace
 from backends.kernel.xtables_legacy import table_names
 from backends.kernel.xtables_library import OTHER, try_rules
 
-pytestmark = [
-    pytest.mark.requires("namespaces", "iptables-legacy"),
-    pytest.mark.skipif(
-        not xtables_library.is_installed(), reason="python-iptables is not installed"
-    ),
-]
+pytestmark = pytest.mark.requires("namespaces", "iptables-legacy", "python-iptables")
 
 RULES = {
     f"-d 0.0.0.1/0.0.0.3 -g {OTHER}": True,

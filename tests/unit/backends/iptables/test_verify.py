@@ -180,7 +180,9 @@ def test_what_we_write_meanwhile_is_no_drift(
         monkeypatch.setattr(module, "find", found)
 
         assert verified(at) == []
-        assert len(calls) == reading + 1  # what was seen once only is not read while we have to wait
+        assert (
+            len(calls) == reading + 1
+        )  # what was seen once only is not read while we have to wait
         assert at.observed.facts["IPv4"].chains == at.there().facts["IPv4"].chains
 
 
