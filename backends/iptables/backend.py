@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
+from msgspec import structs
+
 from backends.iptables import flavour, kernel, node_settings
 from backends.iptables.belief import Observed
 from backends.iptables.canary import Canary, Stamp, open_canary
 from backends.iptables.flavour import Choice
 from backends.iptables.held import Look
 from backends.iptables.kernel import Doors
-from backends.iptables.layout import IptablesSettings, Layout
+from backends.iptables.layout import Layout, shaped_by
 from backends.iptables.leaving import own_sets, remove_rules, remove_sets
 from backends.iptables.model import IptablesPlan
 from backends.iptables.plan import plan
@@ -89,22 +91,10 @@ class IptablesBackend:
         has_ipv6 = Path("/proc/net/if_inet6").exists()
         if not has_ipv6:
             log.warning("this host has no IPv6: IPv6 cluster IPs are not served")
-        return cls(
-            Layout(
-                IptablesSettings(
-                    families=FAMILIES if has_ipv6 else (IPV4,),
-                    masquerade_mark=settings.masquerade_mark,
-                    masquerade_all=settings.masquerade_all,
-                    local_mode=settings.detect_local_mode,
-                    cluster_cidrs=settings.cluster_cidrs,
-                    interface=settings.bridge_interface
-                    if settings.detect_local_mode == "BridgeInterface"
-                    else settings.interface_name_prefix,
-                    serves_localhost=node_settings.serves_localhost(settings),
-                    drops_invalid=node_settings.drops_invalid(settings),
-                )
-            )
-        )
+        shape = shaped_by(settings, FAMILIES if has_ipv6 else (IPV4,))
+        if node_settings.is_liberal():
+            shape = structs.replace(shape, drops_invalid=False)
+        return cls(Layout(shape))
 
     async def _ready(self) -> _Opened:
         """Choose the flavour and open what is needed, at the first use."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backends.iptables import node_settings
 from backends.iptables.backend import SWEEP_S, IptablesBackend, Tools
 from backends.iptables.belief import Observed
 from backends.iptables.flavour import Choice
@@ -110,6 +111,20 @@ def test_settings_become_rules() -> None:
         True,
         False,
     )
+
+
+def test_where_tracking_is_liberal_invalid_packets_are_not_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    args = parser.parse_args(["--proxy-mode=iptables"])
+    settings = load.load(args, hostname="n1", read_file=lambda path: Path(path).read_bytes())[0]
+
+    for is_liberal in (True, False):
+        monkeypatch.setattr(node_settings, "is_liberal", [is_liberal].pop)
+        made = IptablesBackend.from_settings(settings).layout.settings
+        assert made.drops_invalid is not is_liberal
 
 
 # --- flavour

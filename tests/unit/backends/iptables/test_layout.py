@@ -189,7 +189,7 @@ def test_the_configuration_shapes_the_rules() -> None:
     [
         ("", True),
         ("iptables: {localhostNodePorts: false}", False),
-        ("nodePortAddresses: [fd00::/8]", True),
+        ("nodePortAddresses: ['2001:db8::/64']", True),
         ("nodePortAddresses: [192.0.2.0/24]", False),
         ("nodePortAddresses: [192.0.2.0/24, 127.0.0.0/8]", True),
         ("nodePortAddresses: [0.0.0.0/0]", True),

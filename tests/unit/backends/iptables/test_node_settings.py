@@ -1,63 +1,21 @@
 """Which settings of the node make a difference."""
 
-import argparse
 from pathlib import Path
 
 import pytest
 
-from backends.iptables.node_settings import (
-    ROUTE_LOCALNET,
-    drops_invalid,
-    route_localhost,
-    serves_localhost,
-)
-from proxy.config import load
-from proxy.config.flags import add_flags
-from proxy.config.settings import Settings
+from backends.iptables.node_settings import ROUTE_LOCALNET, is_liberal, route_localhost
 from proxy.sysctls import TCP_BE_LIBERAL
 
 
-def settings(*flags: str) -> Settings:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    args = parser.parse_args(["--proxy-mode=iptables", *flags])
-    return load.load(args, hostname="n1", read_file=lambda path: Path(path).read_bytes())[0]
-
-
-@pytest.mark.parametrize(
-    ("flags", "is_served"),
-    [
-        ((), True),
-        (("--iptables-localhost-nodeports=false",), False),
-        (("--nodeport-addresses=192.0.2.0/24",), False),
-        (("--nodeport-addresses=192.0.2.0/24,127.0.0.0/8",), True),
-        (("--nodeport-addresses=0.0.0.0/0",), True),
-        (("--nodeport-addresses=2001:db8::/64",), True),
-        (("--nodeport-addresses=primary",), False),
-    ],
-)
-def test_loopback_has_node_ports_unless_they_are_elsewhere(
-    flags: tuple[str, ...], is_served: bool
-) -> None:
-    assert serves_localhost(settings(*flags)) is is_served
-
-
-@pytest.mark.parametrize(
-    ("flags", "present", "is_dropped"),
-    [
-        ((), "0", True),
-        ((), None, True),
-        ((), "1", False),
-        (("--conntrack-tcp-be-liberal=true",), "0", False),
-    ],
-)
-def test_what_makes_no_sense_is_dropped_unless_tracking_is_liberal(
-    flags: tuple[str, ...], present: str | None, is_dropped: bool, tmp_path: Path
+@pytest.mark.parametrize(("present", "is_so"), [("0", False), (None, False), ("1", True)])
+def test_tracking_is_liberal_only_where_the_kernel_says_so(
+    present: str | None, is_so: bool, tmp_path: Path
 ) -> None:
     if present is not None:
         put(tmp_path / TCP_BE_LIBERAL, present)
 
-    assert drops_invalid(settings(*flags), tmp_path) is is_dropped
+    assert is_liberal(tmp_path) is is_so
 
 
 def test_loopback_is_routed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

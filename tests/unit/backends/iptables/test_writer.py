@@ -199,6 +199,20 @@ def test_a_refused_message_that_is_for_all_costs_all_and_one_for_nobody_is_an_er
             take(at, SetStep("IPv4", (wrong,)))
 
 
+def test_a_set_that_is_still_in_use_is_left_for_later() -> None:
+    with bench() as at:
+        take(at, SetStep("IPv4", (SetChange("create", IPS.name, IPS),)))
+        at.machine.ipset.references[IPS.name] = 1
+        destroyed = SetStep("IPv4", (SetChange("destroy", IPS.name),))
+
+        assert take(at, destroyed) == {}
+        assert IPS.name in at.observed.facts["IPv4"].sets
+
+        at.machine.ipset.references.clear()
+        assert take(at, destroyed) == {}
+        assert IPS.name not in at.observed.facts["IPv4"].sets
+
+
 def test_many_messages_are_carried_out_as_well() -> None:
     large = IPS._replace(max_members=65536)
     with bench() as at:
