@@ -108,9 +108,8 @@ class Side:
         self._change(found.ours)
         for _ in range(REFERENCES):
             self._turn += 1
-            time.sleep(
-                self._pause_s
-            )  # as ours: a commit just after another finds caches and locks as that one left them
+            # as ours: a commit just after another may wait for what that one has left to the kernel
+            time.sleep(self._pause_s)
             took = self._reference.replace(self._turn % self._services)
             found.reference.add(took.in_force_ms, took.returned_ms)
             found.reference.add_cpu(took.cpu_ms)

@@ -22,8 +22,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--sample", action="store_true", help="of the flow suite, one scenario for each feature"
     )
     parser.addoption(
-        "--whole", action="store_true", help="all of the flow suite on all backends, which is long"
+        "--whole", action="store_true", help="all flows on all backends, and all laws: takes long"
     )
+
+
+_LONG = ("e2e/test_contract.py::TestIptables::test_l1_",)
+"""Each of their many changes starts programs. On fakes they are told in seconds."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is long, unless all is asked for."""
+    if config.getoption("--whole"):
+        return
+    long = [item for item in items if item.nodeid.startswith(_LONG)]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -309,8 +309,7 @@ class Reconciler:
         """Return how many endpoints the next step is to have."""
         if self.observed.is_rebuild_due:
             return math.inf
-        worth: int = self.observed.worth_a_commit
-        return max(batches.ENDPOINTS_AT_ONCE, worth)
+        return float(max(batches.ENDPOINTS_AT_ONCE, self.observed.worth_a_commit))
 
     async def _program_chunk(self, chunk: list[PortKey], *, is_retry: bool = False) -> None:
         """Program some keys at once. What the kernel refuses is tried once more alone, then set aside.

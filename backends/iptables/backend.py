@@ -122,7 +122,6 @@ class IptablesBackend:
             stamp = opened.canary.look()
             parts = kernel.all_parts(self.layout.families)
             observed = await to_thread(lambda: kernel.read(opened.doors, parts).observed())
-        observed.is_copied = opened.choice.flavour is Flavour.LEGACY
         self._stamps[observed] = stamp
         return observed
 

@@ -33,7 +33,7 @@ class Observed:
     ServicePorts need a member of a set, `owners` says whose a chain or a set is, `asking` who tells pods from others.
     `damaged` are chains of trees that somebody else has changed: they are written again with the next plan.
     `leaving` is what nothing leads to any more. `node` is what is there for the node itself, None as long as nothing
-    is known of it; `layout` identifies the fixed rules that were planned last. `is_copied`: each commit writes its whole table.
+    is known of it; `layout` identifies the fixed rules that were planned last.
     """
 
     def __init__(self, facts: dict[Family, Facts]) -> None:
@@ -54,7 +54,6 @@ class Observed:
         }
         self.node: NodePart | None = None
         self.layout: object = None
-        self.is_copied = False
 
     @property
     def is_rebuild_due(self) -> bool:
@@ -63,9 +62,10 @@ class Observed:
 
     @property
     def worth_a_commit(self) -> int:
-        """How many endpoints are worth that a legacy table is copied, by the number of chains that nat has."""
-        if not self.is_copied:
-            return 0
+        """How many endpoints make a commit worth it, by the number of chains that nat has.
+
+        Legacy tables are copied whole by each, and those of the nft flavour looked through by the kernel.
+        """
         return 2 * max([len(facts.chains["nat"]) for facts in self.facts.values()], default=0)
 
     @property

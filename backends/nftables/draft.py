@@ -320,7 +320,7 @@ class Draft:
             deletes=tuple(first.deletes),
             adds=tuple(first.adds),
         )
-        if self._rebuild or tables or sets or chains:
+        if self._rebuild or tables:
             return [whole]  # nobody is served by what is not there
         return laid_first(whole, self.facts)
 

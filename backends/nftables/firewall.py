@@ -6,7 +6,6 @@ changes: other ranges are another set, named after its content, and the rule tha
 
 import functools
 import hashlib
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from backends.kernel import nft_phrases as say
@@ -37,7 +36,8 @@ def firewall_of(port: DesiredPort) -> Firewall | None:
     return firewall_for(port.key, port.source_ranges)
 
 
-def firewall_for(key: PortKey, ranges: Iterable[str]) -> Firewall:
+@functools.lru_cache(maxsize=1024)
+def firewall_for(key: PortKey, ranges: tuple[str, ...]) -> Firewall:
     """Return what a ServicePort needs to admit those in the ranges, canonical CIDRs of its family."""
     bounds = tuple(interval_keys(key.family, ranges))
     digest = hashlib.blake2b(b"".join(bounds), digest_size=4).hexdigest()

@@ -26,8 +26,10 @@ _PICKING: Final = re.compile(
 _REMEMBERING: Final = re.compile(rf"remember(-local)?{_PROTOCOL}{_NUMBER}")
 _PRIVATE_CHAIN: Final = re.compile(r"firewall-[0-9a-f]{16}")
 _PRIVATE_SET: Final = re.compile(r"ranges-[0-9a-f]{16}-[0-9a-f]{8}")
-# Session affinity once had chains and sets for each ServicePort: such a table is taken over and cleaned.
+# Session affinity once had chains and sets for each ServicePort, and whom policy Local does not concern chains of their own:
+# such a table is taken over and cleaned.
 _FORMER: Final = re.compile(
+    rf"shortcut(?:-nodeport)?{_PROTOCOL}{_NUMBER}(?:-affinity-{_NUMBER})?|"
     r"affinity(?:-external|-shortcut|(?:-known|-choose|-chosen)?(?:-local)?|-slots|-endpoints(?:-local)?)-[0-9a-f]{16}"
 )
 

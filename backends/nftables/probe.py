@@ -61,7 +61,8 @@ def _trials(layout: Layout, family: Family) -> Iterator[Trial]:
     yield from OURS.trials(family, layout.sets(family), layout.skeleton(family))
     for protocol in PROTOCOLS:
         sticky = picking_chain(protocol, 4, timeout_s=1)
-        names = (picking_chain(protocol, 4), *leads_to(sticky), sticky)
+        split = picking_chain(protocol, 4, "external-ip", act="split", here=4)
+        names = dict.fromkeys((*leads_to(split), split, *leads_to(sticky), sticky))
         yield from OURS.trials(family, (), [layout.chain(family, name) for name in names])
     firewall = firewall_for(PortKey(ServicePortName("", "", "", "TCP"), family), _RANGES[family])
     sets, chains = private_specs(firewall)

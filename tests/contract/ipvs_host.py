@@ -4,6 +4,7 @@ Both are reached through the same doors, so everything but the replies is the sa
 """
 
 import ipaddress
+import itertools
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -179,6 +180,8 @@ class IpvsHost:
             open_nft=lambda: self._opened(lambda: MeteredNft(meter)),
             open_ipvs=lambda: self._opened(lambda: MeteredIpvs(meter)),
             open_links=lambda: self._opened(lambda: MeteredLinks(meter)),
+            # it looks again at what drains some seconds later, and nobody has to wait for that
+            now_s=itertools.count(1.0).__next__,
         )
         self._meters[id(backend)] = meter
         self._closing.callback(backend.close)

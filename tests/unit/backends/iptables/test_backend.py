@@ -171,16 +171,6 @@ def test_rules_in_the_other_flavour_stay_until_everything_is_in_this_one(host: H
     assert [state.set.name for state in host.ipset.list_sets()]
 
 
-@pytest.mark.parametrize("flavour", Flavour)
-def test_only_in_the_legacy_flavour_a_commit_has_to_be_worth_it(
-    host: Host, flavour: Flavour
-) -> None:
-    host.flavour = flavour
-    _, observed = started(host, many_services(3))
-
-    assert bool(observed.worth_a_commit) == (flavour is Flavour.LEGACY)
-
-
 # --- what others change
 
 

@@ -139,3 +139,11 @@ def test_an_identity_is_that_of_the_service_port_in_both_families() -> None:
         make_key("default/web", protocol="UDP"),
     ]
     assert len({names.identity(key) for key in (ipv4, *others)}) == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["shortcut-tcp-8", "shortcut-nodeport-udp-1", "shortcut-tcp-4-affinity-10800"]
+)
+def test_chains_past_policy_local_as_they_were_are_still_known_as_ours(name: str) -> None:
+    assert names.is_private_chain(name)
+    assert not is_picking(name)
