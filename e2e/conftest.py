@@ -30,15 +30,6 @@ _LONG = ("e2e/test_contract.py::TestIptables::test_l1_",)
 """Each of their many changes starts programs. On fakes they are told in seconds."""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is long, unless all is asked for."""
-    if config.getoption("--whole"):
-        return
-    long = [item for item in items if item.nodeid.startswith(_LONG)]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Report by suite, and refuse settings that would silently require nothing."""
     suite_report.register(config)
@@ -48,9 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from error
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here needs network namespaces, without saying so."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Everything here needs network namespaces, without saying so. What is long is left out unless all is asked for."""
     here = Path(__file__).parent
+    if not config.getoption("--whole"):
+        long = [item for item in items if item.nodeid.startswith(_LONG)]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.netns)
