@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-_LONG = ("e2e/test_contract.py::TestIptables::test_l1_",)
+_LONG = tuple([f"e2e/test_contract.py::TestIptables::test_{law}_" for law in ("l1", "l2", "what")])
 """Each of their many changes starts programs. On fakes they are told in seconds."""
 
 

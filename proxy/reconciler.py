@@ -230,8 +230,7 @@ class Reconciler:
         self.progress.took(self.cache.changes.queued_s)
         for name, change in self.cache.take_changes().items():
             self._undescribed[name] = change.after(self._undescribed.get(name))
-        while self._undescribed:
-            name = next(iter(self._undescribed))
+        for name in list(self._undescribed):
             # last in the row if this fails, and not forgotten
             change = self._undescribed[name] = self._undescribed.pop(name)
             keys = self._describe(name)
