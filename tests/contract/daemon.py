@@ -18,6 +18,8 @@ from tests.desired_strategies import Ports
 from tests.model_builders import make_endpoint, make_service, make_service_port, make_slice
 
 _LIMIT_S = 20.0
+_LOOK_S = 0.005
+"""Looking costs processor time, which threads of the backend need to get on."""
 
 
 class Daemon:
@@ -63,7 +65,7 @@ class Daemon:
             while not is_so():
                 if self._running.done():
                     self._running.result()
-                await asyncio.sleep(0)
+                await asyncio.sleep(_LOOK_S)
 
 
 def make_services(first: int, count: int) -> list[Event]:
