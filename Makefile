@@ -9,7 +9,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 10
 
-demo: ## a node, pods, clients in namespaces: roll-outs under load, no failed connection (root); SOURCE=apiserver: over HTTPS
+demo: ## a node, pods, clients in namespaces: roll-outs under load, no failed connection (root); SOURCE=apiserver: over HTTPS; MODE=nftables|iptables|ipvs|userspace
 	@.ci/setup --root demo
 	@$(PYTHON) -m e2e.demo
 

@@ -13,44 +13,60 @@ from typing import Any, Final
 from proxy.backend import Backend
 from proxy.config.settings import Settings
 from proxy.errors import Unsupported
+from proxy.listeners import Listeners
+
+Make = Callable[[Settings, Listeners | None], Backend[Any, Any]]
 
 
-def _nftables(settings: Settings) -> Backend[Any, Any]:
+def _nftables(settings: Settings, _listeners: Listeners | None) -> Backend[Any, Any]:
     from backends.nftables.backend import NftablesBackend
 
     return NftablesBackend.from_settings(settings)
 
 
-def _ipvs(settings: Settings) -> Backend[Any, Any]:
+def _ipvs(settings: Settings, _listeners: Listeners | None) -> Backend[Any, Any]:
     from backends.ipvs.backend import IpvsBackend
 
     return IpvsBackend.from_settings(settings)
 
 
-def _iptables(settings: Settings) -> Backend[Any, Any]:
+def _iptables(settings: Settings, _listeners: Listeners | None) -> Backend[Any, Any]:
     from backends.iptables.backend import IptablesBackend
 
     return IptablesBackend.from_settings(settings)
 
 
-def _null(_settings: Settings) -> Backend[Any, Any]:
+def _userspace(settings: Settings, listeners: Listeners | None) -> Backend[Any, Any]:
+    from backends.userspace.backend import UserspaceBackend
+
+    return UserspaceBackend.from_settings(settings, listeners)
+
+
+def _null(_settings: Settings, _listeners: Listeners | None) -> Backend[Any, Any]:
     from backends.null.backend import NullBackend
 
     return NullBackend()
 
 
-FACTORIES: Final[dict[str, Callable[[Settings], Backend[Any, Any]]]] = {
+FACTORIES: Final[dict[str, Make]] = {
     "nftables": _nftables,
     "ipvs": _ipvs,
     "iptables": _iptables,
+    "userspace": _userspace,
     "null": _null,
 }
 OWN_DEVICE: Final = "sliceproxy-ipvs"
 """The interface whose addresses are those of Services: they are not this host's."""
-AUTOMATIC: Final = ("nftables",)
+AUTOMATIC: Final = ("nftables", "ipvs", "iptables", "userspace")
 """What an empty mode tries, in this order."""
 
-LASTING: Final = ("nftables", "ipvs", "iptables")
+WITHOUT_TRACKING: Final = ("userspace",)
+"""Those that need nothing of the kernel's connection tracking."""
+
+WITHOUT_LOCALHOST: Final = ("nftables", "ipvs")
+"""Those that leave NodePorts at localhost to a listener beside them."""
+
+LASTING: Final = AUTOMATIC
 """Those whose work outlives the process."""
 
 
@@ -59,10 +75,13 @@ def others(mode: str) -> tuple[str, ...]:
     return tuple([name for name in LASTING if name != mode]) if mode in LASTING else ()
 
 
-def create(mode: str, settings: Settings) -> Backend[Any, Any]:
-    """Make the backend of that name. It has touched nothing yet. Raises Unsupported for a name without one."""
+def create(mode: str, settings: Settings, listeners: Listeners | None = None) -> Backend[Any, Any]:
+    """Make the backend of that name. It has touched nothing yet. Raises Unsupported for a name without one.
+
+    `listeners` has what the process before has listened on, for whoever listens.
+    """
     if mode not in FACTORIES:
         raise Unsupported(
             f"mode {mode} is not available in this version; available: {', '.join(FACTORIES)}"
         )
-    return FACTORIES[mode](settings)
+    return FACTORIES[mode](settings, listeners)

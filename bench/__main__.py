@@ -11,6 +11,7 @@ from typing import Any
 
 from bench import (
     features,
+    forwarder,
     iptables,
     ipvs,
     kubeproxy_layout,
@@ -42,7 +43,8 @@ def main() -> int:
         args.changes, args.references = 90, 6
     results: dict[str, Any] = {"endpoints": args.endpoints, "load": os.getloadavg()}
     print(f"load of this machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors\n")
-    is_whole = not (args.features or args.verification or args.iptables or args.ipvs)
+    only = (args.features, args.verification, args.iptables, args.ipvs, args.forwarder)
+    is_whole = not any(only)
     if is_whole:
         results |= measure_basics(sizes, args)
     if is_whole or args.features:
@@ -55,6 +57,8 @@ def main() -> int:
         results["iptables"] = iptables.measure(sizes, args)
     if args.ipvs or (is_whole and not args.quick):
         results["ipvs"] = ipvs.measure()
+    if args.forwarder or (is_whole and not args.quick):
+        results["forwarder"] = forwarder.measure()
     args.json.parent.mkdir(parents=True, exist_ok=True)
     args.json.write_text(json.dumps(results, indent=1))
     print(f"all figures: {args.json}")
@@ -108,6 +112,11 @@ def parse() -> argparse.Namespace:
         "--ipvs",
         action="store_true",
         help="only mode ipvs, in a virtual machine where this kernel has none: some minutes",
+    )
+    parser.add_argument(
+        "--forwarder",
+        action="store_true",
+        help="only mode userspace beside HAProxy: two minutes",
     )
     parser.add_argument(
         "--large", action="store_true", help="also 1,000 services with 1,000 endpoints each"

@@ -110,9 +110,10 @@ _CHANGED: Final = (
 _ABOUT_CHANGED: Final = (
     "  Milliseconds, ours from the read of the event, (r) from the start of the program. In force: new connections follow it\n"
     "  (nft: the generation of the ruleset has changed; legacy: as returned, since the exchange of the table is what comes\n"
-    "  last). Returned: the program has ended; on nft it waits at its end until no processor can be reading what was\n"
-    "  replaced, whatever the size. What has to be faster is the change in force. Cpu: all processor time, ours with\n"
-    "  decoding and planning. Kernel's share: of that of the programs; on legacy it is the copy of the table.\n"
+    "  last). Returned: ours knows of it, by the word of a program that stays; the program of (r) has ended, which on nft waits\n"
+    "  until no processor can be reading what was replaced, whatever the size. What has to be faster is the change in force.\n"
+    "  Cpu: all processor time, ours with decoding and planning. Kernel's share: of that of the programs; on legacy it is the\n"
+    "  copy of the table, on nft the check of all rules.\n"
 )
 
 

@@ -35,6 +35,7 @@ from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
 from proxy.journal import Journal
+from proxy.listeners import Listeners
 from proxy.reconciler import Reconciler
 from proxy.sources.events import Event
 
@@ -63,7 +64,7 @@ def _read(path: str) -> bytes:
 
 async def serve(source: Sequence[str]) -> None:
     configured = settings(source)
-    backend = await app.choose_backend(configured)
+    backend, _ = await app.choose_backend(configured, Listeners())
     reconciler = app.build(configured, backend)
     reconciler.journal = Journal(capacity=1 << 20)
 

@@ -120,6 +120,10 @@ def _ipset() -> str:
     return _works_in_a_namespace(["ipset", "create", "probe", "hash:ip,port"])
 
 
+def _local_routes() -> str:
+    return _works_in_a_namespace(["ip", "route", "add", "local", "192.0.2.1", "dev", "lo"])
+
+
 def _dummy() -> str:
     return _works_in_a_namespace(["ip", "link", "add", "probe", "type", "dummy"])
 
@@ -213,6 +217,7 @@ CAPABILITIES: Mapping[str, Capability] = {
     "python-iptables": Capability("python-iptables", _python_iptables, is_stock=False),
     "ipset": Capability("ipset", _ipset, is_stock=True),
     "ipvs": Capability("IPVS", _ipvs, is_stock=False),
+    "userspace": Capability("routes that make addresses local", _local_routes, is_stock=True),
     "dummy": Capability("dummy devices", _dummy, is_stock=False),
     "capsh": Capability("programs with fewer rights", _capsh, is_stock=True),
     "sctp": Capability("SCTP sockets", _sctp, is_stock=False),

@@ -26,8 +26,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-_LONG = tuple([f"e2e/test_contract.py::TestIptables::test_{law}_" for law in ("l1", "l2", "what")])
-"""Each of their many changes starts programs. On fakes they are told in seconds."""
+_LONG = (
+    # each of their many changes starts programs; on fakes they are told in seconds
+    *[f"e2e/test_contract.py::TestIptables::test_{law}_" for law in ("l1", "l2", "what")],
+    # another mode is shown, and each of these ways is gone by another test as well
+    "e2e/test_demo.py::test_it_succeeds_in_another_mode_too",
+    "e2e/test_ladder.py::test_a_named_mode_falls_back_if_that_is_configured",
+    "e2e/test_ladder.py::test_a_named_mode_that_can_program_nothing_any_more_falls_back_too",
+    "e2e/test_localhost.py::test_what_changes_changes_at_localhost_too",
+    "e2e/test_localhost.py::test_where_localhost_is_not_wanted_nobody_listens[ranges",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:

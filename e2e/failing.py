@@ -1,47 +1,93 @@
 """Programs that stand before those of iptables in the path and sometimes fail, each in a way of its own. Shell.
 
-A call is refused because of a line in the middle that nobody can take; or killed before it has done anything, while it
-works, or when all is done; or another program holds the lock (legacy; the nft flavour takes none). What comes of it is what
-the real program makes of it. How each call ended is noted.
+A program takes one text after the other (`backends/kernel/xtables_fed.py`), and so does what stands before it. A text is refused
+because of a line in the middle that nobody can take; or the program is killed before it has done anything, while it works, or
+when all is done; or another program holds the lock (legacy; the nft flavour takes none). What comes of it is what the real
+program makes of it. How each text ended is noted.
 """
 
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Final
 
 from backends.kernel.xtables_text import Flavour
 
-ONE_OF: Final = 5
-"""One of so many calls fails, by chance."""
+ONE_OF: Final = 3
+"""One of so many texts fails, by chance."""
 KINDS: Final = ("line", "midst", "after", "before", "lock")
 """In which way, in turn."""
-_WRAPPER: Final = """#!/bin/bash
-here={here} real={real}
-end() {{ echo "$1" >> "$here/log"; }}
-kinds=({kinds}) kind=none
-[[ -e "$here/quiet" ]] || (( RANDOM % {one_of} )) ||
-    kind=${{kinds[$(grep -vc done "$here/log") % ${{#kinds[@]}}]}}
-case $kind in
-none) end done; exec "$real" "$@" ;;
-line)
-    mapfile -t lines
-    at=$(( 1 + RANDOM % (${{#lines[@]}} - 1) ))
-    end line
-    printf '%s\\n' "${{lines[@]:0:at}}" "-A NOBODY-HAS-THIS -j RETURN" "${{lines[@]:at}}" | "$real" "$@"
-    exit ;;
-before) end before; kill -KILL $$ ;;
-midst)
-    "$real" "$@" <&0 &
-    sleep "0.00$(( RANDOM % 10 ))"
-    kill -KILL $!
-    end midst; kill -KILL $$ ;;
-after) "$real" "$@"; end after; kill -KILL $$ ;;
-lock)
-    end lock
-    exec {{lock}}<>"$XTABLES_LOCKFILE"; flock "$lock"
-    exec "$real" --noflush --wait 1 ;;
-esac
+_WRAPPER: Final = """#!{python} -IS
+import fcntl, os, random, signal, subprocess, sys, time
+
+HERE, REAL, KINDS, ONE_OF = {here!r}, {real!r}, {kinds!r}, {one_of!r}
+arguments = sys.argv[1:]
+arguments[arguments.index("--wait") + 1] = "1"  # the lock is not held for longer than it has to be
+real = subprocess.Popen([REAL, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def note(kind):
+    with open(HERE + "/log", "a") as log:
+        log.write(kind + "\\n")
+
+
+def chosen():
+    if os.path.exists(HERE + "/quiet") or random.randrange(ONE_OF):
+        return "done"
+    with open(HERE + "/log") as log:
+        return KINDS[sum(line != "done\\n" for line in log) % len(KINDS)]
+
+
+def give(lines):
+    real.stdin.write(b"".join(lines))
+    real.stdin.flush()
+
+
+def killed(kind):
+    real.kill()
+    real.wait()
+    note(kind)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def pass_on(lines, kind):
+    if kind == "before":
+        killed(kind)
+    if kind == "line":
+        lines.insert(random.randrange(1, len(lines) - 1), b"-A NOBODY-HAS-THIS -j RETURN\\n")
+    if kind == "lock":
+        lock = open(os.environ["XTABLES_LOCKFILE"], "a")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    give(lines)
+    if kind == "midst":
+        time.sleep(random.randrange(10) / 1000)
+        killed(kind)
+    answer = real.stdout.readline()  # to the comment behind the COMMIT; nothing if the program has ended
+    while answer and answer != lines[-1]:
+        answer = real.stdout.readline()
+    if kind == "after":
+        killed(kind)
+    note(kind)
+    if not answer:
+        sys.exit(real.wait())
+    sys.stdout.buffer.write(answer)
+    sys.stdout.flush()
+
+
+text = []
+for line in sys.stdin.buffer:
+    text.append(line)
+    if line.startswith(b"#"):
+        if len(text) == 1:  # it asks whether anybody is there
+            give(text)
+            sys.stdout.buffer.write(real.stdout.readline())
+            sys.stdout.flush()
+        else:
+            pass_on(text, chosen())
+        text = []
+real.stdin.close()
+sys.exit(real.wait())
 """
 
 
@@ -64,19 +110,23 @@ class FailingPrograms:
             wrapper = directory / name
             wrapper.write_text(
                 _WRAPPER.format(
-                    here=directory, real=shutil.which(name), one_of=ONE_OF, kinds=" ".join(kinds)
+                    python=sys.executable,
+                    here=str(directory),
+                    real=shutil.which(name),
+                    kinds=kinds,
+                    one_of=ONE_OF,
                 )
             )
             wrapper.chmod(0o755)
 
     def fail(self) -> None:
-        """Have calls fail from now on."""
+        """Have texts fail from now on."""
         self._quiet.unlink()
 
     def work(self) -> None:
-        """Have no call fail from now on, as at the beginning."""
+        """Have no text fail from now on, as at the beginning."""
         self._quiet.touch()
 
     def ended(self) -> Counter[str]:
-        """How often calls ended in which way."""
+        """How often texts ended in which way."""
         return Counter(self._log.read_text().split())

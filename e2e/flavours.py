@@ -10,16 +10,29 @@ _HINT: Final = "KUBE-IPTABLES-HINT"
 _MODE: Final = "iptables"
 VARIANTS: Final[Mapping[str, Flavour]] = {f"{_MODE}-{flavour}": flavour for flavour in Flavour}
 """The flavours by the name under which mode iptables is tested, which is that of the capability needed, too."""
+_BESIDE: Final = "ipvs-iptables"
+BESIDE: Final[Mapping[str, Flavour]] = {f"{_BESIDE}-{flavour}": flavour for flavour in Flavour}
+"""Mode ipvs with the side rules that it has where there is no nftables."""
+FLAVOURS: Final[Mapping[str, Flavour]] = {**VARIANTS, **BESIDE}
 
 
 def mode_of(variant: str) -> str:
     """The mode that a backend is, or of which it is a variant."""
-    return _MODE if variant in VARIANTS else variant
+    return _MODE if variant in VARIANTS else "ipvs" if variant in BESIDE else variant
 
 
 def variants_of(backend: str) -> tuple[str, ...]:
     """Under which names a mode is tested; a variant alone under its own."""
+    if backend == _BESIDE:
+        return tuple(BESIDE)
     return tuple(VARIANTS) if backend == _MODE else (backend,)
+
+
+def needs_of(variant: str) -> tuple[str, ...]:
+    """The capabilities that a backend needs, or a variant of one."""
+    if variant in BESIDE:
+        return "ipvs", f"{_MODE}-{BESIDE[variant]}", "ipset"
+    return (variant, "ipset") if variant in VARIANTS else (variant,)
 
 
 def have_kubelet_use(namespace: Namespace, flavour: Flavour) -> None:

@@ -67,6 +67,14 @@ class Programmed:
         self._described = described
         self._runner.run(self._settle())
 
+    def take_over(self) -> None:
+        """Do what a new process does that finds these tables and wants the same, one service after the other."""
+        self._observed = self._runner.run(self._backend.observe())
+        assert not self._observed.is_rebuild_due
+        for key in self._desired:
+            self._runner.run(self._carry_out([key]))
+        self._runner.run(self._settle())
+
     def flip(self, states: Sequence[Sequence[DesiredPort]], seconds: float) -> int:
         """Put one state after the other, over and over, for that long; return how many transactions that were.
 

@@ -9,13 +9,18 @@ from backends.iptables.canary import Canary, open_canary
 from backends.iptables.flavour import Choice
 from backends.iptables.model import TABLES
 from backends.iptables.probe import probe
+from backends.ipvs.layout import Layout
 from backends.ipvs.model import DEVICE
-from backends.kernel import ipvs_messages
+from backends.ipvs.xt_layout import TABLES as XT_TABLES
+from backends.ipvs.xt_probing import probe as xt_probe
+from backends.ipvs.xt_side import Numbers
+from backends.kernel import ipvs_messages, xtables_flavour
 from backends.kernel.ipset import Ipset
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.links import Links
 from backends.kernel.nft import Nft
 from backends.kernel.xtables import Programs, Xtables, find_programs
+from backends.kernel.xtables_numbers import TableNumbers
 from backends.kernel.xtables_text import Chain, Flavour
 from backends.nftables.model import TABLE
 from e2e.namespace import Namespace
@@ -24,6 +29,7 @@ from tests.contract.host import Ground
 from tests.contract.iptables_host import IptablesHost
 from tests.contract.iptables_laws import IptablesLaws
 from tests.contract.ipvs_host import IpvsHost, OtherThings
+from tests.contract.ipvs_xt_host import XtIpvsHost
 from tests.contract.laws import KernelLaws
 from tests.contract.nftables_host import NftablesHost, OtherTables
 
@@ -187,3 +193,53 @@ class TestIpvs(RealKernelLaws):
     @pytest.fixture
     def ground(self, namespace: Namespace) -> Ground:
         return IpvsGround(namespace)
+
+
+class IpvsMachine:
+    """What the side rules of one namespace are reached through."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+
+    def door(self, flavour: Flavour, family: Family) -> Xtables:
+        return NamespacedXtables(find_programs(family)[flavour], self._namespace)
+
+    def entered(self) -> AbstractContextManager[None]:
+        return self._namespace.entered()
+
+    def numbers(self, flavour: Flavour) -> Numbers:
+        with self.entered():
+            return TableNumbers(flavour, FAMILIES, XT_TABLES)
+
+    def probe(self, choice: xtables_flavour.Choice, layout: Layout) -> None:
+        xt_probe(choice, layout)
+
+
+class XtIpvsGround(IpvsGround):
+    """The same with side rules of one flavour of iptables."""
+
+    def __init__(self, namespace: Namespace, flavour: Flavour) -> None:
+        super().__init__(namespace)
+        self._flavour = flavour
+
+    @contextmanager
+    def fresh(self) -> Iterator[IpvsHost]:
+        with super().fresh():
+            for stem in ("iptables", "ip6tables"):
+                empty = "".join([f"*{table}\nCOMMIT\n" for table in XT_TABLES])
+                self._namespace.run([f"{stem}-legacy-restore"], stdin=empty)
+            self._namespace.run(["ipset", "destroy"])
+        with ExitStack() as closing:
+            yield XtIpvsHost(IpvsMachine(self._namespace), self._flavour, closing)
+
+
+@pytest.fixture(params=Flavour)
+def beside_ground(namespace: Namespace, request: pytest.FixtureRequest) -> Ground:
+    return XtIpvsGround(namespace, request.param)
+
+
+@pytest.mark.requires("ipvs", "dummy", "iptables-legacy", "iptables-nft", "ipset")
+class TestIpvsBesideIptables(KernelLaws):
+    @pytest.fixture
+    def ground(self, beside_ground: Ground) -> Ground:
+        return beside_ground

@@ -67,13 +67,31 @@ def test_it_succeeds_in_another_mode_too() -> None:
     assert leftovers(done.stdout) == []
 
 
+def test_it_succeeds_without_netfilter() -> None:
+    done = subprocess.run(
+        DEMO,
+        cwd=ROOT,
+        env=os.environ | {"MODE": "userspace"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert re.findall(r"^\[(\d)/7\] ", done.stdout, re.MULTILINE) == list("1234567")
+    assert "refuses this process everything of netfilter" in done.stdout
+    assert re.fullmatch(r"0 failed connections of [1-9]\d{3,}", done.stdout.splitlines()[-1])
+    assert leftovers(done.stdout) == []
+
+
 def test_a_mode_that_does_not_exist_is_refused() -> None:
     done = subprocess.run(
         DEMO, cwd=ROOT, env=os.environ | {"MODE": "ebpf"}, capture_output=True, check=False
     )
 
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"MODE=ebpf: choose from nftables, iptables, ipvs" in done.stderr
+    assert b"MODE=ebpf: choose from nftables, iptables, ipvs, userspace" in done.stderr
 
 
 def test_a_source_that_does_not_exist_is_refused() -> None:

@@ -34,6 +34,10 @@ ENOUGH_FLOWS = examples(2_000)
 ENOUGH_CHANGES = examples(500)
 SINKS = range(8001, 8005)
 PREFIXES = Addresses("10.244.1.", "fd00:10:244:1::")
+_NARROW = Addresses("10.244.1.0/24", "fd00:10:244:1::/64")
+_WIDE = Addresses(*CLUSTER_CIDRS)
+_WIDER = Addresses("10.0.0.0/8", "fd00::/16")
+_ELSEWHERE = Addresses("192.0.2.0/24", "2001:db8::/32")
 _PROGRAM = [sys.executable, "-I", "-S", str(Path(__file__).with_name("flood.py"))]
 _COUNTERS = """
     table inet watch {
@@ -55,6 +59,28 @@ _COUNTERS = """
     }
 """
 
+# How an earlier version had source ranges, in steps such that the VIP is limited throughout.
+_EARLIER = """
+    add map IP sliceproxy firewall { type ADDRESS . inet_proto . inet_service : verdict; }
+    add set IP sliceproxy vip-sources { type ADDRESS . ADDRESS . inet_proto . inet_service; }
+    add set IP sliceproxy ranges-0123456789abcdef-01234567 { type ADDRESS; flags interval; }
+    add element IP sliceproxy ranges-0123456789abcdef-01234567 { RANGE }
+    add chain IP sliceproxy firewall-0123456789abcdef
+    add rule IP sliceproxy firewall-0123456789abcdef IP saddr @ranges-0123456789abcdef-01234567 return
+    add rule IP sliceproxy firewall-0123456789abcdef IP saddr . IP daddr . meta l4proto . th dport @vip-sources return
+    add rule IP sliceproxy firewall-0123456789abcdef drop
+    THEN
+    add element IP sliceproxy firewall { VIP . udp . 80 : jump firewall-0123456789abcdef }
+    THEN
+    flush chain IP sliceproxy external-ip
+    add rule IP sliceproxy external-ip IP daddr . meta l4proto . th dport vmap @firewall comment "source ranges"
+    add rule IP sliceproxy external-ip IP daddr . meta l4proto . th dport vmap @externals comment "by port"
+    THEN
+    flush chain IP sliceproxy sources
+    delete chain IP sliceproxy sources
+    flush set IP sliceproxy guarded
+    delete set IP sliceproxy guarded
+"""
 _REFUSING = [[word, TABLE, REFUSE] for word in ("ip", "ip6")]
 
 Pool = Sequence[int]
@@ -139,6 +165,29 @@ class Ground:
                 changes += 1
             took_s = time.monotonic() - begun_s
         return Race(changes, took_s, self._since(before))
+
+    def race_of_versions(self, family: Family, ranges: Addresses) -> Race:
+        """Have a service with source ranges taken over from an earlier version, over and over, while flows begin."""
+        vip = self._next_vip(family)
+        self._data_plane.put(
+            self._with_policy(vip, family, "LoadBalancer", Policy(ranges=(ranges.of(family),)))
+        )
+        self._data_plane.take_over()  # what counts refusals goes now
+        words = {"IP": "ip" if family == "IPv4" else "ip6", "ADDRESS": f"{family.lower()}_addr"}
+        words |= {"VIP": vip, "RANGE": ranges.of(family)}
+        script = re.sub(r"\b(IP|ADDRESS|VIP|RANGE)\b", lambda word: words[word[0]], _EARLIER)
+        before = self._counts()
+        with self._flows(family, vip):
+            begun_s, changes = time.monotonic(), 0
+            while time.monotonic() < begun_s + RACE_S:
+                for step in script.split("THEN"):
+                    self._world.node.namespace.run(["nft", "-f", "-"], stdin=step)
+                self._data_plane.take_over()
+                changes += 1
+            took_s = time.monotonic() - begun_s
+        race = Race(changes, took_s, self._since(before))
+        self.count_refusals()
+        return race
 
     def _with_policy(
         self, vip: str, family: Family, kind: FrontendKind, policy: "Policy"
@@ -310,6 +359,39 @@ def test_flows_from_within_all_source_ranges_are_served_while_those_are_replaced
     print(result)
     assert result.counts.came >= ENOUGH_FLOWS, result
     assert (result.counts.escaped, result.counts.dropped) == (0, 0), result
+
+
+@pytest.mark.parametrize("family", topology.FAMILIES)
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        pytest.param([_NARROW, _WIDE], id="narrow and wide"),
+        pytest.param([_WIDER, _NARROW, _WIDE], id="three lengths"),
+        pytest.param([None, _WIDE], id="some and none"),
+    ],
+)
+def test_flows_are_served_while_another_range_lets_them_in_each_time(
+    ground: Ground, family: Family, ranges: Sequence[Addresses | None]
+) -> None:
+    policies = [Policy(ranges=(each.of(family),) if each is not None else ()) for each in ranges]
+    result = ground.race_of_policies(family, "LoadBalancer", policies)
+
+    print(result)
+    assert_it_was_a_race(result)
+    assert (result.counts.escaped, result.counts.dropped) == (0, 0), result
+
+
+@pytest.mark.parametrize("family", topology.FAMILIES)
+@pytest.mark.parametrize("ranges", [_WIDE, _ELSEWHERE], ids=["let in", "kept out"])
+def test_source_ranges_of_an_earlier_version_hold_while_it_is_replaced(
+    ground: Ground, family: Family, ranges: Addresses
+) -> None:
+    result = ground.race_of_versions(family, ranges)
+
+    print(result)
+    assert result.counts.came >= ENOUGH_FLOWS, result
+    expected = result.counts.came if ranges == _ELSEWHERE else 0
+    assert (result.counts.escaped, result.counts.dropped) == (0, expected), result
 
 
 def assert_it_was_a_race(result: Race) -> None:

@@ -1,8 +1,8 @@
 """The flow suite: every scenario of e2e/flows/scenarios, with every backend this kernel offers, over both families.
 
 One test for each scenario, backend and proxy setting; what they have in common is built once. `--backend NAME` runs
-one backend only (iptables, or one of iptables-legacy and iptables-nft), `--sample` one scenario for each feature. Both flavours of
-iptables take minutes: unless they are asked for by name, or by `--whole`, they are sampled.
+one backend only (iptables, or one of iptables-legacy and iptables-nft; ipvs, or ipvs-iptables, or one of its flavours), `--sample`
+one scenario for each feature. Both flavours of iptables take minutes: unless they are asked for by name, or by `--whole`, they are sampled.
 """
 
 import tempfile
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 import backends
-from e2e.flavours import VARIANTS, variants_of
+from e2e.flavours import FLAVOURS, needs_of, variants_of
 from e2e.flows import exceptions, masquerade, scenario, tally
 from e2e.flows.ground import ground
 from e2e.flows.running import FlowError, Runner
@@ -49,8 +49,7 @@ class Case(NamedTuple):
 
     @property
     def marks(self) -> list[pytest.MarkDecorator]:
-        more = ("ipset",) if self.backend in VARIANTS else ()
-        needed = pytest.mark.requires(self.backend, *more)
+        needed = pytest.mark.requires(*needs_of(self.backend))
         reason = self.why_it_fails
         return [needed, pytest.mark.xfail(reason=reason, strict=True)] if reason else [needed]
 
@@ -67,9 +66,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     option = metafunc.config.getoption
     named = option("--backend", None) or []
-    are_sampled = {"iptables"} if not option("--whole", default=False) else set[str]()
+    are_sampled = {"iptables", "userspace"} if not option("--whole", default=False) else set[str]()
     if option("--sample", default=False):
-        are_sampled = {*exceptions.TABLE, *VARIANTS}
+        are_sampled = {*exceptions.TABLE, *FLAVOURS, *named}
     elif named:
         are_sampled = set()
     cases = [

@@ -407,7 +407,7 @@ def test_the_stock_tool_takes_back_every_kind_of_rule(ground: Ground) -> None:
 
     listed = ground.world.node.namespace.run(["nft", "list", "ruleset"])
 
-    for word in ("firewall-", "remember-", "split-", "external-", "-local-", "expires"):
+    for word in ("ranges-", "remember-", "split-", "external-", "-local-", "expires"):
         assert word in listed
     with Namespace("copy") as copy:
         copy.run(["nft", "-c", "-f", "-"], stdin=listed)

@@ -1,6 +1,6 @@
 """Mode iptables under programs that fail: whatever becomes of single calls, in the end all is as it should be.
 
-A daemon hears of thousands of random changes while one of five calls of `iptables-restore` fails. What is in the kernel
+A daemon hears of thousands of random changes while one of three calls of `iptables-restore` fails. What is in the kernel
 after that is compared with what another daemon programs, which hears of the outcome alone and whose programs work.
 """
 

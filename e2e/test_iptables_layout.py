@@ -6,6 +6,7 @@ What packets meet is told by the fake of tests/unit/backends/iptables/test_plan_
 import errno
 import random
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
@@ -23,7 +24,9 @@ from e2e.namespace import Namespace
 from proxy.desired import DesiredPort, Frontend
 from proxy.desired_node import DesiredNode
 from proxy.model import FAMILIES, Family, PortKey
+from proxy.netlink.codec import Request
 from tests.desired_strategies import Ports, desired_state, make_desired, random_states, whole
+from tests.effort import patience_s
 
 pytestmark = pytest.mark.requires("ipset")
 
@@ -80,9 +83,16 @@ class Kernel:
                 lines = [line.text for line in step.lines()]
                 self.doors[step.family].restore(step.table, lines)
             else:
-                assert self.ipset.carry_out(step.requests()) == []
+                self.carry_out(step.requests())
             self.observed.fold(step)
         self.observed.occupy(planned)
+
+    def carry_out(self, requests: Sequence[Request]) -> None:
+        """The kernel may take a moment to notice that no rule asks a set any more."""
+        until_s = time.monotonic() + patience_s(5.0)
+        while refusals := self.ipset.carry_out(requests):
+            requests = [requests[refusal.index] for refusal in refusals]
+            assert time.monotonic() < until_s, refusals
 
     def differences(self) -> list[object]:
         """Return where belief and kernel differ."""

@@ -1,15 +1,18 @@
 """The side rules of mode ipvs beside rules of others that take ports of whatever is local: those for a pod's `hostPort`.
 
 Servers of the node stand in for IPVS: both take in from the same hook what is for an address of this host. So kernels without
-IPVS have this, too. With IPVS: `test_ipvs.py`.
+IPVS have this, too. With IPVS: `test_ipvs.py`. Side rules of iptables are before those of others in the same engine only, where
+their jump comes first; they need kinds of sets that kernels with IPVS have.
 """
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
 
 import pytest
 
-from backends.ipvs.kernel import OURS
-from backends.ipvs.layout import IpvsSettings, Layout, closed
+from backends.ipvs.layout import IpvsSettings, Layout
 from backends.ipvs.model import (
     BOUND,
     DROPPED,
@@ -20,11 +23,17 @@ from backends.ipvs.model import (
     SERVICES,
     SHORTCUTS,
 )
+from backends.ipvs.nft_side import NftSide
 from backends.ipvs.render import pack_address
+from backends.ipvs.side import Side
+from backends.ipvs.xt_side import Tools, XtSide
 from backends.kernel.nft import Nft
 from backends.kernel.nft_phrases import word
 from backends.kernel.nft_table import Data
 from backends.kernel.nft_transaction import Batch, Element, Transaction
+from backends.kernel.xtables import Xtables, find_programs
+from backends.kernel.xtables_flavour import Choice
+from backends.kernel.xtables_text import Flavour
 from e2e import hostport, topology
 from e2e.client import PROTOCOLS, Answer, Failure
 from e2e.manifests import address
@@ -40,15 +49,31 @@ both_families = pytest.mark.parametrize("family", FAMILIES)
 both_protocols = pytest.mark.parametrize("protocol", ["tcp", "udp"])
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(program, marks=pytest.mark.requires("nftables", capability))
+NFT = "nftables"
+_PROGRAMS = {Flavour.LEGACY: "iptables-legacy", Flavour.NFT: "iptables-nft"}
+_WITH = [
+    *[
+        pytest.param((NFT, program), marks=pytest.mark.requires("nftables", capability))
         for program, capability in hostport.NEEDS.items()
     ],
-)
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    *[
+        pytest.param((flavour, program), marks=pytest.mark.requires("ipvs", program, "ipset"))
+        for flavour, program in _PROGRAMS.items()
+    ],
+]
+
+
+class Ground(NamedTuple):
+    """A node, and what opens its side rules."""
+
+    world: World
+    open_side: Callable[[], AbstractContextManager[Side]]
+
+
+@pytest.fixture(scope="module", params=_WITH, ids=lambda each: f"{each[0]} beside {each[1]}")
+def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     """A node whose pod `a` has hostPorts that are ports of Services, too."""
+    side_of, program = request.param
     protocols, ports = ("tcp", "udp"), (PORT, NODE_PORT, OTHER_PORT)
     with topology.world(pods=2) as made:
         for vips in (CLUSTER_IP, VIP, ELSEWHERE_IP, REFUSING, DROPPING):
@@ -57,20 +82,40 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
             )
         listened = [f"{protocol}:{port}" for protocol in protocols for port in ports]
         topology.serve_on([made.node, made.pods[0]], *listened)
-        _load(made)
-        hostport.load(made.node, made.pods[0], request.param, *ports)
-        yield made
+
+        @contextmanager
+        def opened() -> Iterator[Side]:
+            with made.node.entered(), contextlib.closing(_side(side_of)) as side:
+                yield side
+
+        with opened() as side:
+            _load(side)
+        hostport.load(made.node, made.pods[0], program, *ports)
+        yield Ground(made, opened)
 
 
-def _load(world: World) -> None:
+@pytest.fixture
+def world(ground: Ground) -> World:
+    return ground.world
+
+
+def _side(name: str) -> Side:
+    if name == NFT:
+        return NftSide(Nft())
+    flavour = Flavour(name)
+    doors = {family: Xtables(find_programs(family)[flavour]) for family in FAMILIES}
+    return XtSide(FAMILIES, Tools(find=lambda _: Choice(flavour, doors, {})))
+
+
+def _load(side: Side) -> None:
+    layout = side.layout_of(LAYOUT.settings)
     structure = Transaction(
         tables=FAMILIES,
-        sets=tuple([(family, spec) for family in FAMILIES for spec in LAYOUT.sets(family)]),
-        chains=tuple([(family, spec) for family in FAMILIES for spec in LAYOUT.chains(family)]),
+        sets=tuple([(family, spec) for family in FAMILIES for spec in layout.sets(family)]),
+        chains=tuple([(family, spec) for family in FAMILIES for spec in layout.chains(family)]),
         adds=tuple([each for family in FAMILIES for each in _elements(family)]),
     )
-    with world.node.entered(), Nft() as nft:
-        OURS.commit(nft, structure)
+    side.commit(structure)
 
 
 def _elements(family: Family) -> Iterator[Batch]:
@@ -125,7 +170,9 @@ def test_a_frontend_is_ours_though_a_pod_has_its_port_of_this_host(
 def test_a_frontend_without_endpoints_is_not_served_by_a_pod_that_has_its_port_of_this_host(
     world: World, family: Family, protocol: str
 ) -> None:
-    for asking in (world.client, world.pods[1]):
+    # who sends to it by UDP on this node itself is told so at once, by an error of another kind
+    own = [world.node] if protocol == "tcp" else []
+    for asking in (world.client, world.pods[1], *own):
         assert asking.ask(REFUSING.of(family), PORT, protocol=protocol) is Failure.REFUSED
     assert world.client.ask(DROPPING.of(family), PORT, protocol=protocol) is Failure.TIMEOUT
 
@@ -140,13 +187,17 @@ def test_what_is_no_frontend_is_still_the_pods(
 
 
 @both_families
-def test_once_we_give_way_others_decide_on_frontends_too(world: World, family: Family) -> None:
-    with world.node.entered(), Nft() as nft:
-        OURS.commit(nft, Transaction(chains=((family, closed()),)))
+def test_once_we_give_way_others_decide_on_frontends_too(ground: Ground, family: Family) -> None:
+    world = ground.world
+    with ground.open_side() as side:
+        closed = side.layout_of.closed_chains()
+        side.commit(Transaction(chains=tuple([(family, each) for each in closed])))
     try:
         assert _answers(world, VIP.of(family), PORT, "tcp") == ["a"] * 3
         assert _answers(world, CLUSTER_IP.of(family), PORT + 1, "tcp") == [Failure.REFUSED] * 3
     finally:
-        open_again = [(family, each) for each in LAYOUT.chains(family) if each.name == "dispatch"]
-        with world.node.entered(), Nft() as nft:
-            OURS.commit(nft, Transaction(chains=tuple(open_again)))
+        with ground.open_side() as side:
+            names = {each.name for each in closed}
+            chains = side.layout_of(LAYOUT.settings).chains(family)
+            again = tuple([(family, each) for each in chains if each.name in names])
+            side.commit(Transaction(chains=again))

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends.ipvs.kernel import OURS
 from backends.ipvs.layout import IpvsSettings, Layout
 from backends.ipvs.model import TABLE
+from backends.ipvs.nft_side import OURS
 from backends.kernel.nft import Nft
 from backends.kernel.nft_transaction import Batch, Element, Transaction
 from e2e.namespace import Namespace

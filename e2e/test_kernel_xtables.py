@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from backends.kernel.xtables import LockHeld, Refused, Xtables, find_programs, usual_flavour
+from backends.kernel.xtables import (
+    Incompatible,
+    LockHeld,
+    Refused,
+    Xtables,
+    find_programs,
+    usual_flavour,
+)
 from backends.kernel.xtables_legacy import LegacyTables, table_names
 from backends.kernel.xtables_text import Chain, Flavour, RefusedLine, split_rule
 from e2e.namespace import Namespace
@@ -236,6 +243,34 @@ def test_what_only_nft_can_say_is_never_read_as_ours(namespace: Namespace) -> No
     assert found["SP-A"] == Chain(None, ())
 
 
+@pytest.mark.requires("iptables-nft", "nftables")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_table_that_cannot_be_read_can_be_written_and_asked(
+    namespace: Namespace, family: Family
+) -> None:
+    rules, of = Xtables(find_programs(family)[Flavour.NFT]), {"IPv4": "ip", "IPv6": "ip6"}[family]
+    jump = '-m comment --comment "0123456789abcdef" -m conntrack ! --ctstate DNAT -j SP-A'
+    rules.restore("nat", [":SP-A - [0:0]", ":SP-OLD - [0:0]", f"-I OUTPUT 1 {jump}"])
+    strange = "udp dport 9 numgen random mod 2 0 counter"
+    namespace.run(["nft", f"add rule {of} nat OUTPUT {strange}"])
+    with pytest.raises(Incompatible):
+        rules.save("nat")
+
+    rules.restore(
+        "nat", [":SP-A - [0:0]", "-A SP-A -p tcp -j RETURN", ":SP-OLD - [0:0]", "-X SP-OLD"]
+    )
+
+    assert set(rules.chain_names("nat")) - BUILT_IN == {"SP-A"}
+    assert rules.has_rule("nat", "OUTPUT", jump)
+    assert not rules.has_rule("nat", "OUTPUT", "-j SP-A")
+    assert not rules.has_rule("nat", "OUTPUT", "-j SP-NONE")
+    rules.restore("nat", [f"-D OUTPUT {jump}"])
+    assert not rules.has_rule("nat", "OUTPUT", jump)
+    listed = namespace.run(["nft", f"list chain {of} nat OUTPUT"])
+    assert "numgen random mod 2 0 counter" in listed
+    assert "return" in namespace.run(["nft", f"list chain {of} nat SP-A"])
+
+
 def test_foreign_rules_keep_their_place_and_words(rules: Xtables) -> None:
     theirs = [
         ":KUBE-X - [0:0]",
@@ -251,3 +286,77 @@ def test_foreign_rules_keep_their_place_and_words(rules: Xtables) -> None:
     rules.restore("nat", ["-D OUTPUT -j SP-A", "-F SP-A", "-X SP-A"])
 
     assert rules.save("nat") == before
+
+
+# --- the program that is kept for the next call
+
+
+def kept_by(namespace: Namespace) -> list[str]:
+    """The programs that stay in a namespace."""
+    pids = namespace.run(["ip", "netns", "pids", namespace.name]).split()
+    lines = [Path("/proc", pid, "cmdline") for pid in pids]
+    programs = [Path(line.read_text().split("\0")[0]) for line in lines if line.exists()]
+    return [program.name for program in programs if program.name.endswith("-restore")]
+
+
+def test_one_program_carries_out_all_calls_and_ends_with_the_door(
+    rules: Xtables, namespace: Namespace
+) -> None:
+    for number in range(3):
+        rules.restore("nat", [":A - [0:0]", f"-A A -p tcp --dport {number + 1} -j RETURN"])
+        assert own(rules).keys() == {"A"}
+        assert kept_by(namespace) == [f"{rules.programs.stem}-restore"]
+
+    assert " 3 " in own(rules)["A"].rules[0]
+    rules.close()
+    assert kept_by(namespace) == []
+
+
+def test_what_others_did_between_two_calls_is_seen(rules: Xtables, namespace: Namespace) -> None:
+    stem = rules.programs.stem
+    rules.restore("nat", [":A - [0:0]", ":B - [0:0]", "-A A -j RETURN", "-A B -j A"])
+
+    namespace.run([stem, "-t", "nat", "-A", "A", "-j", "ACCEPT"])
+    namespace.run([stem, "-t", "nat", "-A", "PREROUTING", "-j", "RETURN"])
+    rules.restore("nat", [":A - [0:0]", "-A A -p tcp -j RETURN", "-I PREROUTING -j B"])
+    assert rules.save("nat")["PREROUTING"].rules == ("-j B", "-j RETURN")
+    assert own(rules)["A"].rules == ("-p tcp -j RETURN",)
+
+    namespace.run([stem, "-t", "nat", "-F"])
+    namespace.run([stem, "-t", "nat", "-X", "A"])
+    with pytest.raises(Refused):
+        rules.restore("nat", [":B - [0:0]", "-A B -j A"])
+    rules.restore("nat", [":B - [0:0]", ":A - [0:0]", "-A B -j A"])
+
+    if rules.programs.version.flavour is Flavour.NFT:
+        namespace.run(["nft", "flush", "ruleset"])
+        rules.restore("nat", [":B - [0:0]", "-A B -j RETURN", "-I PREROUTING -j B"])
+        assert rules.save("nat")["PREROUTING"].rules == ("-j B",)
+
+
+def test_a_program_in_one_namespace_writes_to_no_other(
+    rules: Xtables, namespace: Namespace
+) -> None:
+    rules.restore("nat", [":A - [0:0]"])
+
+    with Namespace("xtables-2") as other, other.entered():
+        rules.restore("nat", [":B - [0:0]"])
+        assert own(rules).keys() == {"B"}
+
+    assert own(rules).keys() == {"A"}
+    rules.restore("nat", [":C - [0:0]"])  # the one that was there has gone with its namespace
+    assert own(rules).keys() == {"A", "C"}
+
+
+@pytest.mark.requires("iptables-legacy")
+def test_a_program_that_waits_for_its_next_text_does_not_hold_the_lock(
+    namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "lock"))
+    rules = Xtables(find_programs(IPV4)[Flavour.LEGACY])
+
+    for _ in range(2):
+        rules.restore("nat", [":A - [0:0]"])
+        with (tmp_path / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert kept_by(namespace) == ["iptables-legacy-restore"]

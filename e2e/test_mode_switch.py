@@ -9,10 +9,10 @@ from typing import Final, NamedTuple
 
 import pytest
 
-from backends.ipvs.kernel import OURS
 from backends.ipvs.layout import IpvsSettings
 from backends.ipvs.layout import Layout as IpvsLayout
 from backends.ipvs.model import BOUND, DEVICE
+from backends.ipvs.nft_side import OURS
 from backends.ipvs.render import pack_address
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.links import Links

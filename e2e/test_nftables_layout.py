@@ -21,10 +21,8 @@ from backends.kernel.nft_expressions import (
 )
 from backends.kernel.nft_table import NUMBERS
 from backends.nftables.backend import NftablesBackend
-from backends.nftables.firewall import firewall_of
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import TABLE
-from backends.nftables.names import identity
 from e2e.namespace import Namespace
 from proxy.desired import DesiredPort, Frontend
 from proxy.desired_node import DesiredNode
@@ -41,7 +39,6 @@ HEADERS: Final[dict[Family, str]] = {"IPv4": "ip", "IPv6": "ip6"}
 _SETS = """
     map services { type ADDRESS . inet_proto . inet_service : verdict; }
     map externals { type ADDRESS . inet_proto . inet_service : verdict; }
-    map firewall { type ADDRESS . inet_proto . inet_service : verdict; }
     map nodeports { type inet_proto . inet_service : verdict; }
     map endpoints-tcp { typeof IP daddr . tcp dport . numgen random mod 65536 : IP daddr . tcp dport; }
     map endpoints-udp { typeof IP daddr . udp dport . numgen random mod 65536 : IP daddr . udp dport; }
@@ -56,8 +53,10 @@ _SETS = """
     set nodeport-ips { type ADDRESS; }
     set service-cidrs { type ADDRESS; flags interval; }
     set hairpin { type ADDRESS . ADDRESS; }
-    set vip-sources { type ADDRESS . ADDRESS . inet_proto . inet_service; }
-    set RANGES { type ADDRESS; flags interval; }
+    set guarded { type ADDRESS . inet_proto . inet_service; }
+    set ranges-8 { type ADDRESS . inet_proto . inet_service . ADDRESS; }
+    set ranges-23 { type ADDRESS . inet_proto . inet_service . ADDRESS; }
+    set ranges-WHOLE { type ADDRESS . inet_proto . inet_service . ADDRESS; }
     map affinity-clients { typeof meta priority . IP saddr : meta priority; flags dynamic,timeout; size 1048576; }
     map affinity-services { typeof IP daddr . meta l4proto . th dport : meta priority; }
     map affinity-nodeports { typeof meta l4proto . th dport : meta priority; }
@@ -82,13 +81,17 @@ _CHAINS = """
         goto refuse
     }
 PICKING
-    chain firewall-ID {
-        IP saddr @RANGES return
-        IP saddr . IP daddr . meta l4proto . th dport @vip-sources return
-        drop
+    chain sources {
+        IP daddr . meta l4proto . th dport . IP saddr @ranges-WHOLE return
+        IP daddr . meta l4proto . th dport . IP saddr & MASK23 @ranges-23 return
+        IP daddr . meta l4proto . th dport . IP saddr & MASK8 @ranges-8 return
+        IP daddr . meta l4proto . th dport . IP saddr @ranges-WHOLE return
+        IP daddr . meta l4proto . th dport . IP saddr & MASK23 @ranges-23 return
+        IP daddr . meta l4proto . th dport . IP saddr & MASK8 @ranges-8 return
+        IP daddr . meta l4proto . th dport @guarded drop
     }
     chain external-ip {
-        IP daddr . meta l4proto . th dport vmap @firewall
+        IP daddr . meta l4proto . th dport @guarded jump sources
         IP daddr . meta l4proto . th dport vmap @externals
         IP daddr . meta l4proto . th dport vmap @externals
     }
@@ -127,6 +130,10 @@ AFFINITY
 _LISTENING: Final[dict[Family, str]] = {
     "IPv4": "ip daddr != 127.0.0.0/8 fib daddr type local",
     "IPv6": "ip6 daddr @nodeport-ips",
+}
+_MASKS: Final[dict[Family, dict[int, str]]] = {
+    "IPv4": {23: "255.255.254.0", 8: "255.0.0.0"},
+    "IPv6": {23: "ffff:fe00::", 8: "ff00::"},
 }
 _REMEMBER = """
     chain remember-LOCALtcp-60 {
@@ -226,16 +233,14 @@ def words(family: Family) -> str:
         picking += _splitting(protocol, 1, capacity, "")
         picking += _splitting(protocol, 1, capacity, "nodeport-")
     text = _SETS + _CHAINS.replace("PICKING", picking).replace("AFFINITY", _all_of_affinity())
-    sticky = STICKY[family]
-    firewall = firewall_of(sticky)
-    assert firewall is not None
     filled = (
         re.sub(r"\bIP\b", HEADERS[family], text)
         .replace("LISTENING", _LISTENING[family])
         .replace("ADDRESS", f"{family.lower()}_addr")
         .replace("PODS", CIDRS[family])
-        .replace("RANGES", firewall.set_name)
-        .replace("-ID", f"-{identity(sticky.key)}")
+        .replace("WHOLE", "32" if family == "IPv4" else "128")
+        .replace("MASK23", _MASKS[family][23])
+        .replace("MASK8", _MASKS[family][8])
     )
     return f"table {HEADERS[family]} {TABLE} {{\n{filled}\n}}\n"
 
@@ -270,7 +275,10 @@ STICKY: Final[dict[Family, DesiredPort]] = {
         3,
         affinity_timeout_s=60,
         external_local=True,
-        source_ranges=("192.0.2.0/24",) if family == "IPv4" else ("2001:db8:2::/64",),
+        source_ranges=("10.0.0.0/8", "192.0.2.0/23")
+        if family == "IPv4"
+        else ("fd00::/8", "2001:d00::/23"),
+        allows_own_vips=True,
     )
     for family in FAMILIES
 }

@@ -6,13 +6,14 @@ those who ask the cluster first (`kubectl describe node`, `kubectl describe serv
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from proxy import __version__
 from proxy.events_recorder import Recorder, Regarding, node_reference
 from proxy.health import Condition
 from proxy.health_checks import HealthCheck
+from proxy.ladder import Refusal, fallback_words
 from proxy.model import PortKey, Rejected
 from proxy.reconciler import Reconciler
 from proxy.sources.events import Problems
@@ -31,13 +32,20 @@ class Announcer:
         self._node_name = node_name
         self._told: set[str] = set()
 
-    def started(self, mode: str, refusals: Iterable[str] = ()) -> None:
-        """Tell that the proxy runs; with `refusals` of better modes, also that it is not as it should be."""
+    def started(self, mode: str) -> None:
+        """Tell that the proxy runs."""
         self._recorder.normal(
             self._node, "Starting", f"sliceproxy {__version__}, mode {mode}", action="StartProxy"
         )
-        if words := "; ".join(refusals):
-            self._warn("ProxyModeFallback", f"mode {mode} is used because of: {words}")
+
+    def fell_back(self, mode: str, passed_over: Sequence[Refusal]) -> None:
+        """Tell that the mode is not the one it should be, if so."""
+        if words := fallback_words(mode, passed_over):
+            self._warn("ProxyModeFallback", words)
+
+    def stuck(self, words: str) -> None:
+        """Tell that nothing can be programmed, and that no other mode takes over."""
+        self._warn("ProxyModeFailed", words)
 
     def heard(self, event: Problems, known: Iterable[Rejected]) -> None:
         """Tell what of an object cannot be used, once for as long as it stays the same; `known` is what was said of it.

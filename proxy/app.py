@@ -18,18 +18,32 @@ from typing import Any, Final
 import uvloop
 
 import backends
-from proxy import handover, heap, host_addresses, sysctls, threads
+from proxy import (
+    descent,
+    handover,
+    heap,
+    host_addresses,
+    ladder,
+    listeners,
+    localhost,
+    sysctls,
+    threads,
+)
 from proxy.announcer import Announcer
-from proxy.backend import Backend
+from proxy.backend import Backend, Draining
+from proxy.beside import Beside
 from proxy.cache import Cache
 from proxy.config.settings import Settings
 from proxy.conntrack_sweeper import Sweeper
-from proxy.conntrack_table import ConntrackTable
+from proxy.conntrack_table import open_table
+from proxy.descent import Descent
 from proxy.desired import DesiredState
 from proxy.desired_node import NodeSettings
 from proxy.errors import ConfigError, ProxyError, Unsupported
 from proxy.events_recorder import Recorder
 from proxy.journal import Round
+from proxy.ladder import Refusal
+from proxy.listeners import Listeners
 from proxy.meter import Meter
 from proxy.model import NodeInfo
 from proxy.parts import Parts
@@ -61,8 +75,10 @@ def init(settings: Settings) -> int:
 
 
 async def _init(settings: Settings) -> None:
-    (await choose_backend(settings)).close()
-    sysctls.require(settings.conntrack)
+    backend, _ = await choose_backend(settings, Listeners())
+    backend.close()
+    if backend.name not in backends.WITHOUT_TRACKING:
+        sysctls.require(settings.conntrack)
 
 
 def cleanup(settings: Settings, mode: str = "") -> list[str]:
@@ -76,21 +92,16 @@ def cleanup(settings: Settings, mode: str = "") -> list[str]:
 async def _cleanup(settings: Settings, modes: Iterable[str]) -> list[str]:
     lines = []
     for name in modes:
-        backend = backends.create(name, settings)
         try:
-            count = await backend.cleanup()
-        finally:
-            backend.close()
+            with contextlib.closing(backends.create(name, settings)) as backend:
+                count = await backend.cleanup()
+        except ProxyError as error:
+            if not handover.says_nothing_can_be_left(error):
+                raise
+            continue
         if count:
             lines.append(f"{name}: removed {count} objects")
     return lines or ["nothing of ours was found"]
-
-
-def not_yet(settings: Settings) -> list[str]:
-    """Name what the settings ask for and this version does not do, so that nobody relies on it."""
-    if settings.fallback:
-        return [f"fallback: {settings.fallback} does not exist"]
-    return []
 
 
 def protect_from_oom(settings: Settings, file: Path = OOM_SCORE) -> None:
@@ -107,18 +118,20 @@ def protect_from_oom(settings: Settings, file: Path = OOM_SCORE) -> None:
 
 async def _run(settings: Settings) -> None:
     protect_from_oom(settings)
-    for missing in not_yet(settings):
-        log.warning("not in this version: %s", missing)
     recorder = Recorder(settings.node_name, is_on=uses_api_server(settings))
     source = source_of(settings, recorder)
-    backend = await choose_backend(settings)
-    sysctls.attempt(settings.conntrack)
-    try:
-        await serve(settings, backend, source, recorder)
-    except* ProxyError as group:
-        raise _first(group) from None
-    finally:
-        backend.close()
+    path = Path(settings.state_dir) / listeners.FILE
+    passed = await threads.to_thread(Listeners.inherited_from, path)
+    backend, passed_over = await choose_backend(settings, passed)
+    with contextlib.ExitStack() as made:
+        made.callback(backend.close)
+        if backend.name not in backends.WITHOUT_TRACKING:
+            sysctls.attempt(settings.conntrack)
+        reconciler = build(settings, backend, passed_over)
+        try:
+            await serve(reconciler, settings, source, recorder, passed, made)
+        except* ProxyError as group:
+            raise _first(group) from None
 
 
 def _first(group: BaseExceptionGroup[ProxyError]) -> ProxyError:
@@ -127,20 +140,35 @@ def _first(group: BaseExceptionGroup[ProxyError]) -> ProxyError:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def choose_backend(settings: Settings) -> Backend[Any, Any]:
-    """Return the first backend that can do everything needed here. Raises Unsupported, naming what is missing."""
-    refusals: list[str] = []
-    for name in (settings.mode,) if settings.mode else backends.AUTOMATIC:
-        backend = backends.create(name, settings)
-        try:
-            await backend.probe()
-        except Unsupported as error:
-            backend.close()
-            refusals.append(f"{name}: {error}")
-        else:
-            log.info("mode %s", name)
-            return backend
-    raise Unsupported("; ".join(refusals))
+async def choose_backend(
+    settings: Settings, passed: Listeners
+) -> tuple[Backend[Any, Any], tuple[Refusal, ...]]:
+    """Return the first backend that can do everything needed here, and why not a better one.
+
+    Raises Unsupported, naming what is missing.
+    """
+    create = functools.partial(make_backend, settings=settings, passed=passed)
+    backend, refusals = await descent.choose(modes(settings), create)
+    if backend is None:
+        raise Unsupported(ladder.nowhere_words(settings.mode, settings.fallback, refusals))
+    return backend, refusals
+
+
+def modes(settings: Settings) -> tuple[str, ...]:
+    """Return the modes that may be tried, best first."""
+    return ladder.rungs(settings.mode, settings.fallback, backends.AUTOMATIC)
+
+
+def make_backend(mode: str, settings: Settings, passed: Listeners) -> Backend[Any, Any]:
+    """Make the backend of a mode that is tried, with one for localhost beside it where it needs one. Raises Unsupported."""
+    if mode == "ipvs" and settings.ipvs.problem:
+        raise Unsupported("its settings", settings.ipvs.problem)
+    backend = backends.create(mode, settings, passed)
+    families = localhost.families(settings.node_port_addresses)
+    if mode not in backends.WITHOUT_LOCALHOST or not (settings.localhost_node_ports and families):
+        return backend
+    listening = backends.create("userspace", settings, passed)
+    return Beside(backend, listening, localhost.Localhost(families))
 
 
 def uses_api_server(settings: Settings) -> bool:
@@ -164,18 +192,23 @@ def source_of(settings: Settings, recorder: Recorder | None = None) -> Source:
 
 
 async def serve(
-    settings: Settings, backend: Backend[Any, Any], source: Source, recorder: Recorder
+    reconciler: Reconciler,
+    settings: Settings,
+    source: Source,
+    recorder: Recorder,
+    passed: Listeners,
+    made: contextlib.ExitStack,
 ) -> None:
-    """Run everything until SIGTERM or SIGINT."""
-    reconciler = build(settings, backend)
+    """Run everything until SIGTERM or SIGINT. `made` is told what is to be closed at the end."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    with contextlib.closing(ConntrackTable()) as flows:
+    with contextlib.closing(open_table()) as flows:
         sweeper = Sweeper(reconciler, flows)
         announcer = Announcer(recorder, settings.node_name)
-        announcer.started(backend.name)
+        announcer.started(reconciler.backend.name)
+        announcer.fell_back(reconciler.backend.name, reconciler.passed_over)
         parts = Parts(
             settings,
             source,
@@ -185,18 +218,29 @@ async def serve(
             Meter(),
             recorder,
             announcer,
+            passed,
         )
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(life, name=name) for name, life in _lives(parts)]
+            running = [tasks.create_task(life, name=name) for name, life in _lives(parts, made)]
             await stop.wait()
-            log.info("stopping; the rules stay")
+            log.info("stopping; what is in the kernel stays")
             for task in running:
                 task.cancel()
+    await let_end(reconciler.backend, settings.userspace.drain_timeout_s)
 
 
-def _lives(parts: Parts) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+async def let_end(backend: Backend[Any, Any], deadline_s: float) -> None:
+    """Wait for connections that depend on this process."""
+    if isinstance(backend, Draining) and (left := await backend.drain(deadline_s)):
+        log.warning("%d connections have not ended within %g s and are cut", left, deadline_s)
+
+
+def _lives(
+    parts: Parts, made: contextlib.ExitStack
+) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
     """Yield what runs side by side for as long as the daemon lives, wired to each other."""
     reconciler, sweeper = parts.reconciler, parts.sweeper
+    path = Path(parts.settings.state_dir) / listeners.FILE
 
     def deliver(events: Sequence[Event], received_s: float) -> None:
         for event in events:
@@ -206,7 +250,21 @@ def _lives(parts: Parts) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         reconciler.cache.apply(events, received_s, time.monotonic())
         reconciler.wake()
 
-    hearers: list[Callable[[Round], None]] = [parts.meter.heard, sweeper.on_round]
+    descending = Descent(
+        reconciler,
+        parts.announcer,
+        modes(parts.settings),
+        functools.partial(make_backend, settings=parts.settings, passed=parts.listeners),
+        leave=functools.partial(backends.create, settings=parts.settings),
+        others=backends.others,
+        keep=lambda backend: made.callback(backend.close),
+        limit_s=parts.settings.fallback_after_s,
+    )
+    hearers: list[Callable[[Round], None]] = [
+        parts.meter.heard,
+        sweeper.on_round,
+        descending.heard,
+    ]
 
     def hear_round(ended: Round) -> None:
         for hear in hearers:
@@ -220,15 +278,14 @@ def _lives(parts: Parts) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
     yield "source", _feed(parts.source, deliver, reconciler.cache)
     yield "host addresses", host_addresses.watch(hear_addresses, without=backends.OWN_DEVICE)
     yield "reconciler", reconciler.run()
-    others = backends.others(reconciler.backend.name)
-    create = functools.partial(backends.create, settings=parts.settings)
-    yield "other modes", handover.run(reconciler.is_synced, others, create)
+    yield "ladder", descending.run()
     yield "verifier", parts.verifier.run()
     yield "conntrack", sweeper.run()
     yield "heap", heap.rest_until(reconciler.is_synced)
     yield "loop lag", parts.meter.watch_loop()
     yield "announcer", parts.announcer.run(reconciler)
     yield "http", _serve_http(parts, hearers)
+    yield "listeners", listeners.run(parts.listeners, path, reconciler.is_synced)
 
 
 async def _serve_http(parts: Parts, hearers: list[Callable[[Round], None]]) -> None:
@@ -260,7 +317,9 @@ async def _feed(source: Source, deliver: Deliver, cache: Cache) -> None:
         raise ConfigError(f"the stream of watch events ended before it had listed every {missing}")
 
 
-def build(settings: Settings, backend: Backend[Any, Any]) -> Reconciler:
+def build(
+    settings: Settings, backend: Backend[Any, Any], passed_over: tuple[Refusal, ...] = ()
+) -> Reconciler:
     """Wire cache, desired state and backend together."""
     schedule = Schedule(
         now_s=time.monotonic(),
@@ -275,4 +334,6 @@ def build(settings: Settings, backend: Backend[Any, Any]) -> Reconciler:
         uses_pod_cidrs=settings.detect_local_mode == "NodeCIDR",
         serves_external_ips=settings.is_enabled("AllowServiceExternalIPs"),
     )
-    return Reconciler(cache, DesiredState(node), backend, schedule)
+    reconciler = Reconciler(cache, DesiredState(node), backend, schedule)
+    reconciler.passed_over = passed_over
+    return reconciler

@@ -20,7 +20,7 @@ L8 isolation     What the kernel refuses costs only the ServicePort it belongs t
 """
 
 from collections.abc import AsyncIterator, Collection, Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from proxy.desired import Desired
 from proxy.model import PortKey, Value
@@ -152,7 +152,7 @@ class Backend(Protocol[ObservedT, PlanT]):
         """Carry a plan out and fold into `observed` what the kernel confirmed.
 
         Raises KernelError when nothing more can be tried (the kernel is out of reach); `observed` is then
-        no longer to be trusted and must be observed anew.
+        no longer to be trusted and must be observed anew; but after Busy, of what could not be done nothing was.
         """
         ...
 
@@ -199,4 +199,16 @@ class Backend(Protocol[ObservedT, PlanT]):
 
     def close(self) -> None:
         """Give back what the process holds (sockets). Leaves the data plane as it is."""
+        ...
+
+
+@runtime_checkable
+class Draining(Protocol):
+    """A backend of which connections depend on this process, so that its end is theirs."""
+
+    async def drain(self, deadline_s: float) -> int:
+        """Take no new connection, and wait until those there are have ended, at most that long; return how many have not.
+
+        Called once, when the process has been told to stop and plans nothing any more, before `close`.
+        """
         ...

@@ -43,6 +43,26 @@ class Sweeping(Protocol):
     async def sweep(self, wanted: Sequence[Filter], table: Table) -> Found: ...
 
 
+class NothingTracked:
+    """The table of a kernel that has nothing of netfilter."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    async def sweep(self, _wanted: Sequence[Filter], _table: Table) -> Found:
+        return Found({}, {}, {}, 0.0)
+
+
+def open_table() -> "ConntrackTable | NothingTracked":
+    """Return the table of this network namespace. Raises KernelError."""
+    try:
+        return ConntrackTable()
+    except KernelError as error:
+        if error.errno != errno.EPROTONOSUPPORT:
+            raise
+        return NothingTracked()
+
+
 class ConntrackTable:
     """Sweeps the table of the network namespace in which it was made."""
 

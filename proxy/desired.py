@@ -69,6 +69,7 @@ class DesiredPort(Value, frozen=True, kw_only=True):
     source_ranges: tuple[str, ...] = ()
     allows_own_vips: bool = False
     affinity_timeout_s: int | None = None
+    health_check_node_port: int = 0
     lost: tuple[Frontend, ...] = ()
 
     @property
@@ -247,6 +248,7 @@ class DesiredState:
             allows_own_vips=bool(port.source_ranges)
             and self._holds_node(port.source_ranges, port.key.family, node),
             affinity_timeout_s=port.affinity_timeout_s,
+            health_check_node_port=port.health_check_node_port,
             lost=lost,
         )
 

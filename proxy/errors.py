@@ -49,3 +49,7 @@ class KernelError(ProxyError):
         self.request = request
         self.errno = errno
         self.message = message
+
+
+class Busy(KernelError):  # noqa: N818 (reads as a fact in `except`)
+    """Nothing was done, since somebody else was in the way all the time: what was believed before still holds."""

@@ -6,14 +6,14 @@ A view over the cache, run through the same selection the daemon programs from. 
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, Literal
 
 import msgspec
 
-from proxy import selection
+from proxy import localhost, selection
 from proxy.cache import Cache, Merged, merge
-from proxy.desired import FrontendKind, endpoints_of, frontends_of
+from proxy.desired import Frontend, FrontendKind, endpoints_of, frontends_of
 from proxy.errors import ProxyError
 from proxy.model import (
     Endpoint,
@@ -98,6 +98,16 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeInfo
     selection: Selection
     shadowed: tuple[Endpoint, ...]
+    is_at_localhost: bool = False
+
+    @property
+    def frontends(self) -> tuple[Frontend, ...]:
+        """Where clients connect; a NodePort at localhost too, where a listener serves it there."""
+        port = self.port
+        if not (self.is_at_localhost and port.node_port):
+            return frontends_of(port)
+        here = Frontend("NodePort", localhost.ADDRESSES[port.key.family], port.node_port)
+        return (*frontends_of(port), here)
 
     def document(self) -> Explanation:
         """Return the JSON form."""
@@ -131,7 +141,7 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
             ),
             frontends=tuple(
                 FrontendDocument(kind=f.kind, address=f.address, port=f.port)
-                for f in frontends_of(port)
+                for f in self.frontends
             ),
             session_affinity=None
             if timeout_s is None
@@ -151,9 +161,15 @@ def explain(cache: Cache, services: Iterable[Service]) -> list[Explained]:
 
 
 def explain_service(
-    service: Service, slices: Iterable[EndpointSlice], node: NodeInfo
+    service: Service,
+    slices: Iterable[EndpointSlice],
+    node: NodeInfo,
+    at_localhost: Collection[Family] = (),
 ) -> list[Explained]:
-    """Explain one service, port by port, by its slices in bytewise name order."""
+    """Explain one service, port by port, by its slices in bytewise name order.
+
+    `at_localhost` are the families of which NodePorts are served at localhost by a listener of the proxy.
+    """
     merged = merge(slices)
     explained: list[Explained] = []
     for port in service.ports:
@@ -167,6 +183,7 @@ def explain_service(
                 node=node,
                 selection=selection.select(endpoints_of(port, merged), port, node),
                 shadowed=found.shadowed,
+                is_at_localhost=localhost.is_served(port.key, at_localhost),
             )
         )
     return explained
@@ -277,7 +294,7 @@ def _render(one: Explained, paint: Paint) -> str:
     lines = [
         f"{paint(shown(str(port.key.name)), 'bold')}  {port.key.name.protocol} {port.key.family}  on {where}"
     ]
-    lines += _frontend_lines(port)
+    lines += _frontend_lines(one)
     lines.append(
         f"  cluster list  {list_words(chosen.cluster, chosen, paint)}{topology_words(chosen)}"
     )
@@ -293,14 +310,15 @@ def _render(one: Explained, paint: Paint) -> str:
     return "\n".join(lines)
 
 
-def _frontend_lines(port: ServicePort) -> list[str]:
-    lines = []
-    for frontend in frontends_of(port):
+def _frontend_lines(one: Explained) -> list[str]:
+    lines, port = [], one.port
+    for frontend in one.frontends:
         address = frontend.address or "every node address"
         host = f"[{address}]" if ":" in address else address
         policy = port.internal_local if frontend.kind == "ClusterIP" else port.external_local
         lines.append(
             f"  {frontend.kind:<12}  {host}:{frontend.port}  policy {'Local' if policy else 'Cluster'}"
+            + (", by a listener of the proxy" if is_at_localhost(frontend) else "")
         )
     if port.source_ranges:
         lines.append(
@@ -311,6 +329,11 @@ def _frontend_lines(port: ServicePort) -> list[str]:
     if port.health_check_node_port:
         lines.append(f"  health check  node port {port.health_check_node_port}")
     return lines
+
+
+def is_at_localhost(frontend: Frontend) -> bool:
+    """Whether this is a NodePort where only a listener serves it."""
+    return frontend.kind == "NodePort" and frontend.address is not None
 
 
 def list_words(chosen: tuple[Endpoint, ...] | None, outcome: Selection, paint: Paint) -> str:

@@ -44,7 +44,7 @@ async def _retire(name: str, create: Callable[[str], Backend[Any, Any]]) -> None
                     stack.callback(backend.close)
                 retired = await backend.retire()
             except ProxyError as error:
-                if _says_nothing_can_be_left(error):
+                if says_nothing_can_be_left(error):
                     return
                 failures += 1
                 if str(error) != told:
@@ -63,7 +63,7 @@ async def _retire(name: str, create: Callable[[str], Backend[Any, Any]]) -> None
             await asyncio.sleep(retired.again_s)
 
 
-def _says_nothing_can_be_left(error: ProxyError) -> bool:
+def says_nothing_can_be_left(error: ProxyError) -> bool:
     """Whether the kernel lacks what the rules of that mode are made of, or even the protocol in which it is asked."""
     return isinstance(error, Unsupported) or (
         isinstance(error, KernelError) and error.errno == errno.EPROTONOSUPPORT

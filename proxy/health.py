@@ -7,7 +7,7 @@ ago it did something, and one whose changes do not reach the kernel is not, howe
 not as it should be is `degraded`: worth an operator's look, and no reason to take traffic away from the node.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal, get_args
 
@@ -17,12 +17,12 @@ from proxy.model import FAMILIES, Family, NodeInfo, Value
 from proxy.sources.events import ObjectKind, WatchReport
 
 Check = Literal[
-    "lists", "first-sync", "node", "reconcile", "backlog", "quarantine", "leftovers", "contention", "watch"
+    "lists", "first-sync", "node", "mode", "reconcile", "backlog", "quarantine", "leftovers", "contention", "watch"
 ]  # fmt: skip
 """What is looked at to find what is degraded; the words that metrics count by.
 
 `lists`: every kind has been listed. `first-sync`: everything has been programmed once. `node`: the own Node is known.
-`reconcile`: the last round ended well. `backlog`: no change has waited too long. `quarantine`: the kernel refuses
+`mode`: the mode is the one asked for, or the best there is, and it can program. `reconcile`: the last round ended well. `backlog`: no change has waited too long. `quarantine`: the kernel refuses
 nothing. `leftovers`: what nobody asks for is gone. `contention`: nobody undoes our repairs. `watch`: the API server
 answers.
 """
@@ -104,6 +104,8 @@ class Condition(Value, frozen=True, kw_only=True):
     last_error: str = ""
     refused: int = 0
     leftovers: str = ""
+    fallback: str = ""
+    """Why the mode is not the one it should be, or stays although it can program nothing."""
     is_contended: bool = False
 
 
@@ -200,13 +202,7 @@ def degraded(
 
     Objects that cannot be used are not among it: they are their authors' business, and counted.
     """
-    found: list[tuple[Check, str]] = []
-    if condition.unlisted and not condition.is_synced:
-        found.append(("lists", f"waiting for the first list of {_listed(condition.unlisted)}"))
-    if not condition.is_synced:
-        found.append(("first-sync", "not everything has been programmed yet"))
-    elif not condition.node.is_known:
-        found.append(("node", "the own Node is not known: neither its zone nor its addresses"))
+    found = list(_of_the_start(condition))
     if condition.last_error:
         found.append(("reconcile", condition.last_error))
     for family, each in condition.families.items():
@@ -221,6 +217,18 @@ def degraded(
         found.append(("contention", "somebody keeps changing our objects"))
     found += [("watch", f"{each.kind}: {each.error}") for each in reports if each.error]
     return [Degraded(code=code, words=words) for code, words in found]
+
+
+def _of_the_start(condition: Condition) -> Iterator[tuple[Check, str]]:
+    """Yield what was not as it should be from the beginning."""
+    if condition.unlisted and not condition.is_synced:
+        yield "lists", f"waiting for the first list of {_listed(condition.unlisted)}"
+    if not condition.is_synced:
+        yield "first-sync", "not everything has been programmed yet"
+    elif not condition.node.is_known:
+        yield "node", "the own Node is not known: neither its zone nor its addresses"
+    if condition.fallback:
+        yield "mode", condition.fallback
 
 
 def readyz(condition: Condition, found: Sequence[Degraded]) -> tuple[bool, str]:

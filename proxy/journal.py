@@ -60,6 +60,7 @@ class Round(Value, frozen=True, kw_only=True):
 
     `families` are those with something to do. `is_full`: every ServicePort was looked at, not only what changed.
     `error` is empty when the round ended well; what the kernel refused of single ServicePorts stands in `entries`.
+    `trouble` says why nothing can be programmed: the kernel was out of reach, or has refused every ServicePort there is.
     `triggers` are the changes of slices that count as programmed by now, each named once, in whichever round that was.
     """
 
@@ -68,6 +69,7 @@ class Round(Value, frozen=True, kw_only=True):
     is_full: bool
     families: tuple[Family, ...]
     error: str = ""
+    trouble: str = ""
     entries: tuple[Entry, ...] = ()
     triggers: tuple[Trigger, ...] = ()
     operations: int = 0

@@ -8,6 +8,7 @@ from proxy.config.settings import Settings
 from proxy.conntrack_sweeper import Sweeper
 from proxy.events_recorder import Recorder
 from proxy.health import PERIODS_TO_LATE, is_keeping_up
+from proxy.listeners import Listeners
 from proxy.meter import Meter
 from proxy.reconciler import Reconciler
 from proxy.sources.events import Source
@@ -25,6 +26,7 @@ class Parts(NamedTuple):
     meter: Meter
     recorder: Recorder
     announcer: Announcer
+    listeners: Listeners
 
     def is_healthy(self) -> bool:
         """Return whether no change has waited too long."""

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from proxy import batches
@@ -22,9 +22,10 @@ from proxy.cache import Cache
 from proxy.changes import Change
 from proxy.desired import DesiredState
 from proxy.desired_node import DesiredNode
-from proxy.errors import KernelError, ProxyError
+from proxy.errors import Busy, KernelError, ProxyError, Unsupported
 from proxy.health import Condition, Progress
 from proxy.journal import Entry, Journal, Round
+from proxy.ladder import Refusal, fallback_words
 from proxy.model import FAMILIES, NodeInfo, PortKey, ServiceName, Value
 from proxy.schedule import Backoff, Schedule
 from proxy.threads import to_thread
@@ -63,6 +64,13 @@ class Reconciler:
         self.operations = 0
         self.transactions = 0
         self.prune_failures = 0
+        self.passed_over: tuple[Refusal, ...] = ()
+        """Which better modes than that of the backend will not do, and why."""
+        self.stuck = ""
+        """Why the backend stays although it can program nothing."""
+        self.falls = 0
+        """How often another backend had to take over."""
+        self._turn = asyncio.Lock()  # held by a round
         self._backoff = Backoff(first_s=1.0, last_s=60.0)
         self.observed: Any = None
         self._is_belief_stale = True
@@ -93,6 +101,9 @@ class Reconciler:
             last_error=self.last_error,
             refused=len(self.quarantine),
             leftovers=self._leftovers.error if self._leftovers is not None else "",
+            fallback="; ".join(
+                filter(None, (fallback_words(self.backend.name, self.passed_over), self.stuck))
+            ),
             is_contended=self.schedule.is_contended(now_s),
         )
 
@@ -107,7 +118,8 @@ class Reconciler:
         self.progress.opened(time.monotonic())
         while True:
             await self._wait()
-            await self._round()
+            async with self._turn:
+                await self._round()
 
     async def _barrier(self) -> None:
         deadline_s = time.monotonic() + NODE_WAIT_S
@@ -122,6 +134,20 @@ class Reconciler:
             self._wake.clear()
             timeout_s = max(left_s, 0.0) if self.cache.unlisted == {"Node"} else None
             await wait_for(self._wake, timeout_s)
+
+    async def use(self, backend: Backend[Any, Any], passed_over: Sequence[Refusal]) -> None:
+        """Let another backend take over as soon as no round is under way: it is to do everything from the beginning.
+
+        Whatever the one before has programmed stays as it is.
+        """
+        async with self._turn:
+            self.backend, self.passed_over = backend, tuple(passed_over)
+            self.falls += 1
+            self.stuck, self.last_error = "", ""
+            self.observed, self._is_belief_stale, self._is_full_due = None, True, True
+            self._leftovers = None
+            self.is_synced.clear()
+        self.wake()
 
     def hear_host_addresses(self, addresses: frozenset[str]) -> None:
         """Take in the addresses on this host's interfaces, as canonical text, whenever they change."""
@@ -178,12 +204,18 @@ class Reconciler:
         started_s = time.monotonic()
         operations, transactions = self.operations, self.transactions
         is_full = self._is_belief_stale or self._is_full_due
-        error = ""
+        error, trouble = "", ""
         try:
             await self._work()
+            trouble = self._refused_altogether()
         except Exception as failure:  # forwarding goes on and the next round looks anew
-            self.observed, self._is_belief_stale = None, True
+            if isinstance(failure, Busy):
+                self._again_s = 0.0  # the plan for no keys may be what could not be carried out
+            else:
+                self.observed, self._is_belief_stale = None, True
             error = str(failure) or type(failure).__name__
+            if isinstance(failure, KernelError | Unsupported):
+                trouble = error
             log.error("reconcile failed: %s", error, exc_info=not isinstance(failure, ProxyError))
         self.last_error = error
         ended_s = time.monotonic()
@@ -199,11 +231,24 @@ class Reconciler:
                 is_full=is_full,
                 families=families,
                 error=error,
+                trouble=trouble,
                 entries=entries,
                 triggers=() if error else self.backlog.take_triggers(),
                 operations=self.operations - operations,
                 transactions=self.transactions - transactions,
             )
+        )
+
+    def _refused_altogether(self) -> str:
+        """Return what the kernel says if it has refused everything there is, of which one author can hardly be the cause."""
+        ports = self.desired.ports
+        if not 1 < len(ports) <= len(self.quarantine):
+            return ""
+        if not all(key in self.quarantine for key in ports):
+            return ""
+        first = next(iter(ports))
+        return (
+            f"all {len(ports)} service ports are refused; {first}: {self.quarantine[first].reason}"
         )
 
     async def _work(self) -> None:
@@ -288,7 +333,8 @@ class Reconciler:
             self._count(applied)
             error = "; ".join(sorted(set(applied.failed.values())))
         except KernelError as refused:
-            self._is_belief_stale = True
+            if not isinstance(refused, Busy):
+                self._is_belief_stale = True
             error = str(refused)
         if not error:
             self._leftovers = None

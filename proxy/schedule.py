@@ -87,7 +87,7 @@ class Schedule:
         return self._verified_s + self._verify_period_s
 
     def verified(self, now_s: float, *, repaired: bool, took_s: float = 0.0) -> None:
-        """Note a verification, whether it led to a repair, and how long it took."""
+        """Note a verification, whether it led to a repair, and how long it took if there was nothing to be seen."""
         self._verified_s = now_s
         self._compare_s = now_s + took_s * PAUSE_PER_WORK
         self._repairs = [at for at in self._repairs if at > now_s - REPAIR_WINDOW_S]

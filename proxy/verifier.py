@@ -46,15 +46,18 @@ class Verifier:
         if observed is None:
             self._schedule.verified(now_s, repaired=False)  # everything is about to be read anew
             return
+        is_due = now_s >= self._schedule.verify_due_s()
         try:
-            if now_s >= self._schedule.verify_due_s() or (
+            if is_due or (
                 self._schedule.may_compare(now_s)
                 and self._reconciler.backend.has_foreign_change(observed)
             ):
                 drifts = await self._reconciler.backend.verify(observed)
                 done_s = time.monotonic()
                 self.verifications += 1
-                self._schedule.verified(done_s, repaired=bool(drifts), took_s=done_s - now_s)
+                # only a look that was for nothing is a reason to look less often
+                took_s = 0.0 if is_due or drifts else done_s - now_s
+                self._schedule.verified(done_s, repaired=bool(drifts), took_s=took_s)
                 if self._reconciler.observed is observed:
                     self._repair(drifts)
         except KernelError as error:

@@ -164,7 +164,7 @@ class _Reader:
                 is_refused = key in self._of(refused)
                 outside, here, is_sticky = self._lead(connection, verdict, is_refused=is_refused)
                 ranges, takes_own_vip = None, False
-                if verdicts == "externals" and key in self._of("firewall"):
+                if verdicts == "externals" and key in self._of("guarded"):
                     ranges, takes_own_vip = self._ranges(key)
                 found[connection] = Treatment(outside, here, is_sticky, ranges, takes_own_vip)
         self._check_nothing_is_left(found)
@@ -172,16 +172,16 @@ class _Reader:
 
     def _check_nothing_is_left(self, found: Behaviour) -> None:
         assert self._pools.keys() <= self._read, f"slots: {self._pools.keys() - self._read}"
-        assert self._of("firewall").keys() <= self._of("externals").keys()
+        assert self._of("guarded").keys() <= self._of("externals").keys()
         with_address = self._of("services").keys() | self._of("externals").keys()
         assert self._of("refused").keys() <= with_address
         assert self._of("nodeports-refused").keys() <= self._of("nodeports").keys()
         self._check_no_number_is_left()
         width = 4 if self._family == "IPv4" else 16
-        for key in self._of("vip-sources"):
-            assert key[:width] == key[width : 2 * width]
-            connection = self._connection(key[width:])
-            assert connection in self._leave_out or found[connection].takes_own_vip
+        for name in self._elements:
+            for key in self._of(name) if name.startswith("ranges-") else ():
+                connection = self._connection(key[:-width])
+                assert connection in self._leave_out or found[connection].ranges is not None
 
     def _check_no_number_is_left(self) -> None:
         if self._leave_out:
@@ -261,20 +261,15 @@ class _Reader:
         return pool
 
     def _ranges(self, key: bytes) -> tuple[frozenset[Range], bool]:
-        verdict = self._of("firewall")[key]
-        assert isinstance(verdict, str)
-        chain = verdict.removeprefix("jump ")
-        assert chain in self._facts.chains
-        prefix = f"ranges-{chain.removeprefix('firewall-')}-"
-        (name,) = [name for name in self._elements if name.startswith(prefix)]
-        bounds = sorted((int.from_bytes(k[:-1]), k[-1]) for k in self._of(name))
-        if len(bounds) % 2:
-            bounds.append((1 << (32 if self._family == "IPv4" else 128), 1))
-        assert [end for _, end in bounds] == [0, 1] * (len(bounds) // 2)
-        values = [value for value, _ in bounds]
         width = 4 if self._family == "IPv4" else 16
-        is_own = key[:width] + key in self._of("vip-sources")
-        return frozenset(zip(values[::2], values[1::2], strict=True)), is_own
+        cidrs = [
+            f"{_address(element[-width:])}/{name.removeprefix('ranges-')}"
+            for name in self._elements
+            for element in (self._of(name) if name.startswith("ranges-") else ())
+            if element[:-width] == key
+        ]
+        own = f"{_address(key[:width])}/{8 * width}"
+        return _merged(tuple([cidr for cidr in cidrs if cidr != own])), own in cidrs
 
     def _connection(self, key: bytes) -> Connection:
         assert key[-7:-4] == bytes(3)

@@ -10,6 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = ROOT / "deploy/daemonset.yaml"
+FOR_IPTABLES = ROOT / "deploy/mode-iptables.yaml"
 DOCKERFILE = ROOT / "Dockerfile"
 
 # What YAML can hold.
@@ -27,15 +28,34 @@ def the(kind: str) -> Object:
     return found
 
 
-def pod() -> Object:
-    """The pod's spec."""
-    spec: Object = the("DaemonSet")["spec"]["template"]["spec"]
+def pod(mode: str = "") -> Object:
+    """The pod's spec, with what is patched into it for a mode."""
+    written = the("DaemonSet")
+    if mode == "iptables":
+        written = patched(written, yaml.safe_load(FOR_IPTABLES.read_text()))
+    spec: Object = written["spec"]["template"]["spec"]
     return spec
 
 
-def container() -> Object:
+def patched(value: Any, patch: Any) -> Any:
+    """A strategic merge, as `kubectl patch` does it: named objects of a list are merged, other lists are replaced."""
+    if isinstance(value, dict) and isinstance(patch, dict):
+        return value | {key: patched(value.get(key), each) for key, each in patch.items()}
+    if isinstance(value, list) and all(isinstance(each, dict) for each in [*value, *patch]):
+        names = {_name(each): each for each in value}
+        merged = {_name(each): patched(names.get(_name(each)), each) for each in patch}
+        return [*(names | merged).values()]
+    return patch
+
+
+def _name(item: Object) -> str:
+    """What tells the items of a list apart."""
+    return str(item.get("mountPath") or item["name"])
+
+
+def container(mode: str = "") -> Object:
     """The only container."""
-    (found,) = pod()["containers"]
+    (found,) = pod(mode)["containers"]
     return dict(found)
 
 

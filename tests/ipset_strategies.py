@@ -6,7 +6,13 @@ from typing import Final
 from hypothesis import strategies as st
 
 from backends.kernel import ipset_messages
-from backends.kernel.ipset_objects import IpSet, Member, SetKind
+from backends.kernel.ipset_objects import (
+    NETWORK_NETWORK,
+    NETWORK_PORT,
+    IpSet,
+    Member,
+    SetKind,
+)
 from proxy.addresses import unpack_ip
 from proxy.model import FAMILIES, IPV4, IPV6, Family
 from proxy.netlink.codec import Request
@@ -42,10 +48,11 @@ def networks(draw: st.DrawFn, family: Family) -> str:
 @st.composite
 def sets(draw: st.DrawFn) -> IpSet:
     """Any set that can be made."""
-    kind = draw(st.sampled_from(list(SetKind)))
-    family = None if kind is SetKind.PORT else draw(st.sampled_from(FAMILIES))
+    kind = draw(st.sampled_from([*SetKind, NETWORK_PORT, NETWORK_NETWORK]))
+    family = None if kind == SetKind.PORT else draw(st.sampled_from(FAMILIES))
     name = draw(st.text("abcdefghijklmnopqrstuvwxyz-0123456789", min_size=1, max_size=31))
-    return IpSet(name, kind, family, draw(st.none() | _U32), draw(_U32))
+    has_marks = kind in {SetKind.ADDRESS_PORT, NETWORK_PORT} and draw(st.booleans())
+    return IpSet(name, kind, family, draw(st.none() | _U32), draw(_U32), has_marks)
 
 
 @st.composite
@@ -53,18 +60,20 @@ def members(draw: st.DrawFn) -> Member:
     """Any member that can be packed, of any kind of set."""
     family = draw(st.sampled_from(FAMILIES))
     address, network = addresses(family), networks(family)
-    protocol, port = draw(_PROTOCOLS), draw(_PORTS)
-    return draw(
+    protocol, port, mark = draw(_PROTOCOLS), draw(_PORTS), draw(st.none() | _U32)
+    found: Member = draw(
         st.one_of(
             address.map(Member),
             network.map(Member),
             st.just(Member(port=port)),
-            address.map(lambda a: Member(a, protocol, port)),
+            (address | network).map(lambda a: Member(a, protocol, port, mark=mark)),
+            st.tuples(network, network).map(lambda t: Member(t[0], other=t[1])),
             st.tuples(address, address | network).map(
                 lambda t: Member(t[0], protocol, port, t[1])
             ),
         )
     )
+    return found
 
 
 # --- messages about few objects, so that they meet each other
@@ -82,6 +91,9 @@ SETS: Final = (
     IpSet("ip,port,net6", SetKind.ADDRESS_PORT_NETWORK, IPV6, max_members=2),
     IpSet("port", SetKind.PORT, None),
     IpSet("port-timeout", SetKind.PORT, None, timeout_s=600),
+    IpSet("marks", SetKind.ADDRESS_PORT, IPV4, has_marks=True),
+    IpSet("net,port", NETWORK_PORT, IPV4, has_marks=True),
+    IpSet("net,port6", NETWORK_PORT, IPV6),
 )
 _TWINS: Final = (
     IpSet("ip", SetKind.ADDRESS, IPV6),
@@ -90,6 +102,7 @@ _TWINS: Final = (
     IpSet("ip", SetKind.ADDRESS_PORT, IPV4),
     IpSet("port", SetKind.PORT, None, timeout_s=5),
     IpSet("other", SetKind.ADDRESS, IPV4),
+    IpSet("marks", SetKind.ADDRESS_PORT, IPV4),
     IpSet("other6", SetKind.ADDRESS_PORT, IPV6),
 )
 _HOSTS: Final[dict[Family, tuple[str, ...]]] = {
@@ -107,6 +120,16 @@ def _fitting(held: IpSet) -> list[Member]:
     if held.family is None:
         return [Member(port=port) for port in (0, 80, 65535)]
     hosts, ranges = _HOSTS[held.family], _NETWORKS[held.family]
+    if held.kind == NETWORK_PORT or held.has_marks:
+        return _marked(ranges if held.kind == NETWORK_PORT else hosts[:2])
+    return _plain(held, hosts, ranges)
+
+
+def _marked(places: tuple[str, ...]) -> list[Member]:
+    return [Member(each, 6, 80, mark=mark) for each in places for mark in (None, 0, 7)]
+
+
+def _plain(held: IpSet, hosts: tuple[str, ...], ranges: tuple[str, ...]) -> list[Member]:
     match SetKind(held.kind):
         case SetKind.ADDRESS:
             zero = "0.0.0.0" if held.family == IPV4 else "::"

@@ -16,6 +16,7 @@ from backends.iptables.canary import Canary, Stamp, open_canary
 from backends.iptables.flavour import Choice
 from backends.iptables.held import Look
 from backends.iptables.kernel import Doors
+from backends.iptables.late import LatePlan
 from backends.iptables.layout import Layout, shaped_by
 from backends.iptables.leaving import own_sets, remove_rules, remove_sets
 from backends.iptables.model import IptablesPlan
@@ -31,7 +32,7 @@ from backends.kernel.xtables_text import Flavour
 from proxy.backend import Applied, Drift, Figure, Held, Retired
 from proxy.config.settings import Settings
 from proxy.desired import Desired
-from proxy.errors import Unsupported
+from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES, IPV4, Family, PortKey
 from proxy.threads import to_thread
 
@@ -41,6 +42,9 @@ T = TypeVar("T")
 
 SWEEP_S: Final = 1.0
 """How long what is not needed any more stays for packets that may be on their way to it, at least."""
+
+PLANNED_AT_ONCE: Final = 50
+"""More ServicePorts than these are planned in a thread."""
 
 
 class Tools(NamedTuple):
@@ -66,6 +70,8 @@ class _Opened(NamedTuple):
         self.doors.ipset.close()
         self.background.ipset.close()
         self.canary.close()
+        for door in self.doors.tables.values():
+            door.close()
 
 
 class IptablesBackend:
@@ -80,7 +86,7 @@ class IptablesBackend:
         self._opened: _Opened | None = None
         self._left: dict[Family, Xtables] = {}
         self._stamps: WeakKeyDictionary[Observed, Stamp] = WeakKeyDictionary()
-        self._pruning: IptablesPlan | None = None
+        self._pruning: LatePlan | None = None
         self._is_localhost_due = layout.settings.serves_localhost
         # What a plan writes and the last look of a verification must not mix.
         self._lock = asyncio.Lock()
@@ -92,6 +98,7 @@ class IptablesBackend:
         if not has_ipv6:
             log.warning("this host has no IPv6: IPv6 cluster IPs are not served")
         shape = shaped_by(settings, FAMILIES if has_ipv6 else (IPV4,))
+        shape = structs.replace(shape, secret=node_settings.secret())
         if node_settings.is_liberal():
             shape = structs.replace(shape, drops_invalid=False)
         return cls(Layout(shape))
@@ -120,40 +127,55 @@ class IptablesBackend:
         opened = await self._ready()
         async with self._lock:
             stamp = opened.canary.look()
-            parts = kernel.all_parts(self.layout.families)
-            observed = await to_thread(lambda: kernel.read(opened.doors, parts).observed())
+            observed = await to_thread(kernel.observe, opened.doors)
         self._stamps[observed] = stamp
         return observed
 
     def plan(
         self, desired: Desired, observed: Observed, changed: Collection[PortKey]
-    ) -> IptablesPlan:
-        return plan(desired, observed, changed, self.layout)
+    ) -> IptablesPlan | LatePlan:
+        if len(changed) <= PLANNED_AT_ONCE:
+            return plan(desired, observed, changed, self.layout)
+        return LatePlan(lambda: plan(desired, observed, changed, self.layout))
 
-    def prune(self, desired: Desired, observed: Observed) -> IptablesPlan:
-        self._pruning = prune(desired, observed, self.layout)
+    def prune(self, desired: Desired, observed: Observed) -> LatePlan:
+        self._pruning = LatePlan(lambda: prune(desired, observed, self.layout))
         return self._pruning
 
-    async def apply(self, plan: IptablesPlan, observed: Observed) -> Applied:
+    async def apply(self, plan: IptablesPlan | LatePlan, observed: Observed) -> Applied:
         operations, writer, stamp = 0, (await self._ready()).writer, self._stamps[observed]
+        is_pruning = plan is self._pruning
         async with self._lock:
+            if isinstance(plan, LatePlan):
+                plan = await to_thread(plan.make)
+            if self._left and any(observed.misshapen.values()):
+                await self._leave_other_flavour()  # its rules ask the set that has to go
             for number, step in enumerate(plan.steps):
                 folds = writer.folds
                 failed = await writer.take(step, observed, stamp)
                 if number == 0 and writer.folds > folds and (failed or len(plan.steps) > 1):
                     observed.begin(plan)
+                if failed and plan.is_for_nobody:
+                    raise KernelError(
+                        "tell pods from others anew", 0, "; ".join(sorted(set(failed.values())))
+                    )
                 if failed:
-                    return Applied(operations=operations, transactions=number + 1, failed=failed)
+                    return Applied(
+                        operations=operations,
+                        transactions=number + 1,
+                        failed=plan.refused | failed,
+                    )
                 operations += step.size
             observed.occupy(plan)
             if self._is_localhost_due:  # the rule that guards these addresses is there
                 self._is_localhost_due = False
                 self._tools.route_localhost()
-            if plan is self._pruning and self._left:
+            if is_pruning and self._left:
                 await self._leave_other_flavour()
         return Applied(
             operations=operations,
             transactions=len(plan.steps),
+            failed=plan.refused,
             again_s=SWEEP_S if observed.is_sweep_due else None,
         )
 

@@ -20,7 +20,7 @@ from backends.iptables.model import (
     TableStep,
     TreeName,
 )
-from backends.iptables.sets import is_misshapen
+from backends.iptables.sets import fixed_sets, is_misshapen
 from backends.iptables.tree import ROOTS, Tree, tree_of
 from backends.kernel.ipset_objects import IpSet, Member
 from proxy.model import Family, PortKey
@@ -33,7 +33,9 @@ class Observed:
     ServicePorts need a member of a set, `owners` says whose a chain or a set is, `asking` who tells pods from others.
     `damaged` are chains of trees that somebody else has changed: they are written again with the next plan.
     `leaving` is what nothing leads to any more. `node` is what is there for the node itself, None as long as nothing
-    is known of it; `layout` identifies the fixed rules that were planned last.
+    is known of it; `layout` identifies the fixed rules by which all that ask for pods were planned.
+    Tables in `unread` could not be read when last tried. With `is_tree_unknown` trees may lead to more than is believed, so all
+    of them is to be written at once.
     """
 
     def __init__(self, facts: dict[Family, Facts]) -> None:
@@ -54,11 +56,13 @@ class Observed:
         }
         self.node: NodePart | None = None
         self.layout: object = None
+        self.unread: set[tuple[Family, Table]] = set()
+        self.is_tree_unknown = False
 
     @property
     def is_rebuild_due(self) -> bool:
-        """Whether a set is of a shape that cannot be put right while rules ask it."""
-        return any(self.misshapen.values())
+        """Whether a set is of a shape that cannot be put right while rules ask it, or trees are there that nobody can read."""
+        return self.is_tree_unknown or any(self.misshapen.values())
 
     @property
     def worth_a_commit(self) -> int:
@@ -66,7 +70,7 @@ class Observed:
 
         Legacy tables are copied whole by each, and those of the nft flavour looked through by the kernel.
         """
-        return 2 * max([len(facts.chains["nat"]) for facts in self.facts.values()], default=0)
+        return 4 * max([len(facts.chains["nat"]) for facts in self.facts.values()], default=0)
 
     @property
     def is_sweep_due(self) -> bool:
@@ -84,6 +88,8 @@ class Observed:
         facts = self.facts[step.family]
         for index, change in enumerate(step.changes):
             if index in refused:
+                if change.verb == "destroy" and change.name not in fixed_sets(step.family):
+                    self.leaving_sets[step.family].add(change.name)
                 continue
             match change.item:
                 case IpSet():
@@ -135,6 +141,7 @@ class Observed:
 
     def occupy(self, plan: IptablesPlan) -> None:
         """Note what ServicePorts and the node occupy now that a plan has taken effect."""
+        self.is_tree_unknown = False
         for key, rendered in plan.rendered.items():
             self._occupy(key, rendered)
         if plan.node is not None:
@@ -168,9 +175,13 @@ class Observed:
         else:
             self.asking.pop(key, None)
 
-    def forget_leaving(self, step: TableStep) -> None:
-        """Chains could not be removed, since somebody else's rules lead to them; the next prune tries again."""
-        self.leaving_chains[step.family].difference_update(step.removes)
+    def doubt(self, family: Family, written: Iterable[str]) -> None:
+        """Chains of nat were written in a step whose rest was refused: what trees have is otherwise, or not there at all."""
+        for name in written:
+            tree = tree_of(name)
+            if tree is not None:
+                is_needed = self.trees[family, tree].node(name) is not None
+                (self.damaged if is_needed else self.leaving_chains)[family].add(name)
 
     # --- what was read back
 
@@ -195,13 +206,14 @@ class Observed:
             self.facts[family].jumps[table][place] = jump
 
     def correct_set(self, family: Family, name: str, found: IpSet | None) -> None:
-        """Replace what is believed of a set by what was read. Its members are to be corrected as well."""
+        """Replace what is believed of a set by what was read. Its members are to be corrected as well.
+
+        One of a wrong shape is not replaced before all was read anew: a plan for a few would remove what it does not name.
+        """
         if found is None:
             self._forget_set(family, name)
         else:
             self.facts[family].sets[name] = found
-            if is_misshapen(found):
-                self.misshapen[family].add(name)
 
     def correct_members(
         self, family: Family, name: str, there: Iterable[Member] = (), gone: Iterable[Member] = ()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from backends.iptables.belief import Observed
-from backends.iptables.layout import Layout
+from backends.iptables.layout import JUMPS, Layout
 from backends.iptables.model import (
     Chain,
     ChainWrite,
@@ -89,6 +89,19 @@ class Draft:
             self._sets[each.name] = (each, key)
         self._puts.append((key, new.leads, is_new))
 
+    def stranger(self, key: PortKey, port: RenderedPort) -> PortKey | None:
+        """Return whose a chain is that this ServicePort would have for its own; None, but for equal hashes.
+
+        Each set has a chain of the same name.
+        """
+        owners = {} if self.is_rebuild else self._observed.owners
+        for name in port.rendered.chains:
+            write = self._chains.get(name)
+            owner = write.owner if write is not None else owners.get((self.family, name))
+            if owner not in {None, key}:
+                return owner
+        return None
+
     def _share(self, key: PortKey, old: Rendered, new: Rendered) -> None:
         """Count a ServicePort's references to members; the last one to leave removes a member."""
         for change, members in ((1, new.members - old.members), (-1, old.members - new.members)):
@@ -144,7 +157,7 @@ class Draft:
 
     def missing_jumps(self, table: Table) -> Iterator[Jump]:
         """Yield jumps that are not there."""
-        for jump in self._layout.jumps(self.family, table):
+        for jump in JUMPS[table]:
             if (jump.chain, jump.mark) not in self.facts.jumps[table]:
                 yield jump
 

@@ -23,6 +23,7 @@ from backends.iptables.verify import (
     compare,
 )
 from proxy.backend import Held
+from proxy.errors import KernelError
 from proxy.model import Family, PortKey
 from proxy.threads import to_thread
 
@@ -36,7 +37,7 @@ class Look:
     def __init__(self, observed: Observed, keys: Collection[PortKey] | None) -> None:
         self._observed = observed
         self._keys = keys
-        self._found = Found({}, {})
+        self._found = Found({}, {}, set())
         self._there = Observed({})
         self._members: set[SharedMember] = set()
         self._leads: dict[tuple[Family, str], list[str]] = {}
@@ -55,6 +56,10 @@ class Look:
     def _read(self, doors: Doors) -> Differences:
         parts = self._parts(doors.tables)
         self._found = kernel.read(doors, parts)
+        for family, table in self._found.unread:
+            raise KernelError(
+                f"read table {table} ({family})", 0, "it has rules that only nft can list"
+            )
         self._there = self._found.observed()
         self._leads = {}
         for family, chain, rule in _tree_rules(self._found):

@@ -11,10 +11,10 @@ from backends.iptables.model import (
     CANARY,
     CHAINS,
     Chain,
-    ChainState,
     Jump,
     Table,
     TreeName,
+    empty_chain,
     make_chain,
     make_jump,
 )
@@ -35,6 +35,20 @@ _LOCAL: Final = "-m addrtype --dst-type LOCAL"
 _LOOPBACK: Final[dict[Family, str]] = {"IPv4": "127.0.0.0/8", "IPv6": "::1/128"}
 _NEW: Final = "-m conntrack --ctstate NEW -m conntrack ! --ctstate DNAT"
 
+JUMPS: Final[dict[Table, tuple[Jump, ...]]] = {
+    "nat": (
+        make_jump("PREROUTING", f"-j {SERVICES}"),
+        make_jump("OUTPUT", f"-j {SERVICES}"),
+        make_jump("POSTROUTING", f"-j {POSTROUTING}"),
+    ),
+    "filter": (
+        make_jump("INPUT", f"-j {INPUT}"),
+        make_jump("FORWARD", f"-j {FORWARD}"),
+        make_jump("OUTPUT", f"{_NEW} -j {UNTRANSLATED}"),
+    ),
+}
+"""Our rules in built-in chains, the same whatever the settings."""
+
 
 class IptablesSettings(Value, frozen=True, kw_only=True):
     """What of the settings shapes our rules.
@@ -43,7 +57,8 @@ class IptablesSettings(Value, frozen=True, kw_only=True):
     `interface` is the bridge's name or the prefix, in the modes that have one. `masquerade_mark` is the single bit of the
     packet mark that is ours. `serves_localhost`: NodePorts are served at 127.0.0.0/8, for which the kernel must be told to
     route such addresses (`route_localnet`). `drops_invalid`: packets that connection tracking cannot make sense of are
-    not forwarded; untranslated, they would have whoever gets them end the connection.
+    not forwarded; untranslated, they would have whoever gets them end the connection. `secret` is what only this node has:
+    names of chains and sets cannot be foretold without it.
     """
 
     families: tuple[Family, ...]
@@ -54,6 +69,7 @@ class IptablesSettings(Value, frozen=True, kw_only=True):
     interface: str = ""
     serves_localhost: bool = True
     drops_invalid: bool = True
+    secret: str = ""
 
 
 def shaped_by(settings: Settings, families: tuple[Family, ...]) -> IptablesSettings:
@@ -88,7 +104,6 @@ def _reaches_loopback(node_port_addresses: tuple[str, ...]) -> bool:
 
 class _Fixed(NamedTuple):
     chains: dict[Table, tuple[Chain, ...]]
-    jumps: dict[Table, tuple[Jump, ...]]
     preludes: dict[TreeName, tuple[str, ...]]
 
 
@@ -119,9 +134,6 @@ class Layout:
         """Return the fixed chains of a table, each after those it leads to; the roots of trees are not among them."""
         return self._fixed[family].chains[table]
 
-    def jumps(self, family: Family, table: Table) -> tuple[Jump, ...]:
-        return self._fixed[family].jumps[table]
-
     def prelude(self, family: Family, tree: TreeName) -> tuple[str, ...]:
         """Return the rules that stand before those of a tree in its root."""
         return self._fixed[family].preludes[tree]
@@ -148,7 +160,7 @@ class Layout:
         return f"{inversion}-s {own[0]}" if own else None
 
     def _fixed_of(self, family: Family) -> _Fixed:
-        canary = Chain(CANARY, (), ChainState("", 0))
+        canary = empty_chain(CANARY)
         chains: dict[Table, tuple[Chain, ...]] = {
             "filter": (canary, *self._filter(family)),
             "nat": (
@@ -157,25 +169,13 @@ class Layout:
                 self._postrouting(family),
             ),
         }
-        jumps: dict[Table, tuple[Jump, ...]] = {
-            "nat": (
-                make_jump("PREROUTING", f"-j {SERVICES}"),
-                make_jump("OUTPUT", f"-j {SERVICES}"),
-                make_jump("POSTROUTING", f"-j {POSTROUTING}"),
-            ),
-            "filter": (
-                make_jump("INPUT", f"-j {INPUT}"),
-                make_jump("FORWARD", f"-j {FORWARD}"),
-                make_jump("OUTPUT", f"{_NEW} -j {UNTRANSLATED}"),
-            ),
-        }
         guard = f"{_in(family, sets.GUARDED)} {_not_allowed(family)} -j ACCEPT"
         preludes: dict[TreeName, tuple[str, ...]] = {
             "C": self._masquerade_internal(family),
             "X": (guard,),
             "N": (),
         }
-        return _Fixed(chains, jumps, preludes)
+        return _Fixed(chains, preludes)
 
     def _services(self, family: Family) -> list[str]:
         """An address may be an external IP of some port and yet be this node's, or another service's cluster IP."""
@@ -243,7 +243,12 @@ class Layout:
             ),
             make_chain(
                 INPUT,
-                [f"{_NEW} -j {UNTRANSLATED}", *([f"{martians} -j DROP"] if localhost else [])],
+                [
+                    f"{_NEW} -j {UNTRANSLATED}",
+                    *([f"{martians} -j DROP"] if localhost else []),
+                    # load balancers ask there, whatever else is let in
+                    f"-p tcp {_in(family, sets.HEALTH_PORTS, 'dst')} -j ACCEPT",
+                ],
             ),
             make_chain(
                 FORWARD,

@@ -1,36 +1,32 @@
 """On the way out: everything of ours goes, rules first, then the sets they ask. Shell.
 
 Connections go on: connection tracking translates them. Rules of others keep their place and counters. Where one of them leads
-to a chain of ours, that chain stays, empty: the kernel does not let it go.
+to a chain of ours, that chain stays, empty: the kernel does not let it go. What cannot be read is removed by name.
 """
 
 import errno
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from backends.iptables import kernel
 from backends.iptables.adopt import read_chains, read_jumps
-from backends.iptables.model import (
-    CHAINS,
-    SETS,
-    TABLES,
-    Chain,
-    ChainState,
-    ChainWrite,
-    Table,
-    TableStep,
-)
+from backends.iptables.model import SETS, TABLES, Table, TableStep
 from backends.iptables.restoring import Restoring
 from backends.kernel import ipset_messages
-from backends.kernel.ipset import Ipset
-from backends.kernel.xtables import Incompatible, Xtables
+from backends.kernel.ipset import Ipset, Refusal
+from backends.kernel.xtables import Incompatible, Refused, Xtables
 from backends.kernel.xtables_text import Chain as SavedChain
-from backends.kernel.xtables_text import split_rule
 from proxy.errors import KernelError, Unsupported
 from proxy.model import Family
 from proxy.threads import to_thread
 
 log = logging.getLogger(__name__)
+
+NOTICED_S: Final = 2.0
+"""How long sets are tried to be removed that rules seem to ask."""
+_LOOK_S: Final = 0.05
 
 _NO_IPSET: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 """What a question for sets is answered with where the kernel has none, or not even netfilter's netlink."""
@@ -43,49 +39,59 @@ async def remove_rules(doors: Iterable[Xtables], restoring: Restoring) -> int:
         for table in TABLES:
             try:
                 saved = await to_thread(door.save, table)
-            except Incompatible as error:
-                log.warning("left as it is: %s", error)
-                continue
-            step = leave(door.programs.family, table, saved)
-            if step.size:
-                lines = [line.text for line in step.lines()]
-                await restoring.restore(door, table, lines)
-                removed += len(step.removes) + len(step.gone_jumps)
+            except Incompatible:
+                saved = await to_thread(kernel.outline, door, table)
+            step = await _carry_out(leave(door.programs.family, table, saved), door, restoring)
+            removed += len(step.removes) + len(step.gone_jumps)
+        await to_thread(door.close)
     return removed
+
+
+async def _carry_out(step: TableStep, door: Xtables, restoring: Restoring) -> TableStep:
+    """Carry a step out, but for chains that have to stay; return what was done."""
+    while step.size:
+        lines = [line.text for line in step.lines()]
+        try:
+            await restoring.restore(door, step.table, lines)
+            break
+        except Refused as refused:
+            less = step.keeping(refused.refusals[0].index)
+            if less is None:
+                raise
+            log.warning("stays, empty, since rules of others lead there: %s", refused)
+            step = less
+    return step
 
 
 def leave(family: Family, table: Table, saved: Mapping[str, SavedChain]) -> TableStep:
     """Return what removes all of ours from a table. Pure."""
-    chains = read_chains(saved)
-    held = sorted({target for target in _foreign_targets(saved) if target in chains})
-    for name in held:
-        log.warning(
-            "%s: chain %s of %s stays, empty: rules of others lead there", family, name, table
-        )
     return TableStep(
         family,
         table,
-        writes=tuple([ChainWrite(Chain(name, (), ChainState("", 0))) for name in held]),
         gone_jumps=tuple(read_jumps(saved)),
-        removes=tuple([name for name in chains if name not in held]),
+        removes=tuple(read_chains(saved)),
     )
-
-
-def _foreign_targets(saved: Mapping[str, SavedChain]) -> Iterable[str]:
-    """Yield where rules of others lead in chains of their own; those in built-in chains that lead to us are ours."""
-    for name, chain in saved.items():
-        if chain.policy is None and not name.startswith(CHAINS):
-            for rule in chain.rules:
-                if CHAINS in rule:
-                    yield from split_rule(rule)
 
 
 def remove_sets(ipset: Ipset) -> int:
     """Remove our sets of all families; return how many. Raises Unsupported, KernelError where a rule still asks one."""
     ours = own_sets(ipset)
-    for refusal in ipset.carry_out([ipset_messages.destroy(name) for name in ours]):
+    for refusal in destroy(ipset, ours):
         raise KernelError("remove sets", refusal.errno, str(refusal))
     return len(ours)
+
+
+def destroy(ipset: Ipset, names: Iterable[str]) -> list[Refusal]:
+    """Destroy sets, and return what was refused. Blocks for up to NOTICED_S.
+
+    The kernel may take a moment to notice that no rule asks them any more. Raises KernelError.
+    """
+    left, waited_s = [ipset_messages.destroy(name) for name in names], 0.0
+    while (refusals := ipset.carry_out(left)) and waited_s < NOTICED_S:
+        left = [left[refusal.index] for refusal in refusals]
+        time.sleep(_LOOK_S)
+        waited_s += _LOOK_S
+    return refusals
 
 
 def own_sets(ipset: Ipset) -> list[str]:

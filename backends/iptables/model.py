@@ -11,13 +11,14 @@ How a plan is carried out:
   nothing (`lines`). A large TableStep may be cut: `parts` are steps of their own, in an order in which each can be committed.
 - What the kernel confirmed is folded into belief at once, a step or a part (`Observed.fold`); of a SetStep all but the messages that
   were refused. After the first of several steps `Observed.begin(plan)`, after the last `Observed.occupy(plan)`.
-- A refusal ends the plan. It costs the ServicePort whose message or line it is (`owner`); where that is None, or no line was
+- A refusal ends the plan. Where an empty chain is refused as well (`iptables-restore` may not take its lock), nobody's part is
+  to blame, and it is an error. Else it costs the ServicePort whose message or line it is (`owner`); where that is None, or no line was
   named, all of the step's `keys`: the reconciler halves them. A step without keys (the fixed part, what is swept or pruned)
   that is refused is an error. The rest of the plan is not carried out; what was folded stays folded.
 - What is refused of a SetStep that only destroys stays `leaving`, and is tried again with the next sweep: the kernel may take a
   moment to notice that no rule names a set any more.
-- A TableStep that only `removes` may be refused because a rule of somebody else's leads to one of our chains:
-  `Observed.forget_leaving(step)`, and it is left alone until the next prune.
+- What `removes` chains may be refused because a rule of somebody else's leads to one of them: that one stays, empty (`keeping`),
+  until the next prune.
 - When nothing is known of the outcome, everything is observed anew (`adopt.adopt`, which reads saved tables and listed sets).
 - While `Observed.is_sweep_due`, a plan for no ServicePorts is due after a while (`Applied.again_s`).
 
@@ -149,6 +150,17 @@ class TableStep(NamedTuple):
             *[Line(f"-I {jump.chain} 1 {jump.rule}") for jump in self.jumps],
         ]
 
+    def keeping(self, index: int | None) -> "TableStep | None":
+        """Return this step with the chain that this line would remove left there, empty; None if it is another line."""
+        line = self.lines()[index].text if index is not None else ""
+        if not line.startswith("-X "):
+            return None
+        kept = line.removeprefix("-X ")
+        return self._replace(
+            writes=(*self.writes, ChainWrite(empty_chain(kept))),
+            removes=tuple([name for name in self.removes if name != kept]),
+        )
+
     def parts(self, rules_at_most: int) -> "list[TableStep]":
         """Cut this step after so many rules or a little more; what is left but chains comes with the last part."""
         parts: list[TableStep] = []
@@ -249,7 +261,9 @@ class NodePart(Value, frozen=True):
 class IptablesPlan:
     """Steps in order, and what ServicePorts and the node occupy once they are done.
 
-    `leaving` are chains of nat and sets that nothing of the plan's outcome leads to: they stay until swept.
+    `leaving` are chains of nat and sets that nothing of the plan's outcome leads to: they stay until swept. `layout` identifies
+    the fixed rules by which all chains are written then, None if some may be older. Who asked for a plan `is_for_nobody`
+    expects no ServicePort to be refused. `refused` are left out, and why: their chains would be those of others, who keep them.
     """
 
     def __init__(
@@ -259,13 +273,16 @@ class IptablesPlan:
         *,
         node: NodePart | None = None,
         layout: object = None,
+        is_for_nobody: bool = False,
         leaving: Mapping[Family, "Leaving"] | None = None,
     ) -> None:
         self.steps = steps
         self.rendered = dict(rendered)
         self.node = node
         self.layout = layout
+        self.is_for_nobody = is_for_nobody
         self.leaving = dict(leaving or {})
+        self.refused: dict[PortKey, str] = {}
 
     def __bool__(self) -> bool:
         return bool(self.steps)
@@ -310,6 +327,11 @@ def make_chain(name: str, rules: list[str], about: str = "") -> Chain:
     comment = _UNFIT.sub("_", about)[: _COMMENT_LENGTH - len(mark) - 1]
     first = _COMMENT.format(f"{comment} {mark}" if comment else mark)
     return Chain(name, (f"{first} {rules[0]}".rstrip(), *rules[1:]), ChainState(mark, len(rules)))
+
+
+def empty_chain(name: str) -> Chain:
+    """Return a chain without a rule, and so without a mark."""
+    return Chain(name, (), ChainState("", 0))
 
 
 def make_jump(chain: str, rule: str) -> Jump:

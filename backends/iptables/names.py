@@ -4,6 +4,10 @@ They end in a hash of the ServicePort's name, in both families the same: `SLICEP
 `SLICEPROXY-L-…` that of those on this node, `SLICEPROXY-E-…` where traffic meant for the world outside is told apart.
 Longer lists are divided: `SLICEPROXY-S-…-3F`. Under session affinity each endpoint has a chain `SLICEPROXY-A-…` and a set
 `sliceproxy4-a-…`, named after both. The kernel allows 28 characters for a chain, and 31 for a set.
+
+The hash is keyed with something that only this node has, so that who may create Services cannot look for one whose chains would be
+those of another. Two that have the same nevertheless are told apart by `Draft.stranger`. Where the key becomes another one
+(it is not stored), everything gets other names, and `prune` removes the old ones, as it does whatever nobody needs.
 """
 
 import base64
@@ -14,29 +18,29 @@ from typing import Final
 from backends.iptables.model import CHAINS, SETS
 from proxy.model import Family, PortKey
 
-_PORT_LENGTH: Final = 10
+_PORT_LENGTH: Final = 12
 _ENDPOINT_LENGTH: Final = 15
 
 
 @functools.lru_cache(maxsize=4096)
-def identity(key: PortKey) -> str:
-    """Return what the names of a ServicePort's chains end in: 50 bits."""
-    return _digest("/".join(key.name), _PORT_LENGTH)
+def identity(key: PortKey, secret: str = "") -> str:
+    """Return what the names of a ServicePort's chains end in: 60 bits."""
+    return _digest("/".join(key.name), secret, _PORT_LENGTH)
 
 
-def list_chain(key: PortKey, *, is_local: bool = False) -> str:
+def list_chain(key: PortKey, secret: str = "", *, is_local: bool = False) -> str:
     """Return the chain that chooses among the endpoints of the cluster, or among those on this node."""
-    return f"{CHAINS}{'L' if is_local else 'S'}-{identity(key)}"
+    return f"{CHAINS}{'L' if is_local else 'S'}-{identity(key, secret)}"
 
 
-def outer_chain(key: PortKey) -> str:
+def outer_chain(key: PortKey, secret: str = "") -> str:
     """Return the chain to which the frontends for the world outside lead."""
-    return f"{CHAINS}E-{identity(key)}"
+    return f"{CHAINS}E-{identity(key, secret)}"
 
 
-def affinity_names(key: PortKey, endpoint: str) -> tuple[str, str]:
+def affinity_names(key: PortKey, endpoint: str, secret: str = "") -> tuple[str, str]:
     """Return the chain that remembers clients of an endpoint, and the set in which it does."""
-    digest = _digest("/".join((*key.name, endpoint)), _ENDPOINT_LENGTH)
+    digest = _digest("/".join((*key.name, endpoint)), secret, _ENDPOINT_LENGTH)
     return f"{CHAINS}A-{digest}", f"{affinity_prefix(key.family)}{digest}"
 
 
@@ -45,6 +49,6 @@ def affinity_prefix(family: Family) -> str:
     return f"{SETS[family]}a-"
 
 
-def _digest(text: str, length: int) -> str:
-    hashed = hashlib.blake2b(text.encode(), digest_size=10).digest()
+def _digest(text: str, secret: str, length: int) -> str:
+    hashed = hashlib.blake2b(text.encode(), digest_size=10, key=secret.encode()).digest()
     return base64.b32encode(hashed).decode()[:length]

@@ -1,5 +1,6 @@
-"""What of this node's own settings shapes the rules, and the one the rules need. Shell."""
+"""What of this node shapes the rules, and the one setting the rules need. Shell."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Final
@@ -7,6 +8,12 @@ from typing import Final
 from proxy import sysctls
 
 ROUTE_LOCALNET: Final = "proc/sys/net/ipv4/conf/all/route_localnet"
+_OWN: Final = (
+    "etc/machine-id",
+    "sys/class/dmi/id/product_uuid",
+    "proc/sys/kernel/random/boot_id",
+)
+"""What no two nodes have in common, and stays as long as rules do. In a container the first may be missing."""
 
 log = logging.getLogger(__name__)
 
@@ -14,6 +21,17 @@ log = logging.getLogger(__name__)
 def is_liberal(root: Path = Path("/")) -> bool:
     """Whether connection tracking has been told not to mind TCP packets outside the window."""
     return bool(sysctls.read(sysctls.TCP_BE_LIBERAL, root))
+
+
+def secret(root: Path = Path("/")) -> str:
+    """Return what only this node has, as 64 hexadecimal digits; the same as long as it runs, without being stored."""
+    found = hashlib.blake2b(digest_size=32)
+    for name in _OWN:
+        try:
+            found.update((root / name).read_bytes())
+        except OSError:  # it need not be there
+            found.update(b"-")
+    return found.hexdigest()
 
 
 def route_localhost(root: Path = Path("/")) -> None:

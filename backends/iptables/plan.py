@@ -30,24 +30,34 @@ def plan(
     """Return what brings the ServicePorts in `changed`, and the node's own part, from belief to desire.
 
     A plan for no ServicePort also removes what earlier ones left behind. Where pods are told from others by other means than
-    before, ServicePorts whose chains do so are planned again as well.
+    before, it writes the chains that do so anew: it alone, so that no other is refused because of them.
     """
     layout = settled.for_node(desired.node)
     drafts = make_drafts(observed, layout)
     rendered: dict[PortKey, Rendered | None] = {}
-    asking = observed.asking if observed.layout is not layout else ()
-    for key in dict.fromkeys([*changed, *asking]):
+    refused: dict[PortKey, str] = {}
+    is_new = not changed and observed.layout is not layout
+    for key in dict.fromkeys([*changed, *(observed.asking if is_new else ())]):
         if key.family not in drafts:
             continue  # this host does not have the family; the backend has said so
-        described = desired.ports.get(key)
-        if described is None and key not in observed.rendered:
+        described, known = desired.ports.get(key), observed.rendered.get(key)
+        if described is None and known is None:
             continue
         port = render_port(described, layout) if described is not None else None
+        if not changed and (port is None or port.rendered != known):
+            continue  # more than that has changed, or was refused: whoever changed it has it planned
+        stranger = drafts[key.family].stranger(key, port) if port is not None else None
+        if stranger is not None:
+            refused[key] = f"its chains would have the names of those of {stranger}"
+            continue
         drafts[key.family].replace(key, port)
         rendered[key] = port.rendered if port is not None else None
     is_settled = observed.node is not None and observed.node.is_settled
     node = plan_node(drafts, observed, desired.node, is_settled=is_settled)
-    return finish(drafts, observed, layout, rendered, node, is_sweep=not changed)
+    seen_to = layout if is_new or observed.layout is None else None
+    planned = finish(drafts, observed, seen_to, rendered, node, is_for_nobody=not changed)
+    planned.refused.update(refused)
+    return planned
 
 
 def make_drafts(observed: Observed, layout: Layout) -> dict[Family, Draft]:
@@ -60,13 +70,13 @@ def make_drafts(observed: Observed, layout: Layout) -> dict[Family, Draft]:
 def finish(
     drafts: Mapping[Family, Draft],
     observed: Observed,
-    layout: Layout,
+    layout: Layout | None,
     rendered: Mapping[PortKey, Rendered | None],
     node: NodePart | None,
     *,
-    is_sweep: bool = False,
+    is_for_nobody: bool = False,
 ) -> IptablesPlan:
-    """Return the plan that drafts amount to. With `is_sweep`, what was left behind earlier goes."""
+    """Return the plan that drafts amount to. In one for nobody, what was left behind earlier goes."""
     steps: list[Step] = []
     swept: list[Step] = []
     for family, draft in drafts.items():
@@ -74,7 +84,7 @@ def finish(
         if draft.is_rebuild:
             steps += rebuild(family, observed)
         steps += in_order(draft)
-        if is_sweep and not draft.is_rebuild:
+        if is_for_nobody and not draft.is_rebuild:
             chains = sorted(filter(draft.is_unneeded, observed.leaving_chains[family]))
             swept += sweep(family, chains, sorted(observed.leaving_sets[family]))
     return IptablesPlan(
@@ -82,6 +92,7 @@ def finish(
         rendered,
         node=node,
         layout=layout,
+        is_for_nobody=is_for_nobody,
         leaving={family: draft.leaving() for family, draft in drafts.items()},
     )
 

@@ -33,18 +33,18 @@ def list_chains(name: str, key: PortKey, pool: Sequence[Endpoint]) -> list[Chain
     return list(_divided(name, str(key.name), _in_order(pool), translate, 0))
 
 
-def sticky_chain(name: str, key: PortKey, pool: Sequence[Endpoint]) -> Chain:
+def sticky_chain(name: str, key: PortKey, pool: Sequence[Endpoint], secret: str = "") -> Chain:
     """Return the chain that asks who remembers the client, and else chooses among some endpoints."""
     endpoints = _in_order(pool)
-    names = [affinity_names(key, endpoint.address) for endpoint in endpoints]
+    names = [affinity_names(key, endpoint.address, secret) for endpoint in endpoints]
     asked = [f"-m set --match-set {known} src -g {chain}" for chain, known in names]
     chosen = _choosing([(f"{{}} -g {chain}", 1) for chain, _ in names])
     return make_chain(name, [*asked, *chosen], str(key.name))
 
 
-def remembering_chain(key: PortKey, endpoint: Endpoint, timeout_s: int) -> Chain:
+def remembering_chain(key: PortKey, endpoint: Endpoint, timeout_s: int, secret: str = "") -> Chain:
     """Return the chain that leads to one endpoint and has the client remembered; each new connection begins the time anew."""
-    name, known = affinity_names(key, endpoint.address)
+    name, known = affinity_names(key, endpoint.address, secret)
     return make_chain(
         name,
         [

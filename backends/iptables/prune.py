@@ -6,7 +6,7 @@ from typing import Final
 from backends.iptables import names
 from backends.iptables.belief import Observed
 from backends.iptables.draft import Draft
-from backends.iptables.layout import Layout
+from backends.iptables.layout import JUMPS, Layout
 from backends.iptables.model import (
     CHAINS,
     TABLES,
@@ -72,6 +72,7 @@ def prune(desired: Desired, observed: Observed, settled: Layout) -> IptablesPlan
 
 
 def _needed(desired: Desired, observed: Observed, layout: Layout) -> dict[Family, _Needed]:
+    secret = layout.settings.secret
     needed = {family: _Needed(family, layout) for family in layout.families}
     for key, rendered in observed.rendered.items():
         needed[key.family].add(rendered)
@@ -80,7 +81,7 @@ def _needed(desired: Desired, observed: Observed, layout: Layout) -> dict[Family
             continue
         each = needed[key.family]
         each.add(render_port(port, layout).rendered)
-        each.stems += [f"{CHAINS}{letter}-{names.identity(key)}" for letter in "SLE"]
+        each.stems += [f"{CHAINS}{letter}-{names.identity(key, secret)}" for letter in "SLE"]
         # which endpoints it had is not known
         each.stems += [_AFFINITY_CHAINS, names.affinity_prefix(key.family)]
     return needed
@@ -109,7 +110,7 @@ def _without_strangers(draft: Draft, layout: Layout, needed: _Needed) -> list[St
     }
     steps: list[Step] = []
     for table in TABLES:
-        jumps = {(jump.chain, jump.mark) for jump in layout.jumps(family, table)}
+        jumps = {(jump.chain, jump.mark) for jump in JUMPS[table]}
         strange = [jump for place, jump in facts.jumps[table].items() if place not in jumps]
         if strange:
             steps.append(TableStep(family, table, gone_jumps=tuple(strange)))

@@ -39,23 +39,24 @@ def render_port(port: DesiredPort, layout: Layout) -> RenderedPort:
 
     A list that no endpoint is in is a chain, too, so that where frontends lead does not depend on endpoints.
     """
+    secret = layout.settings.secret
     inner = any(frontend.kind == "ClusterIP" for frontend in port.frontends)
     outer = any(frontend.kind != "ClusterIP" for frontend in port.frontends)
     uses_cluster = outer or (inner and not port.internal_local)
     uses_local = (outer and port.external_local) or (inner and port.internal_local)
     lists = [
-        (names.list_chain(port.key, is_local=is_local), pool or ())
+        (names.list_chain(port.key, secret, is_local=is_local), pool or ())
         for is_used, is_local, pool in (
             (uses_cluster, False, port.cluster),
             (uses_local, True, port.local),
         )
         if is_used
     ]
-    chains, known = _listed(port, lists)
+    chains, known = _listed(port, lists, secret)
     if outer:
         chains.append(_outer(port, layout))
     rendered = Rendered(
-        leads=tuple([_lead(port, frontend) for frontend in port.frontends]),
+        leads=tuple([_lead(port, frontend, secret) for frontend in port.frontends]),
         chains=frozenset([chain.name for chain in chains]),
         sets=frozenset([each.name for each in known]),
         members=frozenset(_members(port)),
@@ -65,19 +66,19 @@ def render_port(port: DesiredPort, layout: Layout) -> RenderedPort:
 
 
 def _listed(
-    port: DesiredPort, lists: list[tuple[str, tuple[Endpoint, ...]]]
+    port: DesiredPort, lists: list[tuple[str, tuple[Endpoint, ...]]], secret: str
 ) -> tuple[list[Chain], list[IpSet]]:
     """Return the chains of the lists, and the sets that remember clients."""
     key, timeout_s = port.key, port.affinity_timeout_s
     if timeout_s is None:
         return [each for name, pool in lists for each in pools.list_chains(name, key, pool)], []
     endpoints = {each.address: each for _, pool in lists for each in pool}
-    chains = [pools.remembering_chain(key, each, timeout_s) for each in endpoints.values()]
+    chains = [pools.remembering_chain(key, each, timeout_s, secret) for each in endpoints.values()]
     known = [
-        sets.affinity_set(key.family, names.affinity_names(key, address)[1])
+        sets.affinity_set(key.family, names.affinity_names(key, address, secret)[1])
         for address in endpoints
     ]
-    return [*chains, *[pools.sticky_chain(name, key, pool) for name, pool in lists]], known
+    return [*chains, *[pools.sticky_chain(name, key, pool, secret) for name, pool in lists]], known
 
 
 def _outer(port: DesiredPort, layout: Layout) -> Chain:
@@ -87,24 +88,25 @@ def _outer(port: DesiredPort, layout: Layout) -> Chain:
     that policy does not concern is served by all: pods here, and the node itself, whose address may not be one the
     endpoint can answer to.
     """
-    cluster = f"-g {names.list_chain(port.key)}"
+    secret = layout.settings.secret
+    cluster = f"-g {names.list_chain(port.key, secret)}"
     if port.external_local:
         pod, node = layout.pod(port.key.family), "-m addrtype --src-type LOCAL"
         rules = [
             *([f"{pod} {cluster}"] if pod is not None else []),
             f"{node} {layout.masquerade}",
             f"{node} {cluster}",
-            f"-g {names.list_chain(port.key, is_local=True)}",
+            f"-g {names.list_chain(port.key, secret, is_local=True)}",
         ]
     else:
         rules = [layout.masquerade, cluster]
-    return make_chain(names.outer_chain(port.key), rules, str(port.key.name))
+    return make_chain(names.outer_chain(port.key, secret), rules, str(port.key.name))
 
 
-def _lead(port: DesiredPort, frontend: Frontend) -> Lead:
-    target = names.outer_chain(port.key)
+def _lead(port: DesiredPort, frontend: Frontend, secret: str) -> Lead:
+    target = names.outer_chain(port.key, secret)
     if frontend.kind == "ClusterIP":
-        target = names.list_chain(port.key, is_local=port.internal_local)
+        target = names.list_chain(port.key, secret, is_local=port.internal_local)
     front = Front(frontend.address or "", port.key.name.protocol, frontend.port)
     return Lead(_TREES[frontend.kind], front, target)
 
@@ -120,12 +122,10 @@ def _members(port: DesiredPort) -> Iterator[SharedMember]:
     def named(short: str) -> str:
         return sets.set_name(family, short)
 
+    for number, of in _ports(port):
+        yield named(of), Member(port=number)
     for frontend in port.frontends:
         if frontend.address is None:
-            number = Member(port=frontend.port)
-            yield named(sets.PORTS[protocol]), number
-            if not port.is_any_usable:
-                yield named(sets.PORTS_REFUSED[protocol]), number
             continue
         kind = sets.CLUSTER_IPS if frontend.kind == "ClusterIP" else sets.EXTERNAL_IPS
         place = Member(frontend.address, PROTOCOL_NUMBERS[protocol], frontend.port)
@@ -143,3 +143,15 @@ def _members(port: DesiredPort) -> Iterator[SharedMember]:
         if endpoint.flags & LOCAL or endpoint.node_name is None:
             itself = Member(endpoint.ip, PROTOCOL_NUMBERS[protocol], endpoint.port, endpoint.ip)
             yield named(sets.HAIRPIN), itself
+
+
+def _ports(port: DesiredPort) -> Iterator[tuple[int, str]]:
+    """Yield ports of this node, and the set each is in."""
+    protocol = port.key.name.protocol
+    if port.health_check_node_port:
+        yield port.health_check_node_port, sets.HEALTH_PORTS
+    for frontend in port.frontends:
+        if frontend.address is None:
+            yield frontend.port, sets.PORTS[protocol]
+            if not port.is_any_usable:
+                yield frontend.port, sets.PORTS_REFUSED[protocol]

@@ -20,6 +20,7 @@ GUARDED: Final = "guarded"
 ALLOWED: Final = "allowed"
 HAIRPIN: Final = "hairpin"
 SERVICE_CIDRS: Final = "service-cidrs"
+HEALTH_PORTS: Final = "ports-health"
 PORTS: Final[dict[Protocol, str]] = {p: f"ports-{p.lower()}" for p in PROTOCOLS}
 PORTS_REFUSED: Final[dict[Protocol, str]] = {p: f"ports-refused-{p.lower()}" for p in PROTOCOLS}
 
@@ -33,6 +34,7 @@ _KINDS: Final = {
     ALLOWED: SetKind.ADDRESS_PORT_NETWORK,
     HAIRPIN: SetKind.ADDRESS_PORT_ADDRESS,
     SERVICE_CIDRS: SetKind.NETWORK,
+    HEALTH_PORTS: SetKind.PORT,
     **dict.fromkeys([*PORTS.values(), *PORTS_REFUSED.values()], SetKind.PORT),
 }
 _MOST: Final = 1 << 20

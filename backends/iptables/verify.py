@@ -8,13 +8,13 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple, TypeVar
 
-from backends.iptables import kernel
+from backends.iptables import kernel, sets
 from backends.iptables.belief import Observed
 from backends.iptables.canary import Canary, Stamp
 from backends.iptables.kernel import Doors, Part
 from backends.iptables.model import Facts, Table
 from backends.iptables.tree import tree_of
-from backends.kernel.ipset_objects import Member
+from backends.kernel.ipset_objects import IpSet, Member
 from proxy.backend import Drift
 from proxy.model import Family, PortKey
 from proxy.threads import to_thread
@@ -106,7 +106,10 @@ async def verify(
         # who changes something from here on is seen by the next look
         stamp.update(canary.look())
     parts = kernel.all_parts(doors.tables)
-    _, suspects = await to_thread(find, background, observed, parts)
+    seen_first, suspects = await to_thread(find, background, observed, parts)
+    for unread in sorted(seen_first.unread - observed.unread):
+        kernel.say_unread(*unread)
+    observed.unread = seen_first.unread
     if suspects:
         _, again = await to_thread(find, background, observed, _parts(suspects))
         suspects = {place: seen for place, seen in suspects.items() if again.get(place) == seen}
@@ -118,11 +121,11 @@ async def verify(
         if len(differences) > SINGLE_CORRECTIONS:
             return [Drift(key=None, what=f"{len(differences)} objects")]
         owners = Owners(observed, differences)
-        drifts = [
-            Drift(key=owners.of(place), what=f"{seen.how} {place}")
-            for place, seen in differences.items()
-        ]
-        for place in differences:
+        drifts = []
+        for place, seen in differences.items():
+            is_misshapen = isinstance(seen.found, IpSet) and sets.is_misshapen(seen.found)
+            key = None if is_misshapen else owners.of(place)
+            drifts.append(Drift(key=key, what=f"{seen.how} {place}"))
             _correct(place, found, observed)
     return drifts
 
@@ -130,9 +133,12 @@ async def verify(
 def find(
     doors: Doors, observed: Observed, parts: Collection[Part]
 ) -> tuple[Observed, Differences]:
-    """Read parts and note what differs from belief, which may change meanwhile. Raises KernelError."""
+    """Read parts and note what differs from belief, which may change meanwhile. Raises KernelError.
+
+    Of a table that cannot be read, belief is kept.
+    """
     found = kernel.read(doors, parts).observed()
-    return found, compare(found, observed, parts)
+    return found, compare(found, observed, [part for part in parts if part not in found.unread])
 
 
 def compare(found: Observed, believed: Observed, parts: Iterable[Part]) -> Differences:
@@ -153,11 +159,11 @@ def compare(found: Observed, believed: Observed, parts: Iterable[Part]) -> Diffe
 
 
 def _compare_sets(family: Family, there: Facts, known: Facts) -> Differences:
-    sets = dict(known.sets)
+    believed = dict(known.sets)
     differences: Differences = {
-        SetPlace(family, name): seen for name, seen in _unequal(there.sets, sets).items()
+        SetPlace(family, name): seen for name, seen in _unequal(there.sets, believed).items()
     }
-    for name in there.sets.keys() & sets.keys():
+    for name in there.sets.keys() & believed.keys():
         one, other = (
             dict.fromkeys(set(each.members.get(name, ())), "") for each in (there, known)
         )

@@ -5,17 +5,20 @@ line says whose it is. Where it does not, the chains of half of the ServicePorts
 refused: what is written so is in nobody's way, since chains come before the rules that lead to them.
 """
 
+import asyncio
 import logging
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, TypeVar
 
 from backends.iptables.adopt import read_chains, read_jumps
 from backends.iptables.belief import Observed
 from backends.iptables.canary import Canary, Stamp
 from backends.iptables.kernel import Doors
-from backends.iptables.model import SetStep, Step, TableStep
+from backends.iptables.model import CANARY, ChainWrite, SetStep, Step, TableStep, empty_chain
 from backends.iptables.restoring import Restoring
-from backends.kernel.xtables import Refused
+from backends.iptables.sets import fixed_sets
+from backends.kernel.ipset import Refusal
+from backends.kernel.xtables import Incompatible, Refused
 from backends.kernel.xtables_text import Flavour
 from proxy.errors import KernelError
 from proxy.model import PortKey
@@ -23,11 +26,15 @@ from proxy.threads import to_thread
 
 log = logging.getLogger(__name__)
 
-INLINE_MESSAGES: Final = 200
-"""More messages about sets are sent from a thread: they would hold the event loop for more than some milliseconds."""
+INLINE: Final = 200
+"""A step with more objects is seen to in a thread: it would hold the event loop for more than some milliseconds."""
 RULES_AT_ONCE: Final = 2000
 """How many rules a call of the nft flavour has: its time grows with the square of them. Legacy copies its table each time."""
+NOTICED_S: Final = 2.0
+"""How long the kernel may take at most to notice that no rule asks a set any more: some 20 ms, with the nft flavour."""
+_LOOK_S: Final = 0.02
 
+T = TypeVar("T")
 Failed = dict[PortKey, str]
 
 
@@ -50,44 +57,47 @@ class Writer:
         outcome is unknown.
         """
         if isinstance(step, SetStep):
-            return await self._carry_out(step, observed)
+            return await self._take_sets(step, observed)
+        written: list[str] = []
         for part in step.parts(RULES_AT_ONCE) if self._flavour is Flavour.NFT else [step]:
             failed = await self._commit(part, observed, stamp)
             if failed:
+                if step.table == "nat":
+                    observed.doubt(step.family, written)
                 return failed
+            written += [write.chain.name for write in part.writes]
         return {}
 
-    async def _carry_out(self, step: SetStep, observed: Observed) -> Failed:
+    async def _take_sets(self, step: SetStep, observed: Observed) -> Failed:
+        """Take a step; if sets go that are to be made anew, wait until the kernel has noticed that no rule asks them any more."""
+        refusals, left = await self._carry_out(step, observed), step
+        waited_s, fixed = 0.0, fixed_sets(step.family)
+        while waited_s < NOTICED_S:
+            again = [left.changes[refusal.index] for refusal in refusals]
+            if not any(each.verb == "destroy" and each.name in fixed for each in again):
+                break
+            await asyncio.sleep(_LOOK_S)
+            waited_s += _LOOK_S
+            left = step._replace(changes=tuple(again))
+            refusals = await self._carry_out(left, observed)
+        return _blamed(left, refusals)
+
+    async def _carry_out(self, step: SetStep, observed: Observed) -> list[Refusal]:
         """Each message stands for itself."""
-        ipset, requests = self._doors.ipset, step.requests()
-        if step.size <= INLINE_MESSAGES:
-            refusals = ipset.carry_out(requests)
-        else:
-            refusals = await to_thread(ipset.carry_out, requests)
-        observed.fold(step, {refusal.index for refusal in refusals})
+        ipset = self._doors.ipset
+        refusals = await _soon(step, lambda: ipset.carry_out(step.requests()))
+        await _soon(step, lambda: observed.fold(step, {refusal.index for refusal in refusals}))
         self.folds += 1
-        failed: Failed = {}
-        for refusal in refusals:
-            if step.changes[refusal.index].verb == "destroy":
-                # a rule of somebody else's asks it, or one of ours did a moment ago: it goes with a later sweep
-                log.debug("left for now: %s", refusal)
-                continue
-            owner = step.changes[refusal.index].owner
-            owners = step.keys if owner is None else (owner,)
-            if not owners:
-                raise KernelError("ipset", refusal.errno, str(refusal))
-            for each in owners:
-                failed.setdefault(each, str(refusal))
-        return failed
+        return refusals
 
     async def _commit(self, step: TableStep, observed: Observed, stamp: Stamp) -> Failed:
         refused = await self._try(step, observed, stamp)
         if refused is None:
             return {}
-        if step.removes and step.size == len(step.removes):
-            observed.forget_leaving(step)
-            log.warning("left alone, since rules of others lead there: %s", refused)
-            return {}
+        less = step.keeping(refused.refusals[0].index)
+        if less is not None:
+            log.warning("stays, empty, since rules of others lead there: %s", refused)
+            return await self._commit(less, observed, stamp)
         if not step.keys:
             raise refused
         first = refused.refusals[0]
@@ -95,6 +105,9 @@ class Writer:
         if owner is not None:
             failed = {owner: first.text}
         else:
+            nothing = ChainWrite(empty_chain(CANARY))
+            if await self._try(TableStep(step.family, step.table, (nothing,)), observed, stamp):
+                raise refused  # whatever it is that is refused, it is nobody's
             failed = await self._isolate(step, str(refused), observed, stamp)
         await self._look_back(step, failed, observed, stamp)
         return failed
@@ -119,7 +132,12 @@ class Writer:
 
         From some of the built-in chains nothing may be translated, so whoever leads there is in the way.
         """
-        saved = await to_thread(self._doors.tables[step.family].save, step.table)
+        try:
+            saved = await to_thread(self._doors.tables[step.family].save, step.table)
+        except (
+            Incompatible
+        ):  # then nothing that is ours was changed, and of the rest nothing is known
+            return
         there = read_chains(saved)
         own = [write.chain.name for write in step.writes if write.owner in failed]
         for name in own:
@@ -139,7 +157,7 @@ class Writer:
 
     async def _try(self, step: TableStep, observed: Observed, stamp: Stamp) -> Refused | None:
         """Commit a step and fold it in, or return why it was refused."""
-        lines = [line.text for line in step.lines()]
+        lines = await _soon(step, lambda: [line.text for line in step.lines()])
         grown = entries_grown(step, observed)
         if lines:
             try:
@@ -147,7 +165,7 @@ class Writer:
             except Refused as refused:
                 return refused
             self._canary.written(stamp, step.family, step.table, grown)
-        observed.fold(step)
+        await _soon(step, lambda: observed.fold(step))
         self.folds += 1
         return None
 
@@ -161,7 +179,29 @@ def entries_grown(step: TableStep, observed: Observed) -> int:
     return after - gone + len(step.jumps) - len(step.gone_jumps)
 
 
+async def _soon(step: Step, work: Callable[[], T]) -> T:
+    """Do what takes time in proportion to a step. Nothing but what is waiting for it changes belief meanwhile."""
+    return work() if step.size <= INLINE else await to_thread(work)
+
+
 def _only(step: TableStep, owners: Collection[PortKey]) -> TableStep:
     """Return the part of a step that writes the own chains of some."""
     writes = tuple([write for write in step.writes if write.owner in owners])
     return TableStep(step.family, step.table, writes, keys=tuple(owners))
+
+
+def _blamed(step: SetStep, refusals: Sequence[Refusal]) -> Failed:
+    """Return the ServicePorts whose messages were refused. Raises KernelError for one that is nobody's."""
+    failed: Failed = {}
+    for refusal in refusals:
+        if step.changes[refusal.index].verb == "destroy":
+            # a rule of somebody else's asks it, or one of ours did a moment ago: it goes with a later sweep
+            log.debug("left for now: %s", refusal)
+            continue
+        owner = step.changes[refusal.index].owner
+        owners = step.keys if owner is None else (owner,)
+        if not owners:
+            raise KernelError("ipset", refusal.errno, str(refusal))
+        for each in owners:
+            failed.setdefault(each, str(refusal))
+    return failed

@@ -16,14 +16,16 @@ from backends.ipvs import deadlines, kernel, node_settings, probing
 from backends.ipvs.belief import DRAIN_S, Observed
 from backends.ipvs.draining import LOOK_S, Draining
 from backends.ipvs.held import Look
-from backends.ipvs.kernel import OURS, Doors
+from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import IpvsSettings, Layout
 from backends.ipvs.leaving import Doors as LeavingDoors
 from backends.ipvs.leaving import Leaving, refuse_new
 from backends.ipvs.model import DEVICE, AddressStep, IpvsPlan, IpvsStep, Step
 from backends.ipvs.plan import plan
 from backends.ipvs.prune import prune
+from backends.ipvs.sides import SideName, Sides
 from backends.ipvs.verify import concerns, verify
+from backends.ipvs.xt_side import Tools
 from backends.kernel import ipvs_messages
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import ServerId
@@ -62,14 +64,20 @@ class IpvsBackend:
         open_links: Callable[[], Links] = Links,
         open_flows: Callable[[], ConntrackTable] = ConntrackTable,
         open_sockets: Callable[[], Sockets] = Sockets,
+        tools: Tools = Tools(),  # noqa: B008 - it is a value
+        side: SideName | None = None,
         prepare: Callable[[Ipvs], None] = lambda _: None,
         has_ipv6: Callable[[], bool] = lambda: True,
         deadlines_file: Path | None = None,
         drain_s: float = DRAIN_S,
         now_s: Callable[[], float] = deadlines.now_s,
     ) -> None:
-        self.layout = layout
-        self._open = open_nft, open_ipvs, open_links
+        """`side`: which side rules are written, where that is not left to the probe."""
+        self._sides = Sides(open_nft, tools, side)
+        self.layout = self._sides.layout(layout)
+        self._open = open_ipvs, open_links
+        self._pruning: IpvsPlan | None = None
+        self._has_left = False
         self._open_flows = open_flows
         self._open_sockets = open_sockets
         self._leaving: Leaving | None = None
@@ -123,8 +131,10 @@ class IpvsBackend:
     def _door(self, number: int) -> Doors:
         """Open both at the first use, in the network namespace of that moment. Raises Unsupported without IPVS."""
         if not self._opened:
-            open_nft, open_ipvs, open_links = self._open
-            opened = [Doors(open_nft(), open_ipvs(), open_links()) for _ in range(2)]
+            open_ipvs, open_links = self._open
+            opened = [
+                Doors(self._sides.open(self.layout), open_ipvs(), open_links()) for _ in range(2)
+            ]
             self._news = AddressNews()
             self._opened = opened
         return self._opened[number]
@@ -135,6 +145,8 @@ class IpvsBackend:
                 "this host has no IPv6, or has it switched off: IPv6 services are not served"
             )
             self.layout = self.layout.without(IPV6)
+        await to_thread(self._sides.choose, self.layout)
+        self.layout = self._sides.layout(self.layout)
         probing.probe(self._doors, self.layout)
         self._prepare(self._doors.ipvs)
 
@@ -143,6 +155,8 @@ class IpvsBackend:
         self._save_last()
         async with self._lock:
             observed = await to_thread(kernel.read_everything, doors, self.layout)
+            observed.left = await to_thread(self._sides.read_left, self.layout)
+        self._has_left = bool(observed.left)
         if self._deadlines_file is not None:
             observed.deadlines = deadlines.load(self._deadlines_file)
         return observed
@@ -151,7 +165,8 @@ class IpvsBackend:
         return plan(desired, observed, changed, self.layout)
 
     def prune(self, desired: Desired, observed: Observed) -> IpvsPlan:
-        return prune(desired, observed, self.layout)
+        self._pruning = prune(desired, observed, self.layout)
+        return self._pruning
 
     async def apply(self, plan: IpvsPlan, observed: Observed) -> Applied:
         try:
@@ -197,7 +212,21 @@ class IpvsBackend:
             observed.occupy(plan)
             if plan.reaps:
                 operations += await self._draining.reap(self._doors.ipvs, observed, now_s)
+            if plan is self._pruning:
+                await self._leave_others(observed)
         return Applied(operations=operations, transactions=transactions)
+
+    async def _leave_others(self, observed: Observed) -> None:
+        """Remove other side rules, once everything is in those that we write; what cannot go now, after the next pruning."""
+        try:
+            if self._has_left:
+                count = await to_thread(self._sides.delete_left, self.layout)
+                log.info("%d objects of other side rules removed", count)
+            await to_thread(self._doors.side.sweep)
+        except KernelError as error:
+            log.warning("side rules of an earlier process are left for now: %s", error)
+            return
+        observed.left, self._has_left = [], False
 
     async def _take(self, step: Step, observed: Observed) -> Failed:
         """Take one step and fold it in; return the ServicePorts that the kernel would not have, and why."""
@@ -208,21 +237,20 @@ class IpvsBackend:
         return self._bind(step, observed)
 
     async def _commit(self, step: Transaction, observed: Observed) -> Failed:
-        nft = self._doors.nft
+        side = self._doors.side
         try:
-            if step.size <= INLINE_OBJECTS:
-                OURS.commit(nft, step)
+            if side.is_slow(step):
+                await to_thread(side.commit, step)
             else:
-                await to_thread(OURS.commit, nft, step)
+                side.commit(step)
         except RefusedElements as refused:
             owners = refused.owners or step.owners
             if not owners:
                 raise  # nobody's elements: what is believed of them is wrong
             for batch in (*step.deletes, *step.adds):
-                keys = {e.key for e in batch.elements if e.owner in owners}
-                if keys:
-                    actual = OURS.read_elements(nft, batch.family, batch.set, keys)
-                    observed.correct_elements(batch.family, batch.set, keys, actual)
+                keys = {element.key for element in batch.elements}
+                actual = side.read_elements(batch.family, batch.set, keys)
+                observed.correct_elements(batch.family, batch.set, keys, actual)
             return dict.fromkeys(owners, str(refused))
         observed.fold_nft(step)
         return {}
@@ -299,7 +327,7 @@ class IpvsBackend:
         """Tell whether the ruleset or addresses have changed. Of virtual servers only a comparison tells."""
         if self._lock.locked():  # a thread is using the socket, and belief is about to change
             return False
-        if self._doors.nft.generation() != observed.generation:
+        if self._doors.side.generation() != observed.generation:
             return True
         news = self._news.take() if self._news is not None else {}
         return news is None or concerns(news, observed)
@@ -309,35 +337,42 @@ class IpvsBackend:
 
     async def retire(self) -> Retired:
         """Take one step on the way out: see `leaving`."""
-        open_nft, open_ipvs, open_links = self._open
+        open_ipvs, open_links = self._open
         file = self._deadlines_file
         leaving = self._leaving = self._leaving or Leaving(self.layout, file, self._drain_s)
-        with open_nft() as nft, open_links() as links, contextlib.ExitStack() as stack:
+        with open_links() as links, contextlib.ExitStack() as stack:
             flows = stack.enter_context(contextlib.closing(self._open_flows()))
             sockets = stack.enter_context(self._open_sockets())
-            if not await to_thread(leaving.begin, nft, links, flows):
+            sides = await to_thread(lambda: list(self._sides.found(self.layout, stack)))
+            if not await to_thread(leaving.begin, sides, links, flows):
                 return Retired()
             try:
                 ipvs = stack.enter_context(open_ipvs())
             except Unsupported:
                 ipvs = None
-            doors = LeavingDoors(nft, ipvs, links, flows, sockets)
+            doors = LeavingDoors(sides, ipvs, links, flows, sockets)
             return await to_thread(leaving.go_on, doors, self._now_s())
 
     async def cleanup(self) -> int:
         """Remove virtual servers while the addresses on our device still say which are ours, and rules still refuse."""
         async with self._lock:
-            open_nft, open_ipvs, open_links = self._open
-            with open_nft() as nft, open_links() as links:
-                addresses = kernel.read_addresses(links)
-                tables, _ = OURS.read_tables(nft, self.layout.families)
-                refuse_new(nft, tables)
-                led_to = kernel.servers_in(tables)
-                removed = self._remove_servers(open_ipvs, addresses.bound, led_to)
-                if links.find(DEVICE) is not None:
-                    links.remove_dummy(DEVICE)
-                    removed += addresses.device is not None
-                return removed + OURS.delete_tables(nft)
+            return await to_thread(self._clean_up)
+
+    def _clean_up(self) -> int:
+        open_ipvs, open_links = self._open
+        with open_links() as links, contextlib.ExitStack() as stack:
+            addresses = kernel.read_addresses(links)
+            sides = list(self._sides.found(self.layout, stack))
+            led_to: set[ServerId] = set()
+            for side in sides:
+                tables, _ = side.read_tables(self.layout.families)
+                refuse_new(side, tables)
+                led_to |= kernel.servers_in(tables).keys()
+            removed = self._remove_servers(open_ipvs, addresses.bound, led_to)
+            if links.find(DEVICE) is not None:
+                links.remove_dummy(DEVICE)
+                removed += addresses.device is not None
+            return removed + sum([side.delete() for side in sides])
 
     def _remove_servers(
         self,

@@ -38,6 +38,7 @@ class Observed:
     put on our device are ours from then on, with their connections.
     `references` counts how many ServicePorts need an element that several may share, `holders` says which one occupies a
     frontend, `numbers` which one a number in firewall marks stands for.
+    `left` are tables of side rules that an earlier process wrote and this one does not: numbers are kept.
     `generation` is the ruleset generation our belief stands for, `commits` how many of them were ours.
     """
 
@@ -53,6 +54,7 @@ class Observed:
         elsewhere: frozenset[str] = frozenset(),
     ) -> None:
         self.tables: Final = tables
+        self.left: list[dict[Family, TableFacts]] = []
         self.generation = generation
         self.commits = 0
         self.device = device

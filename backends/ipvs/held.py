@@ -10,7 +10,7 @@ from typing import Final
 
 from backends.ipvs import kernel
 from backends.ipvs.belief import Observed
-from backends.ipvs.kernel import OURS, Doors
+from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import Layout
 from backends.ipvs.model import ALLOWED, PLACES, Place, Rendered
 from backends.ipvs.render import render_port
@@ -58,7 +58,7 @@ class Look:
         differences: list[str] = []
         async with self._lock:
             for name, keys in _elements(rendered).items():
-                actual = OURS.read_elements(self._doors.nft, key.family, name, keys)
+                actual = self._doors.side.read_elements(key.family, name, keys)
                 believed = self._observed.tables[key.family].elements.get(name, {})
                 _tell_elements(key.family, name, (keys, actual, believed), lines, differences)
             for server in self._servers(rendered):
@@ -145,7 +145,7 @@ class Look:
         if found is None:
             return Held(key=None)
         suspects = await to_thread(compare, found, self._observed)
-        lines: list[str] = []
+        lines = [f"side rules: {self._doors.side.words}"]
         for family, facts in found.tables.items():
             lines.append(f"{family}: {len(facts.chains)} chains, {len(facts.sets)} sets")
             for name, elements in facts.elements.items():
@@ -167,8 +167,7 @@ class Look:
             changed = [
                 f"{family}: our table, or a chain or set in it, was changed"
                 for family in suspects.structures
-                if OURS.read_structure(doors.nft, family).structure
-                != observed.tables[family].structure
+                if doors.side.read_structure(family).structure != observed.tables[family].structure
             ]
             if not suspects.has_addresses:
                 return changed
@@ -190,7 +189,7 @@ class Look:
             for start in range(0, len(nobodys), _READ_AT_ONCE):
                 part = nobodys[start : start + _READ_AT_ONCE]
                 async with self._lock:
-                    actual = OURS.read_elements(doors.nft, family, name, part)
+                    actual = doors.side.read_elements(family, name, part)
                     believed = observed.tables[family].elements.get(name, {})
                     strange += [
                         f"{family}: {element_words(family, name, key, None)}"

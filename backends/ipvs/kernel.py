@@ -5,29 +5,24 @@ from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from backends.ipvs.belief import Observed
-from backends.ipvs.layout import Layout, is_closed
+from backends.ipvs.layout import Layout
 from backends.ipvs.messages import pack_operation
 from backends.ipvs.model import (
     DEVICE,
     MARKING,
-    PROBE_TABLE,
     SERVICES,
-    TABLE,
     Operation,
-    form_of,
 )
 from backends.ipvs.render import read_mark
+from backends.ipvs.side import Side
 from backends.kernel.ipvs import Ipvs, Refusal
 from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer, marked
 from backends.kernel.links import Links, is_ours
-from backends.kernel.nft import Nft
-from backends.kernel.nft_owned import OwnTables
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
 from backends.kernel.nft_table import TableFacts
 from proxy.addresses import unpack_ip
 from proxy.model import IPV4, PROTOCOLS, Family, Protocol
 
-OURS: Final = OwnTables(TABLE, PROBE_TABLE, form_of)
 _KUBE_PROXYS: Final = (
     "kube-ipvs0"  # not another interface's: its addresses go when kube-proxy is cleaned up
 )
@@ -40,7 +35,7 @@ _GONE: Final = (errno.ESRCH, errno.ENOENT)
 class Doors(NamedTuple):
     """What one thread at a time talks to the kernel through."""
 
-    nft: Nft
+    side: Side
     ipvs: Ipvs
     links: Links
 
@@ -81,7 +76,7 @@ def carry_out(ipvs: Ipvs, operations: Collection[Operation]) -> dict[int, Refusa
 
 def read_everything(doors: Doors, layout: Layout) -> Observed:
     """Read all that is ours, as a new belief. Raises KernelError."""
-    tables, generation = OURS.read_tables(doors.nft, layout.families)
+    tables, generation = doors.side.read_tables(layout.families)
     for family, facts in tables.items():
         facts.has_to_go = _has_to_go(facts, layout, family)
     addresses = read_addresses(doors.links)
@@ -170,7 +165,7 @@ def _has_to_go(facts: TableFacts, layout: Layout, family: Family) -> bool:
     return facts.is_dormant or (
         facts.is_present
         and (
-            is_closed(facts.chains)
+            layout.is_closed(facts.chains)
             or any(sets.get(name) != found for name, found in facts.sets.items())
             or any(
                 name not in chains or chains[name].base != found.base

@@ -94,11 +94,11 @@ class Layout:
         self.marks = Marks(settings.masquerade_mark)
         self._node = node or DesiredNode()
         is_by_node = settings.local_mode == "NodeCIDR"
-        cidrs = self._node.pod_cidrs if is_by_node else settings.cluster_cidrs
+        self._pod_cidrs = self._node.pod_cidrs if is_by_node else settings.cluster_cidrs
         self._detector = Detector(
-            mode=settings.local_mode, cidrs=cidrs, interface=settings.interface
+            mode=settings.local_mode, cidrs=self._pod_cidrs, interface=settings.interface
         )
-        self._sets = {family: _sets(family) for family in self.families}
+        self._sets = {family: fixed_sets(family) for family in self.families}
         self._chains = {family: self._chains_of(family) for family in self.families}
         self.chain_facts: dict[Family, dict[str, ChainFacts]] = {
             family: {spec.name: spec.facts for spec in chains}
@@ -118,13 +118,23 @@ class Layout:
         key = (node.pod_cidrs if is_by_node else (), opened)
         found = self._of_nodes.get(key)
         if found is None:
-            found = self._of_nodes[key] = Layout(self.settings, node)
+            found = self._of_nodes[key] = type(self)(self.settings, node)
         return found
 
     def without(self, family: Family) -> "Layout":
         """Return the layout for a node that does not have the family."""
         families = tuple([each for each in self.families if each != family])
-        return Layout(structs.replace(self.settings, families=families), self._node)
+        return type(self)(structs.replace(self.settings, families=families), self._node)
+
+    @staticmethod
+    def closed_chains() -> tuple[ChainSpec, ...]:
+        """Return what takes the place of chains once IPVS is to get no new connections: then all are unclaimed."""
+        return (closed(),)
+
+    @classmethod
+    def is_closed(cls, chains: Mapping[str, ChainFacts]) -> bool:
+        """Whether chains that were found let nothing new through, whatever the sets say."""
+        return any(chains.get(spec.name) == spec.facts for spec in cls.closed_chains())
 
     def sets(self, family: Family) -> tuple[SetSpec, ...]:
         return self._sets[family]
@@ -274,18 +284,8 @@ class Layout:
 
 
 def closed() -> ChainSpec:
-    """Return what takes the place of the dispatching rules once IPVS is to get no new connections: then all are unclaimed."""
+    """Return what takes the place of the dispatching rules."""
     return ChainSpec(_DISPATCH, None, (rule([say.leave()], "no new connections"),))
-
-
-def can_be_closed(chains: Mapping[str, ChainFacts]) -> bool:
-    """Whether a table that was found has what `closed` replaces."""
-    return _DISPATCH in chains
-
-
-def is_closed(chains: Mapping[str, ChainFacts]) -> bool:
-    """Whether a table that was found lets nothing new through, whatever its sets say."""
-    return chains.get(_DISPATCH) == closed().facts
 
 
 def _to_ipvs(family: Family) -> say.Phrase:
@@ -293,7 +293,8 @@ def _to_ipvs(family: Family) -> say.Phrase:
     return [say.destination(family), Nat(kind=NatKind.DNAT, family=NUMBERS[family])]
 
 
-def _sets(family: Family) -> tuple[SetSpec, ...]:
+def fixed_sets(family: Family) -> tuple[SetSpec, ...]:
+    """Return our sets, which are the same whatever the settings."""
     address = "ipv4_addr" if family == IPV4 else "ipv6_addr"
     frontend, node_port = f"{address} . inet_proto . inet_service", "inet_proto . inet_service"
     return (

@@ -15,19 +15,19 @@ the node itself has begun with an address that goes are ended by the kernel.
 
 import errno
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from backends.ipvs import deadlines, kernel
-from backends.ipvs.kernel import OURS, Way
-from backends.ipvs.layout import Layout, can_be_closed, closed
+from backends.ipvs.kernel import Way
+from backends.ipvs.layout import Layout
 from backends.ipvs.model import DEVICE, Place, has_drains
+from backends.ipvs.side import Side
 from backends.kernel import ipvs_messages
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import Destination, Load, ServerId
 from backends.kernel.links import Links
-from backends.kernel.nft import Nft
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
 from backends.kernel.nft_table import TableFacts
 from backends.kernel.nft_transaction import Transaction
@@ -45,9 +45,9 @@ log = logging.getLogger(__name__)
 
 
 class Doors(NamedTuple):
-    """What a departure needs of the kernel; no IPVS where there is none."""
+    """What a departure needs of the kernel: the side rules that there are, perhaps of two sides; no IPVS where there is none."""
 
-    nft: Nft
+    sides: Sequence[Side]
     ipvs: Ipvs | None
     links: Links
     flows: ConntrackTable
@@ -73,15 +73,17 @@ class Leaving:
         self._ways: dict[ServerId, list[Way]] = {}
         self._is_begun = False
 
-    def begin(self, nft: Nft, links: Links, flows: ConntrackTable) -> bool:
+    def begin(self, sides: Sequence[Side], links: Links, flows: ConntrackTable) -> bool:
         """Have all that is new go by the other data plane; return whether there is anything of ours. Raises KernelError."""
         if self._is_begun:
             return True
-        tables, _ = OURS.read_tables(nft, self._layout.families)
-        if links.find(DEVICE) is None and not any(each.is_present for each in tables.values()):
+        if links.find(DEVICE) is None and not sides:
             return False
-        self._ways = kernel.servers_in(tables)
-        refuse_new(nft, tables)
+        for side in sides:
+            tables, _ = side.read_tables(self._layout.families)
+            for server, ways in kernel.servers_in(tables).items():
+                self._ways.setdefault(server, []).extend(ways)
+            refuse_new(side, tables)
         self._forget("UDP", dict.fromkeys(self._ways, ()), links, flows)
         self._is_begun = True
         return True
@@ -201,8 +203,9 @@ def _remove_rest(doors: Doors) -> Iterator[str]:
         doors.links.remove_dummy(DEVICE)
         _end_own(bound, doors)
         yield f"device {DEVICE}"
-    if count := OURS.delete_tables(doors.nft):
-        yield f"{count} nftables tables"
+    for side in doors.sides:
+        if count := side.delete():
+            yield f"{count} {side.objects}"
 
 
 def _end_own(addresses: Collection[str], doors: Doors) -> None:
@@ -219,13 +222,16 @@ def _end_own(addresses: Collection[str], doors: Doors) -> None:
         log.info("ended %d connections of this node itself: their address is gone", count)
 
 
-def refuse_new(nft: Nft, tables: Mapping[Family, TableFacts]) -> None:
+def refuse_new(side: Side, tables: Mapping[Family, TableFacts]) -> None:
     """Let nothing new through to IPVS: for the time in which addresses are there without virtual servers. Raises KernelError."""
     chains = [
-        (family, closed()) for family, facts in tables.items() if can_be_closed(facts.chains)
+        (family, spec)
+        for family, facts in tables.items()
+        for spec in side.layout_of.closed_chains()
+        if spec.name in facts.chains
     ]
     if chains:
-        OURS.commit(nft, Transaction(chains=tuple(chains)))
+        side.commit(Transaction(chains=tuple(chains)))
 
 
 def _messages(

@@ -30,6 +30,8 @@ class Marks:
         self.mask: Final = self._spread(0x7F << 24)
         """The bits that say that a mark is ours."""
         self.value: Final = self._spread(_PREFIX << 24)
+        self.refused: Final = self._spread(_PREFIX << 24 | len(_ROLES))
+        """The one that no virtual server has: whoever bears it is refused."""
 
     def mark(self, number: int, role: Role) -> int:
         """Return the mark of one role of a ServicePort."""

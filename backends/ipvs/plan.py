@@ -5,6 +5,7 @@ an operation, whatever does not costs nothing. Moving a frontend from one servic
 same as changing it.
 """
 
+import itertools
 from collections.abc import Collection
 
 from backends.ipvs.belief import Observed
@@ -104,8 +105,10 @@ def _number(draft: Draft, port: DesiredPort) -> int:
     if old is not None and old.number is not None:
         return old.number
     number = None
-    for name, element in mark_keys(port):
-        data = observed.tables[key.family].elements.get(name, {}).get(element)
+    for tables, (name, element) in itertools.product(
+        (observed.tables, *observed.left), mark_keys(port)
+    ):
+        data = tables[key.family].elements.get(name, {}).get(element)
         if isinstance(data, bytes):
             number = draft.layout.marks.number(read_mark(data))
             is_own = number is not None and is_chosen(key, number)

@@ -1,9 +1,9 @@
-"""Whether this kernel can do what we need, tried for real: a virtual server, a device, and the rules in a throw-away table. Shell."""
+"""Whether this kernel can do what we need, tried for real: a virtual server and a device. The side rules try themselves. Shell."""
 
 import errno
 from typing import Final
 
-from backends.ipvs.kernel import OURS, Doors
+from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import Layout
 from backends.ipvs.marks import NUMBERS as MARKED
 from backends.ipvs.model import DEVICE
@@ -21,8 +21,6 @@ def probe(doors: Doors, layout: Layout) -> None:
     try:
         for family in layout.families:
             _try_servers(doors, layout, family)
-            trials = OURS.trials(family, layout.sets(family), layout.chains(family))
-            OURS.try_out(doors.nft, family, trials)
         _try_device(doors)
     except KernelError as error:
         if error.errno != errno.EPERM:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from backends.ipvs import kernel
 from backends.ipvs.belief import Observed
-from backends.ipvs.kernel import OURS, Doors
+from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import Layout
 from backends.ipvs.model import ALLOWED, BOUND, ELSEWHERE, PLACES
 from backends.ipvs.render import pack_address
@@ -55,7 +55,7 @@ async def verify(
     A drift without a key means that everything must be observed anew.
     """
     async with lock:
-        generation, commits = doors.nft.generation(), observed.commits
+        generation, commits = doors.side.generation(), observed.commits
     suspects = await to_thread(find_suspects, background, observed, layout)
     if suspects.total > SINGLE_READS:
         suspects = suspects.also_in(await to_thread(find_suspects, background, observed, layout))
@@ -108,12 +108,12 @@ def _confirm(doors: Doors, suspects: Suspects, observed: Observed) -> Iterator[D
         yield Drift(key=None, what=f"{suspects.total} objects")
         return
     for family in suspects.structures:
-        structure = OURS.read_structure(doors.nft, family).structure
+        structure = doors.side.read_structure(family).structure
         if structure != observed.tables[family].structure:
             yield Drift(key=None, what=f"{family}: our table, or a chain or set in it")
     owners = Owners(observed)
     for (family, name), keys in suspects.elements.items():
-        actual = OURS.read_elements(doors.nft, family, name, keys)
+        actual = doors.side.read_elements(family, name, keys)
         believed = observed.tables[family].elements.get(name, {})
         for key in keys:
             if (key in actual) == (key in believed) and actual.get(key) == believed.get(key):

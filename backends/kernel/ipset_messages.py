@@ -16,6 +16,8 @@ from typing import Final
 from backends.kernel.ipset_objects import (
     MEMBERS,
     NAME_LENGTH,
+    NETWORK_NETWORK,
+    NETWORK_PORT,
     IpSet,
     Member,
     SetKind,
@@ -46,6 +48,7 @@ _PORT: Final = 4
 _PORT_TO: Final = 5
 _TIMEOUT: Final = 6
 _PROTOCOL: Final = 7
+_OPTIONS: Final = 8  # IPSET_ATTR_CADT_FLAGS
 _ADDRESS_IPV4: Final = 1
 _ADDRESS_IPV6: Final = 2
 _OTHER: Final = 20
@@ -53,8 +56,11 @@ _OTHER_PREFIX: Final = 21
 _MAX_MEMBERS: Final = 19
 _COUNT: Final = 24
 _REFERENCES: Final = 25
+_MARK: Final = 27  # value and mask
 
 _HEADER_ONLY: Final = 4  # IPSET_FLAG_LIST_HEADER
+_WITH_MARKS: Final = 1 << 6  # IPSET_FLAG_WITH_SKBINFO
+_WHOLE: Final = 0xFFFFFFFF
 _NET_BYTEORDER: Final = 0x4000
 _LAST_PORT: Final = 0xFFFF
 _MAPPED: Final = bytes(10) + b"\xff\xff"
@@ -66,14 +72,17 @@ _FAMILY_NUMBERS: Final[dict[Family | None, int]] = {None: 0, IPV4: 2, IPV6: 10} 
 _FAMILIES: Final = {number: family for family, number in _FAMILY_NUMBERS.items()}
 # The oldest revisions of each kind that know all of what is used here (SCTP came with 1). A newer one might be
 # unknown to the installed `ipset`, which then refuses to list any set.
-_REVISIONS: Final = {
+_REVISIONS: Final[dict[str, int]] = {
     SetKind.ADDRESS: 0,
     SetKind.NETWORK: 0,
     SetKind.ADDRESS_PORT: 1,
     SetKind.ADDRESS_PORT_ADDRESS: 1,
     SetKind.ADDRESS_PORT_NETWORK: 1,
     SetKind.PORT: 0,
+    NETWORK_PORT: 1,
+    NETWORK_NETWORK: 0,
 }
+_REVISIONS_WITH_MARKS: Final[dict[str, int]] = {SetKind.ADDRESS_PORT: 5, NETWORK_PORT: 7}
 
 
 class Command(IntEnum):
@@ -94,20 +103,23 @@ def create(made: IpSet) -> Request:
 
     Another one differs in kind, timeout or number of members. One of the other family counts as the same, and stays.
     """
-    kind = SetKind(made.kind)
-    if (kind is SetKind.PORT) != (made.family is None):
+    kind = made.kind
+    revisions = _REVISIONS_WITH_MARKS if made.has_marks else _REVISIONS
+    if kind not in revisions or (kind == SetKind.PORT) != (made.family is None):
         raise ValueError(f"set {made.name} of {kind} and family {made.family}")
-    if kind is SetKind.PORT:
+    if kind == SetKind.PORT:
         settings = _u16(_PORT, 0) + _u16(_PORT_TO, _LAST_PORT)
     else:
         settings = _u32(_MAX_MEMBERS, made.max_members)
     if made.timeout_s is not None:
         settings += _u32(_TIMEOUT, made.timeout_s)
+    if made.has_marks:
+        settings += _u32(_OPTIONS, _WITH_MARKS)
     return _request(
         Command.CREATE,
         made.name,
         attr_string(_TYPE, kind),
-        _u8(_REVISION, _REVISIONS[kind]),
+        _u8(_REVISION, revisions[kind]),
         _u8(_FAMILY, _FAMILY_NUMBERS[made.family]),
         nested(_DATA, settings),
     )
@@ -129,9 +141,10 @@ def swap(one: str, other: str) -> Request:
 
 
 def add(name: str, member: Member, timeout_s: int | None = None) -> Request:
-    """Add a member; one that is there gets the new time. HASH_FULL if the set has as many as it can."""
+    """Add a member; one that is there gets the new time and mark. HASH_FULL if the set has as many as it can."""
     time = b"" if timeout_s is None else _u32(_TIMEOUT, timeout_s)
-    return _request(Command.ADD, name, nested(_DATA, _pack_member(member), time))
+    mark = b"" if member.mark is None else _pack_mark(member.mark)
+    return _request(Command.ADD, name, nested(_DATA, _pack_member(member), time, mark))
 
 
 def delete(name: str, member: Member) -> Request:
@@ -165,6 +178,7 @@ def parse_state(payload: bytes | memoryview) -> SetState:
         _parse_family(_get(attrs, _FAMILY)),
         codec.read_be32(data[_TIMEOUT]) if _TIMEOUT in data else None,
         codec.read_be32(data[_MAX_MEMBERS]) if _MAX_MEMBERS in data else MEMBERS,
+        bool(_OPTIONS in data and codec.read_be32(data[_OPTIONS]) & _WITH_MARKS),
     )
     count = codec.read_be32(_get(data, _COUNT))
     return SetState(made, count, codec.read_be32(_get(data, _REFERENCES)))
@@ -226,17 +240,22 @@ def _checked(name: str) -> str:
 
 
 def _pack_member(member: Member) -> bytes:
-    address, protocol, port, other = member
+    address, protocol, port, other, _ = member
     if not address:
         return _u16(_PORT, port)
     packed = _pack_place(address, _ADDRESS, _PREFIX)
-    if not protocol:
-        return packed
-    packed += _PROTOCOL_AND_PORT.pack(
-        *(5, _PROTOCOL, protocol),
-        *(6, _PORT | _NET_BYTEORDER, port.to_bytes(2, "big")),
-    )
+    if protocol:
+        packed += _PROTOCOL_AND_PORT.pack(
+            *(5, _PROTOCOL, protocol),
+            *(6, _PORT | _NET_BYTEORDER, port.to_bytes(2, "big")),
+        )
     return packed + _pack_place(other, _OTHER, _OTHER_PREFIX) if other else packed
+
+
+def _pack_mark(mark: int) -> bytes:
+    """Pack a mark as the whole of one, unless it is what the kernel said of one that is not."""
+    full = mark << 32 | _WHOLE if mark <= _WHOLE else mark
+    return attr(_MARK | _NET_BYTEORDER, full.to_bytes(8, "big"))
 
 
 def _pack_place(text: str, address_kind: int, prefix_kind: int) -> bytes:
@@ -271,7 +290,15 @@ def _parse_member(attrs: dict[int, memoryview]) -> Member:
         _read_u8(attrs[_PROTOCOL]) if _PROTOCOL in attrs else 0,
         _read_be16(attrs[_PORT]) if _PORT in attrs else 0,
         _parse_place(attrs, _OTHER, _OTHER_PREFIX),
+        _parse_mark(attrs[_MARK]) if _MARK in attrs else None,
     )
+
+
+def _parse_mark(data: memoryview) -> int:
+    if len(data) != 8:
+        raise Malformed(f"a mark of {len(data)} bytes")
+    full = int.from_bytes(data, "big")
+    return full >> 32 if full & _WHOLE == _WHOLE else full
 
 
 def _parse_place(attrs: dict[int, memoryview], address_kind: int, prefix_kind: int) -> str:

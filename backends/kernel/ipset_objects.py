@@ -28,11 +28,17 @@ class SetKind(StrEnum):
     PORT = "bitmap:port"
 
 
+NETWORK_PORT: Final = "hash:net,port"
+NETWORK_NETWORK: Final = "hash:net,net"
+"""Two more kinds, which a kernel that has those above need not have."""
+
+
 class IpSet(NamedTuple):
     """A set, without its members.
 
-    `kind` is a SetKind for those that are made here; listed ones may be of any. A bitmap has no family; it holds all
-    ports. Members of a set with `timeout_s` vanish after that time unless added with another; 0 is never.
+    `kind` is a SetKind for those that are made here, or one of the two above; listed ones may be of any. A bitmap has no family;
+    it holds all ports. Members of a set with `timeout_s` vanish after that time unless added with another; 0 is never. If it
+    `has_marks`, each member may have a firewall mark that a rule can give to the packet (Linux 3.18).
     """
 
     name: str
@@ -40,6 +46,7 @@ class IpSet(NamedTuple):
     family: Family | None
     timeout_s: int | None = None
     max_members: int = MEMBERS
+    has_marks: bool = False
 
 
 class SetState(NamedTuple):
@@ -57,20 +64,26 @@ class Member(NamedTuple):
     """A member of a set of any kind; what its kind does not have stays empty.
 
     Addresses are in canonical text; where the kind says network, they are ranges (`10.0.0.0/8`), host bits zero, and not of
-    length zero. `protocol` is a number of IP. In a bitmap there is the port alone.
+    length zero. `protocol` is a number of IP. In a bitmap there is the port alone. `mark` is 32 bits for a whole mark; one that
+    sets some bits only, which nobody makes here, is that of the kernel: value and mask in 64 bits.
     """
 
     address: str = ""
     protocol: int = 0
     port: int = 0
     other: str = ""
+    mark: int | None = None
 
     def __str__(self) -> str:
         """Return it as `ipset` writes it."""
+        mark = f" skbmark {self.mark:#x}" if self.mark is not None else ""
+        return self._place() + mark
+
+    def _place(self) -> str:
         if not self.address:
             return str(self.port)
         if not self.protocol:
-            return self.address
+            return f"{self.address},{self.other}" if self.other else self.address
         name = _PROTOCOL_NAMES.get(self.protocol, str(self.protocol))
         place = f"{self.address},{name}:{self.port}"
         return f"{place},{self.other}" if self.other else place

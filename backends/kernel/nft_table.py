@@ -14,7 +14,7 @@ from backends.kernel.nft_expressions import Expression
 from backends.kernel.nft_messages import BaseChain
 from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6, SetFlag
 from backends.kernel.nft_userdata import Declared, declare, set_userdata
-from proxy.model import Family, PortKey
+from proxy.model import Family
 from proxy.netlink.codec import Request
 
 NUMBERS: Final[dict[Family, int]] = {"IPv4": NFPROTO_IPV4, "IPv6": NFPROTO_IPV6}
@@ -40,12 +40,11 @@ class ChainFacts(NamedTuple):
 
 
 class ChainSpec(NamedTuple):
-    """A chain as it should be, and the ServicePort it is there for (None: all)."""
+    """A chain as it should be."""
 
     name: str
     base: BaseChain | None
     rules: tuple[RuleSpec, ...]
-    owner: PortKey | None = None
 
     @property
     def facts(self) -> ChainFacts:
@@ -64,13 +63,12 @@ class SetFacts(NamedTuple):
 
 
 class SetSpec(NamedTuple):
-    """A set or map as it should be: its declaration, what of it can be compared with the kernel, and for whom it is."""
+    """A set or map as it should be: its declaration, and what of it can be compared with the kernel."""
 
     name: str
     key: Declared
     data: Declared | None
     facts: SetFacts
-    owner: PortKey | None = None
 
 
 class TableFacts:
@@ -113,7 +111,6 @@ def declared(
     *,
     flags: int = 0,
     size: int = 0,
-    owner: PortKey | None = None,
 ) -> SetSpec:
     """Return a set, or with data a map, with key and data in the words of the stock tool."""
     declared_key = declare(key)
@@ -130,7 +127,7 @@ def declared(
         data_length=declared_data.length if declared_data else 0,
         size=size,
     )
-    return SetSpec(name, declared_key, declared_data, facts, owner)
+    return SetSpec(name, declared_key, declared_data, facts)
 
 
 def pack_set(family: Family, spec: SetSpec, table: str) -> Request:

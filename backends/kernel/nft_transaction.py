@@ -155,10 +155,7 @@ def _words(element: Element) -> str:
 
 
 class Messages(NamedTuple):
-    """The messages of a transaction; `elements` holds for each the elements in it, in order (often none).
-
-    For a set or a chain that is there for one ServicePort, it is one without a key.
-    """
+    """The messages of a transaction; `elements` holds for each the elements in it, in order (often none)."""
 
     requests: list[Request]
     elements: list[tuple[Element, ...]]
@@ -178,14 +175,10 @@ def pack(transaction: Transaction, table: str, form_of: FormOf) -> Messages:
     fixed += [
         nft_messages.new_table(NUMBERS[family], table, COMMENT) for family in transaction.tables
     ]
-    blamed: list[tuple[Element, ...]] = [()] * len(fixed)
     fixed += [pack_set(family, spec, table) for family, spec in transaction.sets]
-    blamed += [_whose(spec) for _, spec in transaction.sets]
     for family, chain in transaction.chains:
-        packed_chain = pack_chain(family, chain, table)
-        fixed += packed_chain
-        blamed += [_whose(chain)] * len(packed_chain)
-    messages = Messages(fixed, blamed)
+        fixed += pack_chain(family, chain, table)
+    messages = Messages(fixed, [()] * len(fixed))
     for batch in transaction.deletes:
         _extend(messages, nft_elements.del_elements, table, batch, form_of(batch.set))
     for batch in transaction.adds:
@@ -250,10 +243,6 @@ def parse_interval(form: Form, element: nft_elements.Element) -> bytes:
     if form is Form.BOUNDS:
         return element.key + (b"\1" if element.is_interval_end else b"\0")
     return element.key + (element.key_end or element.key)
-
-
-def _whose(spec: SetSpec | ChainSpec) -> tuple[Element, ...]:
-    return () if spec.owner is None else (Element(b"", None, spec.owner),)
 
 
 def _extend(messages: Messages, verb: _Verb, table: str, batch: Batch, form: Form) -> None:

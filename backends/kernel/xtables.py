@@ -2,7 +2,7 @@
 
 Everything goes through `iptables-restore --noflush` and `iptables-save`, in texts of `xtables_text`; no shell is involved.
 A call takes milliseconds, with a large legacy table most of a second, and may wait for the lock: call from a thread. The
-program runs in the network namespace of that thread.
+program runs in the network namespace of that thread. That of `iptables-restore` stays for the next call (`xtables_kept`).
 
 All rules of iptables are written under a lock that other programs take as well (/run/xtables.lock); waiting for it is
 bounded. The nft flavour has none: it notices other writers by itself and begins anew.
@@ -15,12 +15,17 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 from backends.kernel import xtables_legacy, xtables_text
+from backends.kernel.nft import Nft
+from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6
+from backends.kernel.xtables_fed import Ended
+from backends.kernel.xtables_kept import Call, KeptProgram
 from backends.kernel.xtables_text import Chain, Flavour, RefusedLine, Version
-from proxy.errors import KernelError, Unsupported
+from proxy.errors import Busy, KernelError, Unsupported
 from proxy.model import IPV4, IPV6, Family
 
 LOCK_WAIT_S: Final = 5
@@ -29,6 +34,9 @@ _WORKING_S: Final = 60.0
 _LOCK: Final = "/run/xtables.lock"
 _LOOK_S: Final = 0.05
 _STEMS: Final[dict[Family, str]] = {IPV4: "iptables", IPV6: "ip6tables"}
+_NUMBERS: Final[dict[Family, int]] = {IPV4: NFPROTO_IPV4, IPV6: NFPROTO_IPV6}
+_SAYS_WHETHER: Final = (0, 1, 2)
+"""How a program that was asked for a rule ends: it is there, it is not, or the chain is not."""
 _KNOWS_WAIT: Final = (1, 6, 2)  # from here on iptables-restore takes --wait
 
 
@@ -49,7 +57,7 @@ class Refused(KernelError):  # noqa: N818 (reads as a fact in `except`)
         self.refusals = refusals
 
 
-class LockHeld(KernelError):  # noqa: N818
+class LockHeld(Busy):
     """Nothing was done: another program held the lock all the time."""
 
 
@@ -85,6 +93,10 @@ class Xtables:
             )
         self.programs = programs
         self._lock_wait_s = lock_wait_s
+        self._limit_s = lock_wait_s + _WORKING_S
+        wait = ["--wait", str(lock_wait_s)]
+        self._argv = [f"{programs.stem}-restore", "--noflush", *wait]
+        self._kept = KeptProgram(self._argv, _environment())
 
     def restore(self, table: str, lines: Sequence[str]) -> None:
         """Carry out lines for one table: all of them or, with Refused or LockHeld, none. Without lines nothing is run.
@@ -92,27 +104,45 @@ class Xtables:
         Raises KernelError itself when the outcome is unknown (the program was killed, or did not come back): read back
         what the lines are about.
         """
-        if not lines:
-            return
-        text = xtables_text.restore_text(table, lines)
-        name = f"{self.programs.stem}-restore"
-        wait = ["--wait", str(self._lock_wait_s)]
-        request = f"{name}: {len(lines)} lines for table {table}"
-        limit_s = self._lock_wait_s + _WORKING_S
-        done = self._run(request, [name, "--noflush", *wait], text, limit_s)
-        if done.returncode < 0:
-            raise KernelError(request, errno.EINTR, f"killed by signal {-done.returncode}")
-        if xtables_text.is_locked(done.stderr):
+        if lines:
+            request, text = self._asked(table, lines)
+            self._judge(request, lines, self._carry_out(request, text))
+
+    def begin(self, table: str, lines: Sequence[str]) -> "Begun | None":
+        """Begin what `restore` does without waiting, if there is a program that can do it at once; or return None."""
+        request, text = self._asked(table, lines)
+        call = self._kept.begin(request, text, self._limit_s, waits=False)
+        return Begun(call, partial(self._judge, request, lines)) if call is not None else None
+
+    def _asked(self, table: str, lines: Sequence[str]) -> tuple[str, str]:
+        """Return the words for a call, and what it is given."""
+        request = f"{self._argv[0]}: {len(lines)} lines for table {table}"
+        return request, xtables_text.restore_text(table, lines)
+
+    def _carry_out(self, request: str, text: str) -> Ended:
+        call = self._kept.begin(request, text, self._limit_s, waits=True)
+        if call is not None:
+            return call.finish()
+        done = _run(request, self._argv, text, self._limit_s)
+        return Ended(done.returncode, done.stderr)
+
+    def _judge(self, request: str, lines: Sequence[str], ended: Ended) -> None:
+        """Raise what came of a call."""
+        if ended.status < 0:
+            raise KernelError(request, errno.EINTR, f"killed by signal {-ended.status}")
+        # one that gets the lock after a while may speak of it, too
+        if ended.status and xtables_text.is_locked(ended.said):
             raise LockHeld(
                 request, errno.EAGAIN, f"the xtables lock was held for {self._lock_wait_s} s"
             )
-        if done.returncode:
-            raise Refused(request, xtables_text.parse_refusal(done.stderr, lines))
+        if ended.status:
+            refusals = xtables_text.parse_refusal(ended.said, lines, ended.lines_before)
+            raise Refused(request, refusals)
 
     def save(self, table: str) -> dict[str, Chain]:
         """Return the chains of a table, built-in ones too. A legacy table that nobody has used yet has none, and stays unused.
 
-        Raises Incompatible, KernelError.
+        Raises Incompatible, where `chain_names` and `has_rule` still answer, and KernelError.
         """
         if not self._has(table):
             return {}
@@ -125,15 +155,70 @@ class Xtables:
             raise Incompatible(request, 0, "it has rules that only nft can list")
         return xtables_text.parse_save(done.stdout).get(table, {})
 
+    def chain_names(self, table: str) -> list[str]:
+        """Return the names of a table's chains, whatever rules are in them; of the nft flavour. Raises KernelError."""
+        with Nft() as nft:
+            return [chain.name for chain in nft.list_chains(_NUMBERS[self.programs.family], table)]
+
+    def has_rule(self, table: str, chain: str, rule: str) -> bool:
+        """Tell whether a rule is in a chain, whatever else is in the table; not if there is no such chain. Raises KernelError."""
+        request = f"{self.programs.stem}: rule in {chain} of table {table}"
+        words = xtables_text.split_rule(rule)
+        argv = [self.programs.stem, "-t", table, "-C", chain, *words]
+        done = self._run(request, argv, "", _WORKING_S)
+        if done.returncode not in _SAYS_WHETHER:
+            raise KernelError(request, 0, done.stderr.strip() or f"exit {done.returncode}")
+        return done.returncode == 0
+
     def _has(self, table: str) -> bool:
         """Tell whether it is there; to ask the nft flavour for one that is not does no harm."""
         is_legacy = self.programs.version.flavour is Flavour.LEGACY
         return not is_legacy or table in xtables_legacy.table_names(self.programs.family)
 
+    def system_s(self) -> float:
+        """Return how long the kernel has worked for the program that is kept for the next call (seconds)."""
+        return self._kept.system_s()
+
+    def close(self) -> None:
+        """End the program that is kept for the next call, which would start another one."""
+        self._kept.close()
+
     def _run(
         self, request: str, argv: Sequence[str], stdin: str, limit_s: float
     ) -> subprocess.CompletedProcess[str]:
         return _run(request, argv, stdin, limit_s)
+
+
+class Begun:
+    """A call of `iptables-restore` that was begun. Has to be finished."""
+
+    def __init__(self, call: Call, judge: Callable[[Ended], None]) -> None:
+        self._call = call
+        self._judge = judge
+        self.limit_s = call.limit_s
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it was carried out: then to finish it takes no time."""
+        return self._call.talk.is_done
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the program has been given all of it, and only its answer is to come."""
+        return self._call.talk.is_given and not self._call.talk.is_over
+
+    @property
+    def outputs(self) -> Sequence[int]:
+        """When there is something to read at one of them, it can go on."""
+        return self._call.talk.outputs
+
+    def go_on(self) -> bool:
+        """Do what can be done without waiting; return whether it is over."""
+        return self._call.talk.go_on()
+
+    def finish(self) -> None:
+        """Wait for the end. Raises as `Xtables.restore`."""
+        self._judge(self._call.finish())
 
 
 @contextlib.contextmanager
@@ -175,6 +260,11 @@ def _version(stem: str) -> Version | None:
     return None if done.returncode else xtables_text.parse_version(done.stdout)
 
 
+def _environment() -> dict[str, str]:
+    """Return what programs are started with: their messages are compared, so they must be in English."""
+    return {**os.environ, "LC_ALL": "C"}
+
+
 def _run(
     request: str, argv: Sequence[str], stdin: str, limit_s: float
 ) -> subprocess.CompletedProcess[str]:
@@ -185,10 +275,10 @@ def _run(
             input=stdin,
             capture_output=True,
             check=False,
-            # names of others may be in any encoding; messages are compared, so they must be in English
+            # names of others may be in any encoding
             encoding="utf-8",
             errors="surrogateescape",
-            env={**os.environ, "LC_ALL": "C"},
+            env=_environment(),
             timeout=limit_s,
         )
     except subprocess.TimeoutExpired as error:

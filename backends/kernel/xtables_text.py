@@ -74,8 +74,10 @@ def restore_text(table: str, lines: Sequence[str]) -> str:
     return "\n".join([f"*{table}", *lines, "COMMIT", ""])
 
 
-def parse_refusal(text: str, lines: Sequence[str]) -> tuple[RefusedLine, ...]:
-    """Read what `iptables-restore` says when it fails; there is always one refusal.
+def parse_refusal(
+    text: str, lines: Sequence[str], lines_before: int = 0
+) -> tuple[RefusedLine, ...]:
+    """Read what `iptables-restore` says when it fails, which had read other lines before; there is always one refusal.
 
     The index is None where it names the COMMIT, or nothing: legacy kernels refuse a table as a whole. nftables may name
     many, of which those after the first may be innocent (a loop has all rules behind it refused); everything else ends
@@ -83,14 +85,14 @@ def parse_refusal(text: str, lines: Sequence[str]) -> tuple[RefusedLine, ...]:
     """
     said = [_PROGRAM.sub("", line) for line in text.splitlines()]
     words = " ".join([line for line in said if line and not _ASIDE.match(line)])
-    refusals = []
+    first, refusals = lines_before + _FIRST_LINE, list[RefusedLine]()
     for line in said:
         if found := _REFUSED.match(line):
-            refusals.append(RefusedLine(_index(found[1], lines), found[2]))
+            refusals.append(RefusedLine(_index(found[1], lines, first), found[2]))
         elif found := _FAILED.match(line):
-            refusals.append(RefusedLine(_index(found[1], lines), found[2] or "refused"))
+            refusals.append(RefusedLine(_index(found[1], lines, first), found[2] or "refused"))
         elif found := _PARSED.match(line):
-            refusals.append(RefusedLine(_index(found[1], lines), words))
+            refusals.append(RefusedLine(_index(found[1], lines, first), words))
     return tuple(refusals) or (RefusedLine(None, words or "no reason given"),)
 
 
@@ -132,6 +134,6 @@ def split_rule(rule: str) -> list[str]:
     return shlex.split(rule)
 
 
-def _index(number: str, lines: Sequence[str]) -> int | None:
-    index = int(number) - _FIRST_LINE
+def _index(number: str, lines: Sequence[str], first: int) -> int | None:
+    index = int(number) - first
     return index if 0 <= index < len(lines) else None

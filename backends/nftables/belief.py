@@ -13,10 +13,8 @@ from backends.nftables.affinity import LAST_SERVICE, next_service, parse_service
 from backends.nftables.model import (
     AFFINITY_NODEPORTS,
     AFFINITY_SERVICES,
-    NOTHING_PRIVATE,
     NftPlan,
     NodePart,
-    Private,
     Rendered,
     Sticky,
     Target,
@@ -29,8 +27,7 @@ Place = tuple[Family, str]
 
 
 class Leaving:
-    """What is not needed any more, but stays for packets that may be on their way to it: chains and sets that served
-    one ServicePort, and elements of sets.
+    """What is not needed any more, but stays for packets that may be on their way to it: chains, and elements of sets.
 
     A packet reads a verdict, and a moment later the chain and the slots it leads to. When its processor is taken away
     in between, by an interrupt or by the host of a virtual machine, that moment lasts longer than a transaction.
@@ -38,11 +35,10 @@ class Leaving:
 
     def __init__(self) -> None:
         self.chains: dict[Place, None] = {}
-        self.sets: dict[Place, None] = {}
         self.elements: dict[Place, set[bytes]] = {}
 
     def __len__(self) -> int:
-        return len(self.chains) + len(self.sets) + sum(map(len, self.elements.values()))
+        return len(self.chains) + sum(map(len, self.elements.values()))
 
     def stay(self, family: Family, set_name: str, keys: Iterable[bytes]) -> None:
         """Some elements are needed again, or gone already."""
@@ -52,13 +48,10 @@ class Leaving:
             if not found:
                 del self.elements[family, set_name]
 
-    def forget(self, chains: Iterable[Place], sets: Iterable[Place]) -> None:
-        """Some chains and sets are gone."""
+    def forget(self, chains: Iterable[Place]) -> None:
+        """Some chains are gone."""
         for place in chains:
             self.chains.pop(place, None)
-        for place in sets:
-            self.sets.pop(place, None)
-            self.elements.pop(place, None)
 
 
 class Observed:
@@ -129,7 +122,7 @@ class Observed:
         for batch in transaction.deletes if self.is_sweep_due else ():
             self._stay(batch.family, batch.set, [element.key for element in batch.elements])
         for each in (self.leaving, self.due):
-            each.forget(transaction.gone_chains, transaction.gone_sets)
+            each.forget(transaction.gone_chains)
         self.generation += 1
         self.commits += 1
 
@@ -182,6 +175,10 @@ class Observed:
             self._next_services = {f: self.next_service(f) for f in self.tables}
             self.services_found = {}
 
+    def sweep_away(self, family: Family, set_name: str, key: bytes) -> None:
+        """Have the next sweep remove an element that is somebody else's."""
+        self.due.elements.setdefault((family, set_name), set()).add(key)
+
     def _stay(self, family: Family, set_name: str, keys: Iterable[bytes]) -> None:
         self.leaving.stay(family, set_name, keys)
         self.due.stay(family, set_name, keys)
@@ -200,15 +197,11 @@ class Observed:
                 self.references[reference] -= 1
                 if not self.references[reference]:
                     del self.references[reference]
-        private = rendered.private if rendered is not None else NOTHING_PRIVATE
-        if old is not None and old.private[:2] != private[:2]:
-            self._retire(key.family, old.private, private)
         sticky = rendered.sticky if rendered is not None else None
         if sticky is not None or (old is not None and old.sticky is not None):
             self._stick(key, old.sticky if old is not None else None, sticky)
         if rendered is not None:
             self.rendered[key] = rendered
-            self._revive(key.family, rendered.private)
         for target in held:
             self.holders[key.family, target.key] = key
 
@@ -233,22 +226,6 @@ class Observed:
                 there = [(family, name) for name in self.tables[family].chains]
                 unused = [place for place in there if _is_for(place, family, timeout_s)]
                 self.leaving.chains.update(dict.fromkeys(unused))
-
-    def _retire(self, family: Family, old: Private, new: Private) -> None:
-        facts = self.tables[family]
-        for leaving, there, before, after in (
-            (self.leaving.chains, facts.chains, old.chains, new.chains),
-            (self.leaving.sets, facts.sets, old.sets, new.sets),
-        ):
-            gone = [(family, name) for name in before if name not in after and name in there]
-            leaving.update(dict.fromkeys(gone))
-
-    def _revive(self, family: Family, private: Private) -> None:
-        for each in (self.leaving, self.due):
-            for name in private.chains if each.chains else ():
-                each.chains.pop((family, name), None)
-            for name in private.sets if each.sets else ():
-                each.sets.pop((family, name), None)
 
     def correct(
         self, family: Family, set_name: str, keys: Collection[bytes], actual: Mapping[bytes, Data]

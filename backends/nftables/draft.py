@@ -9,7 +9,6 @@ from backends.nftables.affinity import pack_service
 from backends.nftables.belief import Observed, Place
 from backends.nftables.layout import Layout
 from backends.nftables.model import (
-    FIREWALL,
     HAIRPIN,
     LOCAL_FROM,
     PLACES,
@@ -24,6 +23,7 @@ from backends.nftables.model import (
 from backends.nftables.names import is_picking, parse_picking
 from backends.nftables.order import Going, Step, in_order, laid_first, swept
 from backends.nftables.picking import leads_to
+from backends.nftables.ranges import LENGTHS, set_of_ranges
 from backends.nftables.render import Lead, RenderedFrontend
 from backends.nftables.slots import believed_slots, changed_slots, slot_key, slot_keys
 from proxy.model import Family, PortKey
@@ -48,8 +48,6 @@ class Draft:
         self._staying: list[Keys] = []
         self._is_sweep = False
         self._chains: dict[tuple[Family, str], None] = {}
-        self._own_chains: list[tuple[Family, ChainSpec]] = []
-        self._own_sets: list[tuple[Family, SetSpec]] = []
         self._has_withdrawn = False
 
     def values(self, family: Family, set_name: str) -> Values:
@@ -126,7 +124,7 @@ class Draft:
             self._put_list(owner, target, 0, frontend.cluster)
         if frontend.local is not None:
             self._put_list(owner, target, LOCAL_FROM, frontend.local)
-        members, places = dict(frontend.members), PLACES[target.kind]
+        places = PLACES[target.kind]
         for name, key in target.places():
             data: Data | Absent = ABSENT
             if name == places.affinity:
@@ -136,10 +134,8 @@ class Draft:
                 data = pack_service(service)
             if name == places.verdicts:
                 data = f"goto {self._lead(family, target, frontend.lead)}"
-            elif members.get(name) == key:
+            elif name in frontend.members:
                 data = None
-            elif frontend.jump and name == FIREWALL:
-                data = f"jump {frontend.jump}"
             self.values(family, name)[key] = (data, owner)
 
     def _take_over(self, owner: PortKey, holder: PortKey, key: bytes) -> None:
@@ -220,35 +216,9 @@ class Draft:
             self.values(family, set_name).update(dict.fromkeys(left, (ABSENT, owner)))
             self._going.leaving.setdefault((family, set_name), set()).update(left)
 
-    # --- what is there for one ServicePort alone
-
-    def need(self, family: Family, sets: Iterable[SetSpec], chains: Iterable[ChainSpec]) -> None:
-        """Ask for sets, and for chains, every chain before those that refer to it."""
-        facts = self.facts[family]
-        self._own_sets += [(family, spec) for spec in sets if spec.name not in facts.sets]
-        self._own_chains += [
-            (family, spec) for spec in chains if facts.chains.get(spec.name) != spec.facts
-        ]
-
     def sweep(self) -> None:
         """Remove what was left, now that no packet can be on its way to it any more."""
         self._is_sweep = self._observed.is_sweep_due and not self._rebuild
-
-    def fill(
-        self,
-        owner: PortKey,
-        set_name: str,
-        wanted: Mapping[bytes, Data],
-    ) -> None:
-        """Ask for the whole content of a set that is the ServicePort's own."""
-        believed = self.believed(owner.family, set_name)
-        self._staying.append((owner.family, set_name, wanted))
-        if believed == wanted:
-            return
-        values = self.values(owner.family, set_name)
-        values.update({key: (data, owner) for key, data in wanted.items()})
-        surplus = believed.keys() - wanted.keys()
-        values.update(dict.fromkeys(surplus, (ABSENT, owner)))
 
     def demand(self, family: Family, chain: str) -> None:
         """Ask for a chain that picks, and for those it leads to."""
@@ -311,12 +281,11 @@ class Draft:
             if self.facts[family].chains.get(name)
             != (spec := self.layout.chain(family, name)).facts
         ]
-        others = [*picking, *self._own_chains]
         whole = Transaction(
             rebuild=self._rebuild,
             tables=tuple(tables),
-            sets=(*sets, *self._own_sets),
-            chains=(*chains, *others),
+            sets=tuple(sets),
+            chains=(*chains, *picking),
             deletes=tuple(first.deletes),
             adds=tuple(first.adds),
         )
@@ -333,14 +302,21 @@ class Draft:
         chains: list[tuple[Family, ChainSpec]] = []
         for family in self.layout.families:
             facts = self.facts[family]
-            if is_whole(facts, self.layout, family):
+            ranges = [
+                set_of_ranges(family, name)
+                for place, name in self._sets
+                if place == family and name in LENGTHS[family] and name not in facts.sets
+            ]
+            if not ranges and is_whole(facts, self.layout, family):
                 continue
             if not facts.is_present:
                 tables.append(family)
-            sets += [(family, s) for s in self.layout.sets(family) if s.name not in facts.sets]
+            missing = [s for s in self.layout.sets(family) if s.name not in facts.sets] + ranges
+            sets += [(family, spec) for spec in missing]
+            names = facts.sets.keys() | {spec.name for spec in ranges}
             chains += [
                 (family, spec)
-                for spec in self.layout.skeleton(family)
+                for spec in self.layout.skeleton(family, names)
                 if facts.chains.get(spec.name) != spec.facts
             ]
         return tables, sets, chains
@@ -361,7 +337,7 @@ def _is_alike(believed: str, wanted: str, capacities: Sequence[str]) -> bool:
 
 def is_whole(facts: TableFacts, layout: Layout, family: Family) -> bool:
     """Tell whether the fixed part of a table is all there. Asked for every plan, hence by comparing whole indexes."""
-    fixed = layout.fixed(family)
+    fixed = layout.fixed(family, facts.sets)
     return (
         facts.is_present
         and facts.sets.items() >= fixed.sets.items()

@@ -199,7 +199,7 @@ def _fixed(key: PortKey, rendered: Rendered) -> list[Place]:
 
 def _in_order(rendered: Rendered) -> list[tuple[str, bytes]]:
     """Return all places but slots: each frontend's verdict first, what is shared last."""
-    own = Rendered(targets=rendered.targets, private=rendered.private)
+    own = Rendered(targets=rendered.targets)
     return [*own.places(), *sorted(rendered.shared)]
 
 

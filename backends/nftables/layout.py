@@ -1,18 +1,18 @@
 """The fixed part of our tables: hooks and the chains every service shares, for given settings. Pure.
 
-README.md follows a packet through all of it. Whatever depends on a single service is an element (see `render`), or a
-chain of its own where there is no other way (see `firewall`).
+README.md follows a packet through all of it. Whatever depends on a single service is an element (see `render`).
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from backends.kernel import nft_phrases as say
 from backends.kernel import nft_table
 from backends.kernel.nft_messages import BaseChain
-from backends.kernel.nft_numbers import Hook, SetFlag
+from backends.kernel.nft_numbers import Hook
 from backends.kernel.nft_pods import Detector, LocalMode
-from backends.kernel.nft_table import ChainFacts, ChainSpec, RuleSpec, SetFacts, SetSpec, declared
+from backends.kernel.nft_table import ChainFacts, ChainSpec, RuleSpec, SetFacts, SetSpec
 from backends.nftables import rules
 from backends.nftables.model import (
     CLUSTER_IP,
@@ -20,24 +20,29 @@ from backends.nftables.model import (
     EXTERNAL_IP,
     EXTERNAL_IPS,
     FIREWALL,
+    GUARDED,
     NODE_PORT,
     NODEPORT_IPS,
     PLACES,
     REFUSE,
     SERVICE_CIDRS,
     SERVICES,
+    SOURCES,
     Kind,
 )
-from backends.nftables.names import is_picking, is_private_chain
+from backends.nftables.names import is_former_chain, is_picking
 from backends.nftables.picking import Sources, picking_spec
-from backends.nftables.sets import address_type, shared_sets
+from backends.nftables.ranges import LENGTHS, sources_chain
+from backends.nftables.sets import shared_sets
 from proxy.desired_node import DesiredNode
-from proxy.model import PROTOCOLS, Family, Value
+from proxy.model import FAMILIES, PROTOCOLS, Family, Value
 
 _PRIORITY_DNAT, _PRIORITY_SNAT = -100, 100  # NF_IP_PRI_NAT_DST, NF_IP_PRI_NAT_SRC
 _PRIORITY_LATE = (
     -90
 )  # after everybody's chains for DNAT: what one of them has translated comes to none behind it
+_ASKED: Final = {family: frozenset({FIREWALL, *LENGTHS[family]}) for family in FAMILIES}
+"""The sets that fixed rules look up where they are there."""
 
 
 class NftSettings(Value, frozen=True, kw_only=True):
@@ -79,18 +84,9 @@ class Layout:
         self._sets = {family: shared_sets(family) for family in self.families}
         mark = nft_table.rule(say.or_mark(settings.masquerade_mark), "masquerade")
         self._sources = {f: Sources(mark, self._detector.is_pod(f)) for f in self.families}
-        self._skeleton = {
-            family: self._skeleton_of(family, is_open=self._open[family])
-            for family in self.families
-        }
-        self._fixed = {
-            f: Fixed(
-                sets={spec.name: spec.facts for spec in self._sets[f]},
-                chains={spec.name: spec.facts for spec in self._skeleton[f]},
-            )
-            for f in self.families
-        }
-        self._bases = {f: {c.name: c.base for c in self._skeleton[f]} for f in self.families}
+        self._skeleton = functools.cache(self._skeleton_of)
+        self._fixed = functools.cache(self._fixed_of)
+        self._bases = {f: {c.name: c.base for c in self.skeleton(f)} for f in self.families}
         self.chain = functools.cache(self._chain)
         self._node = described
         self._of_nodes: dict[object, Layout] = {}
@@ -110,22 +106,25 @@ class Layout:
     def sets(self, family: Family) -> tuple[SetSpec, ...]:
         return self._sets[family]
 
-    def skeleton(self, family: Family) -> tuple[ChainSpec, ...]:
-        """Return the fixed chains, every chain before those that refer to it."""
-        return self._skeleton[family]
+    def skeleton(self, family: Family, sets: Iterable[str] = ()) -> tuple[ChainSpec, ...]:
+        """Return the fixed chains of a table that has these sets, every chain before those that refer to it."""
+        return self._skeleton(family, _ASKED[family].intersection(sets))
 
-    def fixed(self, family: Family) -> "Fixed":
-        """Return what the fixed part of a table looks like when read back."""
-        return self._fixed[family]
+    def fixed(self, family: Family, sets: Iterable[str] = ()) -> "Fixed":
+        """Return what the fixed part of a table that has these sets looks like when read back."""
+        return self._fixed(family, _ASKED[family].intersection(sets))
 
-    def has_private_shape(self, family: Family, found: SetFacts) -> bool:
-        """Whether a set whose name says that it is a single ServicePort's has the shape of such a set."""
-        return found == declared("", address_type(family), flags=SetFlag.INTERVAL).facts
+    def _fixed_of(self, family: Family, asked: frozenset[str]) -> "Fixed":
+        return Fixed(
+            sets={spec.name: spec.facts for spec in self._sets[family]},
+            chains={spec.name: spec.facts for spec in self._skeleton(family, asked)},
+        )
 
-    def is_fixed(self, family: Family, name: str, found: ChainFacts | None) -> bool:
+    def is_fixed(
+        self, family: Family, name: str, found: ChainFacts | None, fixed: "Fixed"
+    ) -> bool:
         """Whether a fixed chain is as we make it, on whichever node."""
-        fixed = self._fixed[family].chains[name]
-        if found is None or found == fixed:
+        if found is None or found == fixed.chains[name]:
             return found is not None
         if name == SERVICES:
             return found in [self._services(family, is_open=yes).facts for yes in (True, False)]
@@ -134,7 +133,7 @@ class Layout:
 
     def is_our_name(self, family: Family, name: str) -> bool:
         """Whether we make chains of that name."""
-        return name in self._bases[family] or is_picking(name) or is_private_chain(name)
+        return name in self._bases[family] or is_picking(name) or is_former_chain(name)
 
     def is_ours(self, family: Family, name: str, found: ChainFacts) -> bool:
         """Whether a chain in our table is one all share; of those that pick an endpoint, exactly as we make it."""
@@ -186,8 +185,8 @@ class Layout:
             ),
         )
 
-    def _skeleton_of(self, family: Family, *, is_open: bool) -> tuple[ChainSpec, ...]:
-        """Return the fixed chains.
+    def _skeleton_of(self, family: Family, asked: frozenset[str]) -> tuple[ChainSpec, ...]:
+        """Return the fixed chains. `asked` are sets that only some tables have.
 
         The rules after the look-up of a verdict are reached in two cases. No service defines the port, so that there
         is no first endpoint either. Or a commit is just replacing the element (kernels before 6.17 can miss it for an
@@ -214,16 +213,10 @@ class Layout:
                 ),
             ),
             ChainSpec(CLUSTER_IP, None, tuple(self._cluster_ip(family))),
-            ChainSpec(
-                EXTERNAL_IP,
-                None,
-                (
-                    nft_table.rule(rules.look_up(family, FIREWALL), "source ranges"),
-                    *self._outer(family, "external-ip"),
-                ),
-            ),
+            sources_chain(family, asked - {FIREWALL}),
+            self._external_ip(family, has_firewall=FIREWALL in asked),
             ChainSpec(NODE_PORT, None, tuple(self._outer(family, "node-port"))),
-            self._services(family, is_open=is_open),
+            self._services(family, is_open=self._open[family]),
             ChainSpec("prerouting", BaseChain("nat", Hook.PREROUTING, _PRIORITY_DNAT), dispatch),
             ChainSpec("output", BaseChain("nat", Hook.OUTPUT, _PRIORITY_DNAT), dispatch),
             ChainSpec(
@@ -240,6 +233,20 @@ class Layout:
                     ),
                     nft_table.rule(rules.masquerade_hairpin(family), "a pod that reaches itself"),
                 ),
+            ),
+        )
+
+    def _external_ip(self, family: Family, *, has_firewall: bool) -> ChainSpec:
+        """Return the chain for external IPs and VIPs. An earlier layout's firewall stays until ours knows all VIPs."""
+        former = nft_table.rule(rules.look_up(family, FIREWALL), "source ranges as they were")
+        guarded = [*say.frontend_in(family, GUARDED), say.jump(SOURCES)]
+        return ChainSpec(
+            EXTERNAL_IP,
+            None,
+            (
+                *([former] if has_firewall else []),
+                nft_table.rule(guarded, "source ranges"),
+                *self._outer(family, "external-ip"),
             ),
         )
 

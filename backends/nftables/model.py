@@ -16,7 +16,9 @@ TABLE: Final = "sliceproxy"
 PROBE_TABLE: Final = "sliceproxy-probe"
 SERVICES: Final = "services"
 EXTERNALS: Final = "externals"
+GUARDED: Final = "guarded"
 FIREWALL: Final = "firewall"
+"""Of an earlier layout: by this verdict map a VIP with source ranges was led to a chain of its own."""
 NODEPORTS: Final = "nodeports"
 REFUSED: Final = "refused"
 NODEPORTS_REFUSED: Final = "nodeports-refused"
@@ -24,7 +26,6 @@ CLUSTER_IPS: Final = "cluster-ips"
 EXTERNAL_IPS: Final = "external-ips"
 NODEPORT_IPS: Final = "nodeport-ips"
 SERVICE_CIDRS: Final = "service-cidrs"
-VIP_SOURCES: Final = "vip-sources"
 HAIRPIN: Final = "hairpin"
 AFFINITY_CLIENTS: Final = "affinity-clients"
 AFFINITY_SERVICES: Final = "affinity-services"
@@ -46,6 +47,7 @@ REFUSE: Final = "refuse"
 CLUSTER_IP: Final = "cluster-ip"
 EXTERNAL_IP: Final = "external-ip"
 NODE_PORT: Final = "node-port"
+SOURCES: Final = "sources"
 LOCAL_FROM: Final = 65536
 """The number of the first slot of a local list; those of the list of the whole cluster begin at 0."""
 
@@ -58,20 +60,17 @@ class Places(NamedTuple):
 
     verdicts: str
     refused: str
-    diverting: tuple[str, ...]
-    """Looked up before the verdict, they lead elsewhere: source ranges."""
     slots: dict[Protocol, str]
     affinity: str
     """Holds the number of the frontend's ServicePort where that has session affinity."""
 
 
 PLACES: Final[dict[Kind, Places]] = {
-    "cluster-ip": Places(SERVICES, REFUSED, (), ENDPOINTS, AFFINITY_SERVICES),
-    "external-ip": Places(EXTERNALS, REFUSED, (FIREWALL,), ENDPOINTS, AFFINITY_SERVICES),
-    "node-port": Places(NODEPORTS, NODEPORTS_REFUSED, (), NODEPORT_ENDPOINTS, AFFINITY_NODEPORTS),
+    "cluster-ip": Places(SERVICES, REFUSED, ENDPOINTS, AFFINITY_SERVICES),
+    "external-ip": Places(EXTERNALS, REFUSED, ENDPOINTS, AFFINITY_SERVICES),
+    "node-port": Places(NODEPORTS, NODEPORTS_REFUSED, NODEPORT_ENDPOINTS, AFFINITY_NODEPORTS),
 }
-DIVERTING: Final = frozenset([name for places in PLACES.values() for name in places.diverting])
-VERDICTS: Final = (*[places.verdicts for places in PLACES.values()], *sorted(DIVERTING))
+VERDICTS: Final = tuple([places.verdicts for places in PLACES.values()])
 """All verdict maps."""
 
 Keys = tuple[Family, str, Collection[bytes]]
@@ -98,10 +97,7 @@ class Target(NamedTuple):
         """Return where this frontend may have elements of its own, slots apart: set and key."""
         places = PLACES[self.kind]
         found = [(n, self.key) for n in (places.verdicts, places.refused, places.affinity)]
-        found += [(name, self.key) for name in places.diverting]
-        if self.kind == "external-ip":
-            found.append((VIP_SOURCES, self.prefix[:-4] + self.key))
-        return found
+        return [*found, (GUARDED, self.key)] if self.kind == "external-ip" else found
 
     def rows(self) -> list["Row"]:
         """Return the slots of this frontend."""
@@ -120,26 +116,6 @@ class Row(NamedTuple):
     prefix: bytes
     first: int
     length: int
-
-
-class Private(NamedTuple):
-    """Chains and sets of one ServicePort alone, with all elements in them."""
-
-    chains: tuple[str, ...] = ()
-    sets: tuple[str, ...] = ()
-    members: tuple[tuple[str, Collection[bytes]], ...] = ()
-    shape: object = None
-    """What the content of the chains depends on: while it is equal, they need not be rendered again."""
-
-    def joined(self, other: "Private") -> "Private":
-        return Private(
-            tuple(dict.fromkeys([*self.chains, *other.chains])),
-            tuple(dict.fromkeys([*self.sets, *other.sets])),
-            self.members + other.members,
-        )
-
-
-NOTHING_PRIVATE: Final = Private()
 
 
 class Sticky(NamedTuple):
@@ -168,11 +144,9 @@ class Sticky(NamedTuple):
 
 
 class Rendered(Value, frozen=True, kw_only=True):
-    """What a ServicePort occupies in its table: its frontends, what is private to it, and the set members it shares
-    with others."""
+    """What a ServicePort occupies in its table: its frontends, and the set members it shares with others."""
 
     targets: tuple[Target, ...] = ()
-    private: Private = NOTHING_PRIVATE
     sticky: Sticky | None = None
     shared: frozenset[SharedMember] = frozenset()
 
@@ -180,10 +154,7 @@ class Rendered(Value, frozen=True, kw_only=True):
         """Yield set and key of every element but slots, also of those there are only sometimes."""
         for target in self.targets:
             yield from target.places()
-        members = self.private.members
-        if self.sticky is not None:
-            members += self.sticky.members
-        for name, keys in members:
+        for name, keys in self.sticky.members if self.sticky is not None else ():
             for key in keys:
                 yield name, key
         yield from self.shared
@@ -199,7 +170,6 @@ class Rendered(Value, frozen=True, kw_only=True):
         """Return what is occupied between two transactions that lead from this to the other."""
         return Rendered(
             targets=self.targets + other.targets,
-            private=self.private.joined(other.private),
             sticky=self.sticky.joined(other.sticky) if self.sticky else other.sticky,
             shared=self.shared | other.shared,
         )

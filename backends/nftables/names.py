@@ -1,20 +1,19 @@
-"""Names of chains and sets that are made on demand, and what each says. Pure.
+"""Names of chains that are made on demand, and what each says. Pure.
 
 Chains that pick an endpoint are shared by all ServicePorts: `pick-tcp-8`, and `external-tcp-8`, which has packets
 masqueraded first; `-nodeport` for NodePorts, `-local` for lists of endpoints on this node. `split-tcp-2-of-8` tells
 clients here, who may go to each of up to 8 endpoints, from those outside, who may go to the up to 2 on this node. Those
 for session affinity end in the time a client is remembered: `pick-tcp-8-affinity-10800`, and `remember-tcp-10800` to
-which they lead. Chains and sets of a single ServicePort end in its identity, 16 hexadecimal digits.
+which they lead.
 """
 
 import functools
-import hashlib
 import re
 from typing import Final, Literal, NamedTuple
 
 from backends.kernel.nft_transaction import Form
 from backends.nftables.model import AFFINITY_CLIENTS, SERVICE_CIDRS, Kind
-from proxy.model import PortKey, Protocol
+from proxy.model import Protocol
 
 Act = Literal["pick", "external", "split", "remember"]
 _PROTOCOL: Final = "-(tcp|udp|sctp)-"
@@ -24,11 +23,11 @@ _PICKING: Final = re.compile(
     rf"(?:{_NUMBER}-of-)?{_NUMBER}(?:-affinity-{_NUMBER})?"
 )
 _REMEMBERING: Final = re.compile(rf"remember(-local)?{_PROTOCOL}{_NUMBER}")
-_PRIVATE_CHAIN: Final = re.compile(r"firewall-[0-9a-f]{16}")
-_PRIVATE_SET: Final = re.compile(r"ranges-[0-9a-f]{16}-[0-9a-f]{8}")
-# Session affinity once had chains and sets for each ServicePort, and whom policy Local does not concern chains of their own:
-# such a table is taken over and cleaned.
+# Session affinity and source ranges once had chains and sets for each ServicePort, and whom policy Local does not concern
+# chains of their own: such a table is taken over and cleaned.
+_FORMER_RANGES: Final = re.compile(r"ranges-[0-9a-f]{16}-[0-9a-f]{8}")
 _FORMER: Final = re.compile(
+    r"firewall-[0-9a-f]{16}|"
     rf"shortcut(?:-nodeport)?{_PROTOCOL}{_NUMBER}(?:-affinity-{_NUMBER})?|"
     r"affinity(?:-external|-shortcut|(?:-known|-choose|-chosen)?(?:-local)?|-slots|-endpoints(?:-local)?)-[0-9a-f]{16}"
 )
@@ -123,26 +122,15 @@ def _protocol(word: str) -> Protocol:
     return word.upper()  # type: ignore[return-value] # the patterns allow only these
 
 
-@functools.lru_cache(maxsize=4096)
-def identity(key: PortKey) -> str:
-    """Return what ends the names of everything that is there for one ServicePort alone; the same in both families."""
-    return hashlib.blake2b("/".join(key.name).encode(), digest_size=8).hexdigest()
-
-
-def is_private_chain(name: str) -> bool:
-    """Whether chains of that name belong to a single ServicePort."""
-    return _PRIVATE_CHAIN.fullmatch(name) is not None or _FORMER.fullmatch(name) is not None
-
-
-def is_private_set(name: str) -> bool:
-    """Whether sets of that name belong to a single ServicePort."""
-    return _PRIVATE_SET.fullmatch(name) is not None
+def is_former_chain(name: str) -> bool:
+    """Whether an earlier layout had chains of that name."""
+    return _FORMER.fullmatch(name) is not None
 
 
 def form_of(set_name: str) -> Form:
     """Return what the keys of a set's elements are."""
     if set_name == AFFINITY_CLIENTS:
         return Form.FILLED
-    if set_name == SERVICE_CIDRS or set_name.startswith("ranges-"):
+    if set_name == SERVICE_CIDRS or _FORMER_RANGES.fullmatch(set_name) is not None:
         return Form.BOUNDS
     return Form.PLAIN

@@ -7,30 +7,27 @@ state. So
 - what a verdict leads to comes in the same transaction or an earlier one, and goes in a later one;
 - what a packet looks up later than the verdict of a frontend that stays is left for a while (`belief.Leaving`): the
   slots of a list that is not used any more, and what has a packet masqueraded after its endpoint was chosen;
-- what diverts or stops a packet before the verdict comes one transaction before it, and goes one after.
+- what stops a packet before the verdict comes one transaction before it, and goes one after;
+- what lets a source in, and what lets it in no longer, go the same way: all of the new before any of the old goes.
 
-Two more things about a packet that is under way while a transaction takes effect: it sees the elements after it, but
-the rules of before it, so that a chain of that transaction is empty to it; and a set of intervals is looked up, for an
-instant, as it was (on 6.18, 1 of 20,000 new flows lost while source ranges were replaced 40 times a second). So new
-chains and new sets of intervals are laid in a transaction of their own, before anything leads there.
+One more thing about a packet that is under way while a transaction takes effect: it sees the elements after it, but
+the rules of before it, so that a chain of that transaction is empty to it. So new chains are laid in a transaction of
+their own, before anything leads there, and so are the rules that ask a new set of ranges.
 
 Most plans need no more than one transaction.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
-from backends.kernel.nft_numbers import SetFlag
 from backends.kernel.nft_table import ChainSpec, TableFacts
 from backends.kernel.nft_transaction import Batch, Element, Transaction
 from backends.kernel.nft_values import Values, differences
 from backends.nftables.belief import Leaving, Place
-from backends.nftables.model import DIVERTING, EXTERNAL_IPS, PLACES, Keys
+from backends.nftables.model import EXTERNAL_IPS, GUARDED, PLACES, SOURCES, Keys
 from backends.nftables.names import form_of
+from backends.nftables.ranges import LENGTHS
 from proxy.model import Family
-
-T = TypeVar("T")
-
 
 _OUTER: Final = frozenset([PLACES["external-ip"].verdicts, PLACES["node-port"].verdicts])
 _LAST_IN: Final = _OUTER | {EXTERNAL_IPS}
@@ -76,7 +73,7 @@ def in_order(
     """Compare wanted values with belief, and return what to write first, then, and last, and what to leave for a while."""
     first, middle, last = Step(), Step(), Step()
     left: list[Keys] = []
-    is_diverting = False
+    is_limiting = False
     for (family, set_name), values in sets.items():
         believed = facts[family].elements.get(set_name, {})
         gone, new = differences(values, believed, form_of(set_name))
@@ -86,9 +83,9 @@ def in_order(
         waiting = going.late.get((family, set_name), ())
         leaving = going.leaving.get((family, set_name), ())
         ended = {element.key for element in gone} - {element.key for element in new}
-        if set_name in DIVERTING:
+        if set_name == GUARDED or set_name in LENGTHS[family]:
             waiting = ended
-            is_diverting = is_diverting or bool(new)
+            is_limiting = is_limiting or bool(new)
         if ended and leaving:
             left.append((family, set_name, ended.intersection(leaving)))
             gone = [e for e in gone if e.key not in ended or e.key not in leaving]
@@ -98,7 +95,7 @@ def in_order(
             )
             gone = [e for e in gone if e.key not in ended or e.key not in waiting]
         first.note(family, set_name, gone, new)
-    if not (is_diverting and middle.adds):
+    if not (is_limiting and middle.adds):
         first.merge(middle)
         middle = Step()
     return first, middle, last, left
@@ -106,25 +103,14 @@ def in_order(
 
 def laid_first(whole: Transaction, facts: Mapping[Family, TableFacts]) -> list[Transaction]:
     """Part a transaction into what nothing leads to yet and all the rest."""
-    intervals = {
-        (family, spec.name) for family, spec in whole.sets if spec.facts.flags & SetFlag.INTERVAL
-    }
-    old, new = _parted(whole.chains, lambda each: each[1].name not in facts[each[0]].chains)
-    adds, ready = _parted(whole.adds, lambda batch: (batch.family, batch.set) in intervals)
+    chains: tuple[list[tuple[Family, ChainSpec]], list[tuple[Family, ChainSpec]]] = [], []
+    for family, spec in whole.chains:
+        is_there = spec.name in facts[family].chains and spec.name != SOURCES
+        chains[is_there].append((family, spec))
     return [
-        Transaction(sets=whole.sets, chains=new, adds=ready),
-        whole._replace(sets=(), chains=old, adds=adds),
+        Transaction(sets=whole.sets, chains=tuple(chains[False])),
+        whole._replace(sets=(), chains=tuple(chains[True])),
     ]
-
-
-def _parted(
-    items: Iterable[T], belongs: Callable[[T], bool]
-) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """Return the items for which that is not so, and those for which it is."""
-    parts: tuple[list[T], list[T]] = [], []
-    for item in items:
-        parts[belongs(item)].append(item)
-    return tuple(parts[0]), tuple(parts[1])
 
 
 def swept(due: Leaving, facts: Mapping[Family, TableFacts]) -> list[Transaction]:
@@ -133,10 +119,10 @@ def swept(due: Leaving, facts: Mapping[Family, TableFacts]) -> list[Transaction]
     for (family, name), keys in due.elements.items():
         believed = facts[family].elements.get(name, {})
         elements = [Element(key, believed[key], None) for key in sorted(keys) if key in believed]
-        if elements and (family, name) not in due.sets:
+        if elements:
             batches.append(Batch(family, name, tuple(elements)))
     emptied = [(family, ChainSpec(name, None, ())) for family, name in due.chains]
     return [
-        Transaction(chains=tuple(emptied), deletes=tuple(batches), gone_sets=tuple(due.sets)),
+        Transaction(chains=tuple(emptied), deletes=tuple(batches)),
         Transaction(gone_chains=tuple(due.chains)),
     ]

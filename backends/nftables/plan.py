@@ -22,13 +22,11 @@ from backends.nftables.draft import Draft
 from backends.nftables.layout import Layout
 from backends.nftables.model import (
     NODEPORT_IPS,
-    NOTHING_PRIVATE,
     SERVICE_CIDRS,
     NftPlan,
     NodePart,
     Rendered,
 )
-from backends.nftables.private import plan_private
 from backends.nftables.render import RenderedPort, render_port
 from backends.nftables.sticky import Numbering, plan_sticky, withdraw_sticky
 from proxy.addresses import parse_cidr, parse_ip
@@ -100,10 +98,10 @@ def _replace(
     frontends = port.frontends if port is not None else ()
     shared = port.shared if port is not None else frozenset()
     draft.share(key, old.shared if old else frozenset(), shared)
-    private, sticky = NOTHING_PRIVATE, None
+    sticky = None
     if old:
         draft.withdraw(key, old.targets, frontends)
-        private, sticky = old.private, old.sticky
+        sticky = old.sticky
     if port is not None and service is not None:
         sticky = plan_sticky(draft, key, port, service, sticky)
     elif sticky is not None:
@@ -111,9 +109,8 @@ def _replace(
         sticky = None
     if port is None:
         return None
-    private = plan_private(draft, port.firewall, private)
     targets = tuple([frontend.target for frontend in frontends])
-    return Rendered(targets=targets, private=private, sticky=sticky, shared=shared)
+    return Rendered(targets=targets, sticky=sticky, shared=shared)
 
 
 def plan_node(

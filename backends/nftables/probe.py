@@ -5,28 +5,21 @@ Where an earlier process has left all of our rules there is nothing to try, and 
 
 import errno
 from collections.abc import Iterator
-from typing import Final
 
 from backends.kernel import nft_elements
 from backends.kernel.nft import Nft
 from backends.kernel.nft_owned import Trial
 from backends.kernel.nft_table import NUMBERS
-from backends.kernel.nft_transaction import Form, pack_element, pack_interval
-from backends.nftables.firewall import firewall_for
+from backends.kernel.nft_transaction import pack_element
 from backends.nftables.kernel import OURS
 from backends.nftables.layout import Layout
 from backends.nftables.model import PROBE_TABLE, SERVICES
 from backends.nftables.names import is_picking, picking_chain
 from backends.nftables.picking import leads_to
-from backends.nftables.private import private_specs
+from backends.nftables.ranges import LENGTHS, set_of_ranges
 from proxy.errors import KernelError, Unsupported
-from proxy.model import PROTOCOLS, Family, PortKey, ServicePortName
+from proxy.model import PROTOCOLS, Family
 from proxy.netlink.socket import DumpInterrupted
-
-_RANGES: Final[dict[Family, tuple[str, ...]]] = {
-    "IPv4": ("192.0.2.0/24",),
-    "IPv6": ("2001:db8::/32",),
-}
 
 
 def probe(nft: Nft, layout: Layout) -> None:
@@ -46,31 +39,26 @@ def probe(nft: Nft, layout: Layout) -> None:
 def _is_proven(nft: Nft, layout: Layout, family: Family) -> bool:
     """Whether the kernel holds all of our rules already: they were accepted by this very kernel."""
     try:
-        chains = OURS.read_structure(nft, family).chains
+        found = OURS.read_structure(nft, family)
     except DumpInterrupted:
         return False
+    chains, fixed = found.chains, layout.fixed(family, found.sets)
     picking = [name for name in chains if is_picking(name)]
     return any(chains[name] == layout.chain(family, name).facts for name in picking) and all(
-        layout.is_fixed(family, spec.name, chains.get(spec.name))
-        for spec in layout.skeleton(family)
+        layout.is_fixed(family, name, chains.get(name), fixed) for name in fixed.chains
     )
 
 
 def _trials(layout: Layout, family: Family) -> Iterator[Trial]:
     number = NUMBERS[family]
-    yield from OURS.trials(family, layout.sets(family), layout.skeleton(family))
+    ranges = [set_of_ranges(family, name) for name in (min(LENGTHS[family]), max(LENGTHS[family]))]
+    names = {spec.name for spec in ranges}
+    yield from OURS.trials(family, [*layout.sets(family), *ranges], layout.skeleton(family, names))
     for protocol in PROTOCOLS:
         sticky = picking_chain(protocol, 4, timeout_s=1)
         split = picking_chain(protocol, 4, "external-ip", act="split", here=4)
-        names = dict.fromkeys((*leads_to(split), split, *leads_to(sticky), sticky))
-        yield from OURS.trials(family, (), [layout.chain(family, name) for name in names])
-    firewall = firewall_for(PortKey(ServicePortName("", "", "", "TCP"), family), _RANGES[family])
-    sets, chains = private_specs(firewall)
-    yield from OURS.trials(family, sets, ())
-    bounds = [pack_interval(Form.BOUNDS, key) for key in firewall.bounds]
-    messages = nft_elements.new_elements(number, PROBE_TABLE, firewall.set_name, bounds)
-    yield "range in a set", messages
-    yield from OURS.trials(family, (), chains)
+        needed = dict.fromkeys((*leads_to(split), split, *leads_to(sticky), sticky))
+        yield from OURS.trials(family, (), [layout.chain(family, name) for name in needed])
     key = bytes(layout.sets(family)[0].facts.key_length)
     element = pack_element(key, f"goto {sticky}")
     messages = nft_elements.new_elements(number, PROBE_TABLE, SERVICES, [element])

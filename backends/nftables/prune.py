@@ -12,19 +12,21 @@ from backends.nftables.draft import Draft
 from backends.nftables.layout import Layout
 from backends.nftables.model import (
     AFFINITY_SLOTS,
+    FIREWALL,
+    GUARDED,
     PLACES,
     VERDICTS,
     NftPlan,
-    Private,
     Rendered,
     Row,
     Sticky,
 )
-from backends.nftables.names import is_picking, is_private_chain, is_private_set, timeout_of
+from backends.nftables.names import is_former_chain, is_picking, timeout_of
 from backends.nftables.picking import leads_to
 from backends.nftables.plan import plan_node, refresh
-from backends.nftables.private import private_specs
+from backends.nftables.ranges import LENGTHS, set_of_ranges
 from backends.nftables.render import RenderedPort, render_port
+from backends.nftables.sets import former_firewall
 from backends.nftables.slots import believed_slots, slot_keys
 from backends.nftables.sticky import LISTS, believed_rows
 from proxy.desired import Desired, DesiredPort
@@ -32,13 +34,12 @@ from proxy.model import Family
 
 
 class Occupied:
-    """What of one table is needed: elements by set, the chains and sets of single ServicePorts, and the timeouts of session
-    affinity for which there have to be chains."""
+    """What of one table is needed: elements by set, some chains, and the timeouts of session affinity for which there have
+    to be chains."""
 
     def __init__(self, family: Family) -> None:
         self.family: Final = family
         self.elements: dict[str, set[bytes]] = {}
-        self.sets: set[str] = set()
         self.chains: set[str] = set()
         self.timeouts = {0}
 
@@ -47,8 +48,6 @@ class Occupied:
             self.elements.setdefault(name, set()).add(key)
         for row in rendered.rows():
             self.elements.setdefault(row.set, set()).update(slot_keys(row))
-        self.sets.update(rendered.private.sets)
-        self.chains.update(rendered.private.chains)
         if rendered.sticky is not None:
             self.timeouts.update(rendered.sticky.timeouts)
 
@@ -70,7 +69,8 @@ def prune(desired: Desired, observed: Observed, tables: Layout) -> NftPlan:
         occupied[family].elements.setdefault(name, set()).add(member)
     for family, needed in occupied.items():
         facts = observed.tables[family]
-        for name in (*[spec.name for spec in layout.sets(family)], *sorted(needed.sets)):
+        ranges = LENGTHS[family].keys() & facts.sets.keys()
+        for name in (*[spec.name for spec in layout.sets(family)], *sorted(ranges)):
             surplus = facts.elements.get(name, {}).keys() - needed.elements.get(name, set())
             draft.values(family, name).update(dict.fromkeys(surplus, (ABSENT, None)))
         for chain in _led_to(facts, layout, needed):
@@ -96,10 +96,6 @@ def _occupied(desired: Desired, observed: Observed, layout: Layout) -> dict[Fami
     for each in (observed.leaving, observed.due):
         for family, name in each.chains:
             occupied[family].chains.add(name)
-        for family, name in each.sets:
-            occupied[family].sets.add(name)
-            kept = observed.tables[family].elements.get(name, {})
-            occupied[family].elements.setdefault(name, set()).update(kept)
         for (family, name), keys in each.elements.items():
             occupied[family].elements.setdefault(name, set()).update(keys)
     return occupied
@@ -109,23 +105,21 @@ def _keep_for(port: DesiredPort, observed: Observed, occupied: Occupied) -> None
     """Keep what a ServicePort that is not programmed occupies, should the kernel hold it from before."""
     facts = observed.tables.get(port.key.family, TableFacts())
     rendered = render_port(port)
-    targets = [frontend.target for frontend in rendered.frontends]
-    sets, chains = private_specs(rendered.firewall)
-    private = Private(
-        chains=tuple([spec.name for spec in chains]), sets=tuple([spec.name for spec in sets])
-    )
+    # an earlier layout's firewall goes: what it guarded is not left open to everybody
+    former = facts.elements.get(FIREWALL, {})
+    targets = [each.target for each in rendered.frontends if each.target.key not in former]
     sticky = _found_sticky(rendered, facts)
-    occupied.add(
-        Rendered(targets=tuple(targets), private=private, sticky=sticky, shared=rendered.shared)
-    )
+    occupied.add(Rendered(targets=tuple(targets), sticky=sticky, shared=rendered.shared))
     for target in targets:
         whole = target._replace(slots=1, local_slots=1)
         for row in whole.rows():
             left = believed_slots(facts.elements.get(row.set, {}), row)
             keys = slot_keys(row._replace(length=len(left)))
             occupied.elements.setdefault(row.set, set()).update(keys)
-    for name in private.sets:
-        occupied.elements.setdefault(name, set()).update(facts.elements.get(name, ()))
+    guarded = tuple([t.key for t in targets if t.key in facts.elements.get(GUARDED, ())])
+    for name in LENGTHS[port.key.family].keys() & facts.elements.keys() if guarded else ():
+        kept = [key for key in facts.elements[name] if key.startswith(guarded)]
+        occupied.elements.setdefault(name, set()).update(kept)
 
 
 def _found_sticky(port: RenderedPort, facts: TableFacts) -> Sticky | None:
@@ -155,7 +149,7 @@ def _without_strangers(
 ) -> Iterator[Transaction]:
     """Yield what removes chains and sets that are not needed, and chains that pick an endpoint in another way.
 
-    They may refer to each other: rules to chains and sets, elements of sets to chains.
+    They may refer to each other: rules to chains and sets, elements of sets to chains. Rules of ours no longer ask what goes.
     """
     if facts.has_to_go:
         return
@@ -165,17 +159,18 @@ def _without_strangers(
         (family, name)
         for name, chain in facts.chains.items()
         if name not in kept
-        and (
-            is_private_chain(name)
-            or timeout_of(name) not in occupied.timeouts
-            or not layout.is_ours(family, name, chain)
-        )
+        and (timeout_of(name) not in occupied.timeouts or not layout.is_ours(family, name, chain))
     ]
-    known = {spec.name for spec in layout.sets(family)} | occupied.sets
+    known = {*LENGTHS[family], *[spec.name for spec in layout.sets(family)]}
     sets = [(family, name) for name in facts.sets.keys() - known]
     if chains or sets:
-        emptied = tuple([(family, ChainSpec(name, None, ())) for family, name in chains])
-        yield Transaction(chains=emptied, gone_sets=tuple(sets))
+        before = layout.skeleton(family, facts.sets)
+        after = layout.skeleton(family, facts.sets.keys() & known)
+        rewritten = [spec for spec, old in zip(after, before, strict=True) if spec != old]
+        rewritten += [ChainSpec(name, None, ()) for _, name in chains]
+        yield Transaction(
+            chains=tuple([(family, spec) for spec in rewritten]), gone_sets=tuple(sets)
+        )
     if chains:
         yield Transaction(gone_chains=tuple(chains))
 
@@ -194,16 +189,16 @@ def _led_to(facts: TableFacts, layout: Layout, occupied: Occupied) -> set[str]:
 
 def is_entangled(facts: TableFacts, layout: Layout, family: Family) -> bool:
     """Tell whether rules we have to write could make a loop with foreign chains or verdicts. A full walk."""
-    fixed = layout.fixed(family).chains
-    if all(layout.is_fixed(family, name, facts.chains.get(name)) for name in fixed):
+    fixed = layout.fixed(family, facts.sets)
+    if all(layout.is_fixed(family, n, facts.chains.get(n), fixed) for n in fixed.chains):
         return False
     leads_to = {
         str(verdict).partition(" ")[2]
-        for name in VERDICTS
+        for name in (*VERDICTS, FIREWALL)
         for verdict in set(facts.elements.get(name, {}).values())
     }
     return not all(layout.is_our_name(family, name) for name in facts.chains) or any(
-        name and not is_picking(name) and not is_private_chain(name) for name in leads_to
+        name and not is_picking(name) and not is_former_chain(name) for name in leads_to
     )
 
 
@@ -221,11 +216,8 @@ def judge(facts: TableFacts, layout: Layout, family: Family) -> None:
 
 def is_unusable(facts: TableFacts, layout: Layout, family: Family) -> bool:
     """Tell whether sets of a table are of another shape, or chains at hooks where they do not belong. A full walk."""
-    return (
-        any(facts.sets.get(spec.name, spec.facts) != spec.facts for spec in layout.sets(family))
-        or any(
-            is_private_set(name) and not layout.has_private_shape(family, found)
-            for name, found in facts.sets.items()
-        )
-        or any(layout.is_misplaced(family, name, chain) for name, chain in facts.chains.items())
+    specs = [*layout.sets(family), former_firewall(family)]
+    specs += [set_of_ranges(family, name) for name in LENGTHS[family].keys() & facts.sets.keys()]
+    return any(facts.sets.get(spec.name, spec.facts) != spec.facts for spec in specs) or any(
+        layout.is_misplaced(family, name, chain) for name, chain in facts.chains.items()
     )

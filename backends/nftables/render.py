@@ -5,27 +5,29 @@ four bytes; `slots` appends the number of a slot.
 """
 
 import functools
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
 from backends.nftables.affinity import Affinity, affinity_of
-from backends.nftables.firewall import Firewall, firewall_of
 from backends.nftables.model import (
     CLUSTER_IPS,
     EXTERNAL_IPS,
+    GUARDED,
     HAIRPIN,
     PLACES,
-    VIP_SOURCES,
     Kind,
     SharedMember,
     Target,
 )
 from backends.nftables.names import capacity_for, picking_chain
+from backends.nftables.ranges import admitted, admitted_itself
 from proxy.addresses import pack_ip
 from proxy.desired import DesiredPort, Frontend, FrontendKind
 from proxy.model import LOCAL, Protocol
 
 _PADDING: Final = b"\0\0"
+_BEHIND_ADDRESS: Final = 8  # protocol and port in the key of a frontend
 _KINDS: Final[dict[FrontendKind, Kind]] = {
     "ClusterIP": "cluster-ip",
     "NodePort": "node-port",
@@ -46,16 +48,14 @@ class Lead(NamedTuple):
 class RenderedFrontend(NamedTuple):
     """A frontend ready to be planned: what it occupies, where it leads, and the endpoints of its lists.
 
-    A list is None if no verdict of the frontend leads to its slots. `members` are the plain sets it is in, with its key
-    there; `jump` is the chain that checks the source first, empty for none.
+    A list is None if no verdict of the frontend leads to its slots. `members` are the plain sets in which its key is.
     """
 
     target: Target
     lead: Lead
     cluster: Pool | None
     local: Pool | None
-    members: tuple[tuple[str, bytes], ...]
-    jump: str = ""
+    members: tuple[str, ...]
 
 
 class RenderedPort(NamedTuple):
@@ -64,7 +64,6 @@ class RenderedPort(NamedTuple):
     frontends: tuple[RenderedFrontend, ...]
     shared: frozenset[SharedMember]
     affinity: Affinity | None
-    firewall: Firewall | None
     cluster: Pool
     local: Pool
 
@@ -73,17 +72,12 @@ def render_port(port: DesiredPort) -> RenderedPort:
     """Render a ServicePort with all its frontends."""
     cluster = tuple([endpoint.packed for endpoint in port.cluster or ()])
     local = tuple([endpoint.packed for endpoint in port.local or ()])
-    affinity, firewall = affinity_of(port), firewall_of(port)
+    affinity = affinity_of(port)
+    frontends = [_render_frontend(port, each, cluster, local, affinity) for each in port.frontends]
     return RenderedPort(
-        tuple(
-            [
-                _render_frontend(port, frontend, cluster, local, affinity, firewall)
-                for frontend in port.frontends
-            ]
-        ),
-        _render_shared(port),
+        tuple(frontends),
+        _render_shared(port, frontends),
         affinity,
-        firewall,
         cluster,
         local,
     )
@@ -95,7 +89,6 @@ def _render_frontend(
     cluster: Pool,
     local: Pool,
     affinity: Affinity | None,
-    firewall: Firewall | None,
 ) -> RenderedFrontend:
     kind, protocol = _KINDS[frontend.kind], port.key.name.protocol
     number = frontend.port.to_bytes(2, "big") + _PADDING
@@ -108,10 +101,9 @@ def _render_frontend(
     uses_cluster, uses_local = is_outer or not is_local, is_local
     if affinity is not None:
         uses_cluster = uses_local = False  # its slots are the ServicePort's, see `sticky`
-    members = [] if port.is_any_usable else [(PLACES[kind].refused, key)]
-    is_guarded = firewall is not None and frontend.kind == "LoadBalancer"
-    if is_guarded and port.allows_own_vips:
-        members.append((VIP_SOURCES, address + key))
+    members = [] if port.is_any_usable else [PLACES[kind].refused]
+    if port.source_ranges and frontend.kind == "LoadBalancer":
+        members.append(GUARDED)
     target = Target(
         kind,
         key,
@@ -126,7 +118,6 @@ def _render_frontend(
         cluster if uses_cluster else None,
         local if uses_local else None,
         tuple(members),
-        firewall.chain_name if firewall is not None and is_guarded else "",
     )
 
 
@@ -146,12 +137,14 @@ def _lead(
     return Lead(chain(everywhere, act="external"), () if cluster else ("capacity",))
 
 
-def _render_shared(port: DesiredPort) -> frozenset[SharedMember]:
+def _render_shared(
+    port: DesiredPort, frontends: Iterable[RenderedFrontend]
+) -> frozenset[SharedMember]:
     """Render what several ServicePorts may share.
 
     The cluster IP marks all other ports of that address as undefined. A pod that reaches itself through a
     service must be masqueraded, or it would answer itself directly. Only endpoints on this node can do that;
-    manifests may not say on which node an endpoint is.
+    manifests may not say on which node an endpoint is. What lets sources in is a frontend's own, but that may change hands.
     """
     members: set[SharedMember] = set()
     for frontend in port.frontends:
@@ -162,4 +155,10 @@ def _render_shared(port: DesiredPort) -> frozenset[SharedMember]:
         if endpoint.flags & LOCAL or endpoint.node_name is None:
             address = endpoint.packed[:-4]
             members.add((HAIRPIN, address + address))
+    for rendered in frontends:
+        if GUARDED in rendered.members:
+            key = rendered.target.key
+            members.update(admitted(key, port.source_ranges))
+            if port.allows_own_vips:
+                members.add(admitted_itself(key, key[:-_BEHIND_ADDRESS]))
     return frozenset(members)

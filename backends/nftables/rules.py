@@ -61,6 +61,16 @@ def look_up(family: Family, set_name: str, kind: Kind = "cluster-ip") -> Phrase:
     return say.verdict_by_frontend(family, set_name, has_address=_has_address(kind))
 
 
+def from_range(family: Family, set_name: str, length: int) -> Phrase:
+    """`ip daddr . meta l4proto . th dport . ip saddr & 255.255.255.0 @SET`."""
+    last = next_register(next_register(say.after_address(family), 4), 2)
+    address = say.source(family, last)
+    bits = 8 * address.length
+    mask = ((1 << bits) - (1 << (bits - length))).to_bytes(address.length)
+    cut = [Bitwise(mask=mask, xor=bytes(len(mask)), register=last)] if length < bits else []
+    return [*say.frontend(family), address, *cut, Lookup(set_name)]
+
+
 def _has_address(kind: Kind) -> bool:
     return kind != "node-port"
 

@@ -16,6 +16,7 @@ from backends.nftables.model import (
     EXTERNAL_IPS,
     EXTERNALS,
     FIREWALL,
+    GUARDED,
     HAIRPIN,
     NODEPORT_ENDPOINTS,
     NODEPORT_IPS,
@@ -24,7 +25,6 @@ from backends.nftables.model import (
     REFUSED,
     SERVICE_CIDRS,
     SERVICES,
-    VIP_SOURCES,
 )
 from proxy.model import IPV4, Family, Protocol
 
@@ -54,10 +54,14 @@ def endpoint_type(family: Family, protocol: Protocol) -> str:
     return f"{destination(family)} . {protocol.lower()} dport"
 
 
+def frontend_type(family: Family) -> str:
+    return f"{address_type(family)} . inet_proto . inet_service"
+
+
 def shared_sets(family: Family) -> tuple[SetSpec, ...]:
     """Return the sets that every service shares."""
     address = address_type(family)
-    frontend, node_port = f"{address} . inet_proto . inet_service", "inet_proto . inet_service"
+    frontend, node_port = frontend_type(family), "inet_proto . inet_service"
     slots = [
         declared(
             name,
@@ -71,17 +75,21 @@ def shared_sets(family: Family) -> tuple[SetSpec, ...]:
         for protocol, name in NODEPORT_ENDPOINTS.items()
     ]
     return (
-        *[declared(name, frontend, "verdict") for name in (SERVICES, EXTERNALS, FIREWALL)],
+        *[declared(name, frontend, "verdict") for name in (SERVICES, EXTERNALS)],
         declared(NODEPORTS, node_port, "verdict"),
         *slots,
-        declared(REFUSED, frontend),
+        *[declared(name, frontend) for name in (REFUSED, GUARDED)],
         declared(NODEPORTS_REFUSED, node_port),
         *[declared(name, address) for name in (CLUSTER_IPS, EXTERNAL_IPS, NODEPORT_IPS)],
         declared(SERVICE_CIDRS, address, flags=SetFlag.INTERVAL),
         declared(HAIRPIN, f"{address} . {address}"),
-        declared(VIP_SOURCES, f"{address} . {frontend}"),
         *_affinity_sets(family),
     )
+
+
+def former_firewall(family: Family) -> SetSpec:
+    """Return the verdict map that an earlier layout had."""
+    return declared(FIREWALL, frontend_type(family), "verdict")
 
 
 def _affinity_sets(family: Family) -> tuple[SetSpec, ...]:

@@ -12,9 +12,9 @@ from backends.kernel.nft import Nft
 from backends.kernel.nft_table import TableFacts
 from backends.nftables.belief import Observed
 from backends.nftables.kernel import OURS
-from backends.nftables.names import is_private_set
+from backends.nftables.ranges import LENGTHS
 from proxy.backend import Drift
-from proxy.model import Family, PortKey
+from proxy.model import IPV4, Family, PortKey
 from proxy.netlink.socket import DumpInterrupted
 from proxy.threads import to_thread
 
@@ -75,7 +75,7 @@ def find_suspects(nft: Nft, observed: Observed) -> Suspects:
         if differs_in_structure(structure, belief):
             suspects.structures.append(family)
             continue
-        for set_name in list(belief.sets):  # of single ServicePorts they come and go
+        for set_name in list(belief.sets):  # one for ranges may come
             believed = belief.elements.get(set_name, {})
             seen: list[set[bytes]] = [set() for _ in range(_PARTS)]
             different: list[bytes] = []
@@ -116,6 +116,8 @@ def _confirm(nft: Nft, suspects: Suspects, observed: Observed) -> list[Drift]:
                 )
             )
             observed.correct(family, set_name, (key,), actual)
+            if what == "foreign" and set_name in LENGTHS[family]:
+                observed.sweep_away(family, set_name, key)
     return drifts
 
 
@@ -138,11 +140,13 @@ def _owners(observed: Observed, suspects: Suspects) -> dict[tuple[Family, str, b
     wanted = {(f, name, key) for (f, name), keys in suspects.elements.items() for key in keys}
     # the key of a slot is its row's prefix and a number of four bytes
     by_prefix: dict[tuple[Family, str, bytes], list[bytes]] = {}
-    by_set: dict[tuple[Family, str], list[bytes]] = {}
+    # that of a range is a frontend and a network
+    by_frontend: dict[tuple[Family, bytes], list[tuple[Family, str, bytes]]] = {}
     for family, name, key in wanted:
         by_prefix.setdefault((family, name, key[:-4]), []).append(key)
-        if is_private_set(name):
-            by_set.setdefault((family, name), []).append(key)
+        if name in LENGTHS[family]:
+            frontend = key[: -4 if family == IPV4 else -16]
+            by_frontend.setdefault((family, frontend), []).append((family, name, key))
     owners: dict[tuple[Family, str, bytes], PortKey] = {}
     for port_key, rendered in observed.rendered.items():
         family = port_key.family
@@ -153,7 +157,7 @@ def _owners(observed: Observed, suspects: Suspects) -> dict[tuple[Family, str, b
                 number = int.from_bytes(key[-4:], sys.byteorder) - row.first
                 if 0 <= number < row.length:
                     owners[family, row.set, key] = port_key
-        for name in rendered.private.sets:  # all in there is this one's
-            for key in by_set.get((family, name), ()):
-                owners[family, name, key] = port_key
+        for target in rendered.targets if by_frontend else ():
+            for place in by_frontend.get((family, target.key), ()):
+                owners[place] = port_key
     return {place: owner for place, owner in owners.items() if place in wanted}

@@ -16,14 +16,15 @@ from backends.nftables.model import (
     CLUSTER_IPS,
     ENDPOINTS,
     EXTERNAL_IPS,
+    GUARDED,
     HAIRPIN,
     NODEPORT_ENDPOINTS,
     NODEPORT_IPS,
     PLACES,
-    VIP_SOURCES,
 )
 from backends.nftables.names import form_of
-from proxy.model import IPV4, Family
+from backends.nftables.ranges import LENGTHS
+from proxy.model import IPV4, IPV6, Family
 
 _WORD: Final = 4
 _PROTOCOLS: Final = {number: name.lower() for name, number in PROTOCOL_NUMBERS.items()}
@@ -33,13 +34,14 @@ _KEYS: Final[dict[str, tuple[_Part, ...]]] = {
     **{
         name: ("protocol", "port") if kind == "node-port" else _FRONTEND
         for kind, places in PLACES.items()
-        for name in (places.verdicts, places.refused, *places.diverting)
+        for name in (places.verdicts, places.refused)
     },
     **dict.fromkeys(ENDPOINTS.values(), ("address", "port", "number")),
     **dict.fromkeys(NODEPORT_ENDPOINTS.values(), ("port", "number")),
     **dict.fromkeys((CLUSTER_IPS, EXTERNAL_IPS, NODEPORT_IPS), ("address",)),
     HAIRPIN: ("address", "address"),
-    VIP_SOURCES: ("address", *_FRONTEND),
+    GUARDED: _FRONTEND,
+    **dict.fromkeys(LENGTHS[IPV6], (*_FRONTEND, "address")),
     AFFINITY_SERVICES: _FRONTEND,
     AFFINITY_NODEPORTS: ("protocol", "port"),
     AFFINITY_SLOTS: ("priority", "number"),

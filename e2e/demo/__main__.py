@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
+from e2e import without_netfilter
 from e2e.capabilities import missing
 from e2e.demo import board, slices, steps
 from e2e.demo.clients import RATE, TIMEOUT_S, VIRTUAL
@@ -31,16 +32,27 @@ from e2e.namespace import RUN_ID, TopologyError
 
 
 class Mode(NamedTuple):
-    """What a mode needs, by capability, and the command that lists what it has programmed."""
+    """What a mode needs, by capability, the command that lists what it has programmed, and what it can show."""
 
     needs: tuple[str, ...]
     listing: str
+    script: Sequence[steps.Step] = steps.LASTING
+    launcher: tuple[str, ...] = ()
+    """A program that becomes the daemon, with its arguments."""
+    remark: str = ""
 
 
 MODES: Final[Mapping[str, Mode]] = {
     "nftables": Mode(("nftables",), "nft list ruleset"),
     "iptables": Mode(("iptables", "ipset"), "iptables-save"),
     "ipvs": Mode(("ipvs", "dummy", "nftables"), "ipvsadm --list --numeric"),
+    "userspace": Mode(
+        (),
+        "ss --listening --tcp --numeric",
+        steps.FORWARDING,
+        (sys.executable, "-I", without_netfilter.__file__),
+        "The kernel refuses this process everything of netfilter: nftables, iptables, ipset, conntrack.",
+    ),
 }
 EXAMPLES = Path(__file__).parents[2] / "examples" / "demo"
 _LOG_LINES = 40
@@ -140,18 +152,25 @@ def _perform(
             _introduce(screen, source)
             network.start_pods(slices.listed_pods(manifests / "endpointslices.yaml"))
             log = Path(directory, "daemon.log")
-            arguments = [*source.arguments, "--sliceproxy-config", _configured(directory, mode)]
+            arguments = [
+                *source.arguments,
+                *("--sliceproxy-config", _configured(directory, mode)),
+                *("--state-dir", str(Path(directory, "state"))),
+            ]
+            daemon = Daemon(node.namespace, node.name, arguments, log)
+            daemon.launcher = [*MODES[mode].launcher]
             stage = Stage(
                 source,
                 network=network,
                 hosts=network.add_clients(),
-                daemon=Daemon(node.namespace, node.name, arguments, log),
+                daemon=daemon,
                 listing=MODES[mode].listing,
+                remark=MODES[mode].remark,
                 screen=screen,
                 interruption=interruption,
                 is_fast=is_fast,
             )
-            _play(stage, screen)
+            _play(stage, screen, MODES[mode].script)
     if leftovers := list(Path("/run/netns").glob(f"sp-{RUN_ID}*")):
         raise TopologyError(f"left behind: {', '.join(str(path) for path in leftovers)}")
     return conclude(screen, stage.tally, stage.latencies_s, time.monotonic() - begun_s)
@@ -178,10 +197,10 @@ def _introduce(screen: Screen, source: Source) -> None:
             screen.print(line)
 
 
-def _play(stage: Stage, screen: Screen) -> None:
+def _play(stage: Stage, screen: Screen, script: Sequence[steps.Step]) -> None:
     """All steps, and why it went wrong if it did: what the daemon has logged goes away with its namespace."""
     try:
-        steps.play(stage)
+        steps.play(stage, script)
     except (StepFailedError, TopologyError):
         screen.leave()
         stage.end_load()

@@ -31,7 +31,7 @@ class StepFailedError(Exception):
 class Stage:
     """The cluster as the script sees it, the clients' experience, and the audience.
 
-    `listing` is the command that lists what the daemon has programmed.
+    `listing` is the command that lists what the daemon has programmed, `remark` what is special about how it does.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Stage:
         hosts: Mapping[str, Host],
         daemon: Daemon,
         listing: str,
+        remark: str,
         screen: Screen,
         interruption: Interruption,
         is_fast: bool,
@@ -49,6 +50,7 @@ class Stage:
         self.network = network
         self.daemon = daemon
         self.listing = listing
+        self.remark = remark
         self.screen = screen
         self.tally = Tally()
         self.hosts = hosts

@@ -9,15 +9,18 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 
-from e2e.demo.clients import converse_with
+from e2e.client import Failure
+from e2e.demo.clients import PORT, VIRTUAL, converse_with
 from e2e.demo.slices import Pod
 from e2e.demo.stage import Stage, StepFailedError
 
+Step = tuple[str, Callable[[Stage], None]]
 
-def play(stage: Stage) -> None:
+
+def play(stage: Stage, steps: Sequence[Step]) -> None:
     """Run all steps. Raises StepFailedError for the first that has not the effect it shows."""
-    for number, (text, step) in enumerate(STEPS, start=1):
-        stage.title(number, len(STEPS), text)
+    for number, (text, step) in enumerate(steps, start=1):
+        stage.title(number, len(steps), text)
         step(stage)
 
 
@@ -25,6 +28,8 @@ def start(stage: Stage) -> None:
     """From nothing to three pods that answer; the load begins here."""
     command = shlex.join(["sliceproxy", *stage.daemon.arguments])
     stage.say(f"$ {command}", ending=" \\")
+    if stage.remark:
+        stage.say(stage.remark)
     started_s = stage.daemon.start()
     operations = operations_when_synced(stage)
     stage.measured("daemon started", "says it is ready after", time.monotonic() - started_s)
@@ -163,15 +168,73 @@ def stop(stage: Stage) -> None:
     stage.show()
 
 
-STEPS: Sequence[tuple[str, Callable[[Stage], None]]] = (
+def upgrade(stage: Stage) -> None:
+    """Where the daemon itself forwards, the next one takes over before the old one goes."""
+    staying, leaving = stage.pods
+    coming = stage.start_pod("node-c")
+    with converse_with(staying, stage.hosts, stage.tally) as conversation:
+        before = stage.daemon.log_count(_PROGRAMMED)
+        started_s = stage.daemon.start_beside()
+        stage.until(
+            lambda: stage.daemon.log_count(_PROGRAMMED) > before,
+            "a second daemon was to take over, and did not",
+        )
+        stage.measured("a second daemon", "has taken over after", time.monotonic() - started_s)
+        stage.daemon.tell_old_to_stop()
+        stage.say("The old one was told to stop: it accepts nobody, and lets connections end.")
+        changed_s = stage.change(ready=[coming], gone=[leaving])
+        stage.joined(f"{coming.name} joins", coming, changed_s)
+        stage.until_only(staying, coming, since_s=changed_s)
+        stage.watch(2.0)
+        if stage.daemon.old_status() is not None:
+            raise StepFailedError("the old daemon was to wait for an open connection")
+        try:
+            conversation.ask()
+        except OSError as error:
+            raise StepFailedError(f"a connection through the old daemon broke: {error}") from error
+    stage.until(lambda: stage.daemon.old_status() is not None, "the old daemon was to end")
+    if status := stage.daemon.old_status():
+        raise StepFailedError(f"the old daemon ended with exit status {status} after SIGTERM")
+    stage.say("A connection from before went on; with its end the old one has ended, too.")
+    stage.stop_pods(leaving)
+    stage.watch(1.0)
+    stage.show()
+
+
+def stop_forwarding(stage: Stage) -> None:
+    """Where the daemon itself forwards, nobody is served without it, and it leaves nothing half-open."""
+    stage.say("In this mode all traffic goes through the daemon, so the clients stop first.")
+    stage.end_load()
+    status = stage.daemon.terminate()
+    if status != 0:
+        raise StepFailedError(f"the daemon ended with exit status {status} after SIGTERM")
+    refused = {name: host.ask(VIRTUAL.v4, PORT) for name, host in stage.hosts.items()}
+    if any(outcome is not Failure.REFUSED for outcome in refused.values()):
+        raise StepFailedError(f"connections were to be refused without a daemon: {refused}")
+    stage.say("It ended with exit status 0. New connections are refused at once.")
+
+
+_PROGRAMMED = "service ports in"
+_AS_LONG_AS_IT_RUNS: Sequence[Step] = (
     ("Start the daemon on node-a", start),
     ("Roll out: three new pods replace the old ones, one by one", roll_out),
     ("Drain a pod", drain),
     ("Zone hints keep traffic in zone-a, until zone-a is empty", empty_zone),
     ("No pod is ready: terminating ones stand in", fall_back),
+)
+LASTING: Sequence[Step] = (
+    *_AS_LONG_AS_IT_RUNS,
     ("Kill the daemon, change pods meanwhile, start it again", crash),
     ("Stop the daemon with SIGTERM", stop),
 )
+
+
+FORWARDING: Sequence[Step] = (
+    *_AS_LONG_AS_IT_RUNS,
+    ("Upgrade: a second daemon takes over, the first one is told to stop", upgrade),
+    ("Stop the daemon with SIGTERM", stop_forwarding),
+)
+"""Where the daemon forwards connections itself; otherwise its work lasts without it."""
 
 
 def operations_when_synced(stage: Stage) -> int:

@@ -43,6 +43,8 @@ class Asking:
 
     def __init__(self, ground: Ground, watch: Watch) -> None:
         self.connections = itertools.count()
+        self.is_process = False
+        """Whether a process on the node serves: endpoints see the node, and what is not served has come to the node itself."""
         self._ground = ground
         self._watch = watch
         # no source port is used twice by a host: connection tracking remembers where datagrams were sent
@@ -132,7 +134,8 @@ class Asking:
     def _complaint(self, question: Question, said: Said) -> str:
         if not isinstance(said, Answer):
             return f"{_word(said)}; {_wanted(question)}"
-        return mismatch(self._ground, question, said.name, said.source)
+        hides = self.is_process and question.is_for_service
+        return mismatch(self._ground, question, said.name, said.source, hides_source=hides)
 
     def _own_port(self, question: Question) -> int:
         return next(self._ports[self._ground.hosts[question.asker].namespace.name])
@@ -152,22 +155,40 @@ class Asking:
                 return FORBIDDEN
 
 
-def mismatch(ground: Ground, question: Question, name: str, client_address: str) -> str:
-    """What is wrong with being answered by that host, which has seen the client under that address."""
+def mismatch(
+    ground: Ground,
+    question: Question,
+    name: str,
+    client_address: str,
+    *,
+    hides_source: bool = False,
+) -> str:
+    """What is wrong with being answered by that host, which has seen the client under that address.
+
+    Where the backend hides sources it must have been an address of the node, however it is asked for.
+    """
     if name not in question.flow.endpoints:
         return f"{name} answered; {_wanted(question)}"
     source = question.flow.source_at(name)
     if source is None:
         return ""
+    if hides_source:
+        source = "masqueraded"
     seen_as = ground.seen_as(source, question.asker, name, question.family)
     if client_address == seen_as:
         return ""
     return f"{name} sees {client_address}; {source}, it must be {seen_as}"
 
 
-def got_past(question: Question, ports: Iterable[int], notes: Notes) -> str:
-    """What the watch has to say against a question that nobody must answer; nothing if all is well."""
+def got_past(
+    question: Question, ports: Iterable[int], notes: Notes, *, is_process: bool = False
+) -> str:
+    """What the watch has to say against a question that nobody must answer; nothing if all is well.
+
+    Where a process on the node serves there are no rules to get past: what comes to the node may be refused or dropped there.
+    """
     untouched = question.flow.outcome == "untouched"
+    may_arrive = is_process and question.is_for_service
     for port in ports:
         if port not in notes.seen:
             return "the packet never came to the node"
@@ -175,7 +196,7 @@ def got_past(question: Question, ports: Iterable[int], notes: Notes) -> str:
             return "must pass untouched, " + (
                 "but was translated" if port in notes.passed else "but was stopped"
             )
-        if not untouched and port in notes.passed:
+        if not untouched and port in notes.passed and not may_arrive:
             how = "untranslated" if port in notes.bare else "translated"
             return f"must be {question.flow.outcome}, but the packet got past all rules, {how}"
     return ""

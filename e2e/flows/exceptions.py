@@ -20,7 +20,8 @@ MISSING: Final = "not in this version"
 class Row(NamedTuple):
     """Scenarios by `file/name`, where * stands for anything, in all settings or in one; and why they fail.
 
-    `but` are the names of those that pass all the same.
+    `but` are the names of those that pass all the same. Where it `is_about_source` they do not fail: all else is as it
+    must be, and each endpoint must see this node.
     """
 
     scenarios: str
@@ -28,6 +29,7 @@ class Row(NamedTuple):
     setting: str = "*"
     is_pending: bool = False
     but: tuple[str, ...] = ()
+    is_about_source: bool = False
 
     def covers(self, file: str, scenario: str, setting: str) -> bool:
         """Whether that scenario is one of these."""
@@ -80,21 +82,54 @@ TABLE: Final[Mapping[str, Sequence[Row]]] = {
         ),
     ),
     "iptables": (),
+    "userspace": (
+        Row(
+            "*",
+            "what a process forwards is a connection of its own, from an address of this node",
+            is_about_source=True,
+        ),
+        Row(
+            "cluster_ip/a port that no service defines is rejected",
+            "the address is one of this node: without rules its other ports lead to whatever listens on all of the "
+            "node's addresses, and are refused where nobody does",
+        ),
+        Row(
+            "protocols/*",
+            "SCTP is not a stream of bytes: what a process forwarded would lose streams and the ends of messages",
+            but=(
+                "endpoints that differ by protocol",
+                "several ports of a service lead to ports of their own",
+            ),
+        ),
+        Row(
+            "source_ranges/without endpoints who is in range is rejected, who is not is dropped",
+            "who is in range is refused by the kernel, as nobody listens; nobody tells it to be silent to others",
+        ),
+        Row(
+            "service_cidrs/what goes to an address that no service has is dropped",
+            "a route that leads nowhere tells programs on the node itself so at once (EINVAL)",
+        ),
+    ),
 }
 
 
 def reason(backend: str, file: str, scenario: str, setting: str) -> str:
     """Why that scenario is expected to fail with that backend, or variant of it; nothing if it is not."""
     for row in TABLE.get(mode_of(backend), ()):
-        if row.covers(file, scenario, setting):
+        if row.covers(file, scenario, setting) and not row.is_about_source:
             return f"{MISSING}: {row.reason}" if row.is_pending else row.reason
     return ""
+
+
+def hides_source(backend: str) -> bool:
+    """Whether endpoints see this node, whoever asks."""
+    return any(row.is_about_source for row in TABLE.get(mode_of(backend), ()))
 
 
 def permanent(backend: str, file: str, scenario: str, setting: str) -> bool:
     """Whether that backend will never do it."""
     return any(
-        row.covers(file, scenario, setting) and not row.is_pending
+        row.covers(file, scenario, setting) and not (row.is_pending or row.is_about_source)
         for row in TABLE.get(backend, ())
     )
 
@@ -126,9 +161,12 @@ def page() -> str:
         lines += ["| Scenarios | Settings | Reason |", "| --- | --- | --- |"]
         for row in rows:
             setting = "all" if row.setting == "*" else row.setting
+            aspect = ": source addresses" if row.is_about_source else ""
             said = f"*{MISSING}*: {row.reason}" if row.is_pending else row.reason
             but = f", but for *{', '.join(row.but)}*" if row.but else ""
-            lines.append(f"| {row.scenarios.replace('*', '…')}{but} | {setting} | {said} |")
+            lines.append(
+                f"| {row.scenarios.replace('*', '…')}{aspect}{but} | {setting} | {said} |"
+            )
     return "\n".join(lines) + "\n"
 
 

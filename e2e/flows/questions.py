@@ -29,6 +29,11 @@ class Question:
         return f"{self.asker} asks {self.target} {host}:{self.port}/{self.protocol}"
 
     @property
+    def is_for_service(self) -> bool:
+        """Whether it goes to a frontend, not to some host itself."""
+        return self.target.partition("@")[0] in FRONTENDS
+
+    @property
     def memory(self) -> tuple[str, str, str, Family]:
         """Whose memory of its endpoint a sticky flow is about."""
         return self.flow.sticky, self.asker, self.protocol, self.family

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
-from e2e.flows import associating, checking, tracing
+from e2e.flows import associating, checking, exceptions, tracing
 from e2e.flows.answering import Asking, got_past
 from e2e.flows.checking import Asked
 from e2e.flows.objects import Objects
@@ -41,6 +41,7 @@ class Runner:
     ) -> None:
         """Raises FlowError for the first step in which something goes wrong, with or without the way of packets."""
         self._asking.forget()
+        self._asking.is_process = exceptions.hides_source(self.stage.variant)
         objects = Objects(self.stage.allocator, self.stage.ground.addresses, feature.objects)
         for number, step in enumerate(scenario.steps, 1):
             title = f"step {number}" + (f" ({step.name})" if step.name else "")
@@ -104,7 +105,8 @@ class Runner:
         if ports:
             notes = self.stage.watch.notes()
             for question, sent, text in ports:
-                if complaint := text or got_past(question, sent, notes):
+                is_process = self._asking.is_process
+                if complaint := text or got_past(question, sent, notes, is_process=is_process):
                     wrong.append(_Wrong(question, f"{question}: {complaint}"))
         tally.connections += next(self._asking.connections) - before - 1
         for job in (*by_socket, *by_packet):

@@ -11,12 +11,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from e2e.demo.daemon import Daemon
-from e2e.flavours import VARIANTS, have_kubelet_leave, have_kubelet_use, mode_of
+from e2e.flavours import BESIDE, FLAVOURS, have_kubelet_leave, have_kubelet_use, mode_of
 from e2e.flows.ground import Ground
 from e2e.flows.objects import NAMESPACE, Allocator, Wire
 from e2e.flows.settings import CONFIGURATIONS, SETTINGS, SETTINGS_OF_MODES
@@ -30,6 +30,7 @@ PORT: Final = 10249
 _LIMIT_S: Final = patience_s(15.0)
 _POLL_S: Final = patience_s(0.005)
 _MARKER: Final = "marker"
+_BESIDE: Final = Path(__file__).with_name("beside_iptables.py")
 
 
 class Stage:
@@ -68,6 +69,8 @@ class Stage:
             [*arguments, *SETTINGS[setting], *self._extra],
             self._log,
         )
+        if backend in BESIDE:
+            daemon.launcher = [sys.executable, "-I", str(_BESIDE)]
         daemon.start()
         self._daemon = daemon
         synced(daemon)
@@ -123,18 +126,24 @@ class Stage:
         self._daemon = self._running = None
 
     def _configured(self, backend: str, setting: str) -> list[str]:
-        """The settings as arguments: flags, or the name of a file that makes flags count for nothing."""
+        """The settings as arguments: flags, or the name of a file that makes flags count for nothing.
+
+        The mode stands in a file of ours, since kube-proxy's may only name what kube-proxy knows.
+        """
         if setting not in CONFIGURATIONS:
             return ["--proxy-mode", mode_of(backend), *SETTINGS_OF_MODES.get(mode_of(backend), ())]
-        file = self._file.parent.parent / "kube-proxy.conf"
-        version = "kubeproxy.config.k8s.io/v1alpha1"
-        document = {
-            "apiVersion": version,
-            "kind": "KubeProxyConfiguration",
-            "mode": mode_of(backend),
-        }
-        file.write_text(json.dumps({**document, **CONFIGURATIONS[setting]}))
-        return ["--config", str(file)]
+        own = self._write_configuration(
+            "sliceproxy/v1alpha1", "SliceProxyConfiguration", {"mode": mode_of(backend)}
+        )
+        file = self._write_configuration(
+            "kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration", CONFIGURATIONS[setting]
+        )
+        return ["--config", str(file), "--sliceproxy-config", str(own)]
+
+    def _write_configuration(self, version: str, kind: str, fields: Mapping[str, object]) -> Path:
+        file = self._file.parent.parent / f"{kind}.json"
+        file.write_text(json.dumps({"apiVersion": version, "kind": kind, **fields}))
+        return file
 
     def _make_way(self, backend: str) -> None:
         """Have nothing on the node that speaks for another mode, or another variant of it."""
@@ -143,10 +152,10 @@ class Stage:
         node = self.ground.node.namespace
         if self._left_by:
             self._cleanup()
-        if self._left_by in VARIANTS:
-            have_kubelet_leave(node, VARIANTS[self._left_by])
-        if backend in VARIANTS:
-            have_kubelet_use(node, VARIANTS[backend])
+        if self._left_by in FLAVOURS:
+            have_kubelet_leave(node, FLAVOURS[self._left_by])
+        if backend in FLAVOURS:
+            have_kubelet_use(node, FLAVOURS[backend])
         self._left_by = backend
 
     def _cleanup(self) -> None:

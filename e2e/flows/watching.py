@@ -1,7 +1,7 @@
 """Which packets came to the node, and which of them got past all rules: that nothing came back alone proves little.
 
 A table of the test's own notes source ports from FIRST_PORT on, which are given out once in a run: `seen` before any
-address is translated, `passed` where a packet reaches a program on the node or is about to leave it, `bare` if it
+rule of mangle or nat, `passed` where a packet reaches a program on the node or is about to leave it, `bare` if it
 does so untranslated. What reaches a program over loopback has left before, and may have a source port that is not its
 own by now. Notes fade after a while, so that reading them stays cheap.
 """
@@ -29,8 +29,8 @@ table inet {_TABLE} {{
         {_NOTED} update @passed {{ th sport }}
         {_NOTED} ct status & dnat == 0 update @bare {{ th sport }}
     }}
-    chain entering {{ type filter hook prerouting priority -150; policy accept; jump note-seen; }}
-    chain sending {{ type filter hook output priority -150; policy accept; jump note-seen; }}
+    chain entering {{ type filter hook prerouting priority -160; policy accept; jump note-seen; }}
+    chain sending {{ type filter hook output priority -160; policy accept; jump note-seen; }}
     chain arriving {{ type filter hook input priority 300; policy accept; iif != "lo" jump note-passed; }}
     chain leaving {{ type filter hook postrouting priority 99; policy accept; jump note-passed; }}
 }}

@@ -14,18 +14,33 @@ from typing import NamedTuple
 import backends
 
 # the guest has all of these, so a test that is skipped for want of one fails
-REQUIRED = ("namespaces", "nftables", "iptables", "sctp", "ipvs", "dummy")
+REQUIRED = (
+    *("namespaces", "nftables", "iptables", "iptables-legacy", "iptables-nft", "ipset"),
+    *("sctp", "ipvs", "dummy"),
+)
 
 LAWS = "e2e/test_contract.py"
 DOORS = ("e2e/test_kernel_ipvs.py", "e2e/test_kernel_links.py")
 LONG = (
     "e2e/test_ipvs.py",
+    "e2e/test_ipvs_hostport.py",
     "e2e/test_ipvs_rollout.py",
+    "e2e/test_localhost.py::test_the_node_reaches_every_endpoint_at_localhost",
     "e2e/test_mode_switch.py",
     "e2e/test_deployment.py::test_in_mode_ipvs_the_next_pod_knows_until_when_endpoints_drain",
 )
 RACES = ("e2e/test_race.py", "e2e/test_flow_race.py")
 FLOWS = "e2e/test_flows.py"
+# with the side rules for kernels without nftables, what shows that this kernel has all of them
+BESIDE = tuple(
+    [
+        f"{LAWS}::TestIpvsBesideIptables::{law}"
+        for law in (
+            "test_probing_leaves_nothing_behind",
+            "test_l1_without_services_there_is_nothing_to_do_either",
+        )
+    ]
+)
 
 _MINUTE_S = 60.0
 # A test that waits for ever is stopped later than elsewhere; and when the time is nearly over, no other is begun, so that
@@ -48,13 +63,14 @@ class Run(NamedTuple):
 
 def usual() -> list[Run]:
     """What fits into the time that continuous integration has."""
-    return [_run(12, f"{LAWS}::TestIpvs", *DOORS, *_flows("--sample"), effort="0.05")]
+    return [_run(12, f"{LAWS}::TestIpvs", *BESIDE, *DOORS, *_flows("--sample"), effort="0.05")]
 
 
 def everything() -> list[Run]:
     """All that this kernel is there for."""
     return [
         _run(150, LAWS, *DOORS, *LONG, *_flows(), effort="0.5"),
+        _run(150, *_flows(backend="ipvs-iptables"), effort="0.5"),
         _run(60, *RACES, effort="0.1", processors=2),
     ]
 
@@ -81,5 +97,5 @@ def _run(minutes: int, *selected: str, effort: str = "1", processors: int = 1) -
     return Run([*limits, *selected], limit_s, effort, processors)
 
 
-def _flows(*options: str) -> list[str]:
-    return ["--backend", "ipvs", FLOWS, *options] if "ipvs" in backends.FACTORIES else []
+def _flows(*options: str, backend: str = "ipvs") -> list[str]:
+    return ["--backend", backend, FLOWS, *options] if "ipvs" in backends.FACTORIES else []

@@ -5,6 +5,8 @@ from typing import Final
 from proxy.config.kubeproxy import IPVS, IPTables, KubeProxyConfiguration, NFTables
 
 KUBE_PROXY_MODES: Final = ("nftables", "ipvs", "iptables")
+LADDER: Final = (*KUBE_PROXY_MODES, "userspace")
+"""What may come to run where no mode is named, the best first."""
 OWN_MODES: Final = ("userspace", "null")
 MODES: Final = ("", *KUBE_PROXY_MODES, *OWN_MODES)
 """Every mode; the empty one means the best this host supports."""

@@ -18,6 +18,7 @@ KIND: Final = "SliceProxyConfiguration"
 
 FALLBACKS: Final = ("", "userspace")
 WATCH_LISTS: Final = ("auto", "off")
+SCHEDULERS: Final = ("rr", "lc")
 
 
 class ApiServer(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,12 +70,33 @@ class Ipvs(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain_timeout: Duration = Duration(900)
 
 
+class Userspace(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What only mode userspace reads, which forwards connections in this process.
+
+    `scheduler`: how an endpoint is chosen, `rr` (in turn) or `lc` (the one with the fewest connections).
+    `connect_timeout`: how long an endpoint may take to accept before another one is tried.
+    `tcp_idle_timeout`, `udp_idle_timeout`: how long a connection or flow may be silent before it is ended; for TCP, 0 is for ever.
+    `drain_timeout`: how long a connection may go on whose endpoint is not wanted any more, or when the program is told to stop.
+    `proxy_protocol`: begin each TCP connection to an endpoint with a header that tells who the client is (PROXY protocol,
+    version 2). Only for endpoints that expect one.
+    """
+
+    scheduler: str = "rr"
+    connect_timeout: Duration = Duration(2)
+    tcp_idle_timeout: Duration = Duration(86400)
+    udp_idle_timeout: Duration = Duration(120)
+    drain_timeout: Duration = Duration(25)
+    proxy_protocol: bool = False
+
+
 class SliceProxyConfiguration(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Our own settings.
 
     `mode`: as in KubeProxyConfiguration, and stronger than it; also `userspace` and `null`, which kube-proxy does not know.
-    `fallback`: what to do when the mode is chosen automatically and this kernel supports none: empty for exiting
-    with what is missing, `userspace` for forwarding connections in this process.
+    `fallback`: what to do when the mode that is named cannot run here, or can program nothing any more: empty for exiting
+    with what is missing and for trying on, `userspace` for forwarding connections in this process. Where no mode is named,
+    the next one is taken anyway.
+    `fallback_after`: how long nothing may be programmed before another mode takes over.
     `verify_period`: how often everything in the kernel is read back in the background, compared and repaired.
     `generation_poll_period`: how often the kernel is asked, cheaply, whether somebody else changed something.
     """
@@ -83,20 +105,29 @@ class SliceProxyConfiguration(Wire, frozen=True, kw_only=True, forbid_unknown_fi
     kind: str = KIND
     mode: str = ""
     fallback: str = ""
+    fallback_after: Duration = Duration(60)
     verify_period: Duration = Duration(60)
     generation_poll_period: Duration = Duration(1)
     debug: Debug = Debug()
     ipvs: Ipvs = Ipvs()
+    userspace: Userspace = Userspace()
     api_server: ApiServer = ApiServer()
 
 
 FIELDS: Final[dict[str, tuple[str, str]]] = {
     "mode": ("mode", "`nftables`, `ipvs`, `iptables`, `userspace`, `\"null\"` (in quotes) or empty; stronger than `mode` of KubeProxyConfiguration and than `--proxy-mode`"),
-    "fallback": ("fallback", "`userspace` or empty: what to do when no mode is set and this kernel supports none; empty means to exit and say what is missing"),
+    "fallback": ("fallback", "`userspace` or empty: what to do when the mode that is set cannot run here, or can program nothing any more; empty means to exit and say what is missing, or to try on. Where no mode is set, the next one is taken anyway"),
+    "fallbackAfter": ("fallback_after_s", "longer than 0: how long nothing may be programmed before another mode takes over"),
     "verifyPeriod": ("verify_period_s", "longer than 0: how often everything in the kernel is read back in the background, compared and repaired"),
     "generationPollPeriod": ("generation_poll_period_s", "longer than 0: how often the kernel is asked whether somebody else changed something"),
     "debug.allowNonLoopback": ("debug_allow_non_loopback", "serve the debug pages also where metricsBindAddress is no loopback address"),
     "ipvs.drainTimeout": ("ipvs.drain_timeout_s", "0 or more, mode ipvs: how long a TCP endpoint that goes keeps the connections it has; it leaves when they have ended, at the latest after this time, and then they are reset"),
+    "userspace.scheduler": ("userspace.scheduler", "mode userspace: `rr` gives connections to endpoints in turn, `lc` to the one that has the fewest"),
+    "userspace.connectTimeout": ("userspace.connect_timeout_s", "longer than 0, mode userspace: how long an endpoint may take to accept a connection before another is tried"),
+    "userspace.tcpIdleTimeout": ("userspace.tcp_idle_timeout_s", "0 or more, mode userspace: how long a TCP connection may be silent before it is ended; 0 for ever"),
+    "userspace.udpIdleTimeout": ("userspace.udp_idle_timeout_s", "longer than 0, mode userspace: how long a UDP flow may be silent before it is forgotten"),
+    "userspace.drainTimeout": ("userspace.drain_timeout_s", "0 or more, mode userspace: how long a connection may go on whose endpoint is not wanted any more, or when the program is told to stop; a pod needs a longer terminationGracePeriodSeconds"),
+    "userspace.proxyProtocol": ("userspace.uses_proxy_protocol", "mode userspace: begin each TCP connection to an endpoint with a PROXY protocol header (version 2) that tells who the client is; every endpoint has to expect it"),
     "apiServer.backoffFirst": ("api_server.backoff_first_s", "longer than 0: pause after the first failed request; doubles up to backoffMax, and each is shortened at random by up to half"),
     "apiServer.backoffMax": ("api_server.backoff_max_s", "not shorter than backoffFirst: longest pause between attempts to reach the server, and so about how soon it is found when it is back"),
     "apiServer.connectTimeout": ("api_server.connect_timeout_s", "longer than 0: for the connection with its TLS handshake"),
@@ -133,13 +164,29 @@ def _problems(config: SliceProxyConfiguration) -> list[str]:
         problems.append(f"mode: must be {', '.join(MODES[1:])} or empty, got {config.mode!r}")
     if config.fallback not in FALLBACKS:
         problems.append(f"fallback: must be userspace or empty, got {config.fallback!r}")
+    if config.fallback_after <= 0:
+        problems.append("fallbackAfter: must be longer than 0")
     if config.verify_period <= 0:
         problems.append("verifyPeriod: must be longer than 0")
     if config.generation_poll_period <= 0:
         problems.append("generationPollPeriod: must be longer than 0")
     if config.ipvs.drain_timeout < 0:
         problems.append("ipvs.drainTimeout: must be 0 or more")
+    problems += [f"userspace.{problem}" for problem in _userspace_problems(config.userspace)]
     return problems + [f"apiServer.{problem}" for problem in _api_problems(config.api_server)]
+
+
+def _userspace_problems(section: Userspace) -> Iterator[str]:
+    if section.scheduler not in SCHEDULERS:
+        yield f"scheduler: must be {' or '.join(SCHEDULERS)}, got {section.scheduler!r}"
+    if section.connect_timeout <= 0:
+        yield "connectTimeout: must be longer than 0"
+    if section.tcp_idle_timeout < 0:
+        yield "tcpIdleTimeout: must be 0 or more"
+    if section.udp_idle_timeout <= 0:
+        yield "udpIdleTimeout: must be longer than 0"
+    if section.drain_timeout < 0:
+        yield "drainTimeout: must be 0 or more"
 
 
 def _api_problems(api: ApiServer) -> Iterator[str]:

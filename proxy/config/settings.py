@@ -6,11 +6,11 @@ that the code wants.
 
 from typing import Literal, cast
 
-from proxy.config import addresses, modes
+from proxy.config import addresses, modes, validate
 from proxy.config.addresses import HostPort
 from proxy.config.gates import DEFAULTS
 from proxy.config.kubeproxy import IPVS, Conntrack, KubeProxyConfiguration
-from proxy.config.own import ApiServer, Ipvs, SliceProxyConfiguration
+from proxy.config.own import ApiServer, Ipvs, SliceProxyConfiguration, Userspace
 from proxy.model import Value
 
 Mode = Literal["", "nftables", "ipvs", "iptables", "userspace", "null"]
@@ -45,6 +45,20 @@ class IpvsSettings(Value, frozen=True, kw_only=True):
     udp_timeout_s: float
     drain_timeout_s: float
     """How long a destination that nobody wants any more keeps its TCP connections."""
+    problem: str = ""
+    """Why mode ipvs cannot run with its section of the file: judged here where no mode is set, so that it may be tried."""
+
+
+class UserspaceSettings(Value, frozen=True, kw_only=True):
+    """What only mode userspace reads. What each means stands at `own.Userspace`."""
+
+    scheduler: Literal["rr", "lc"]
+    connect_timeout_s: float
+    tcp_idle_timeout_s: float
+    """0 for ever."""
+    udp_idle_timeout_s: float
+    drain_timeout_s: float
+    uses_proxy_protocol: bool
 
 
 class ApiServerSettings(Value, frozen=True, kw_only=True):
@@ -71,7 +85,9 @@ class Settings(Value, frozen=True, kw_only=True):
     mode: Mode
     """The backend asked for; empty means the best one this host supports."""
     fallback: Literal["", "userspace"]
-    """What an empty mode ends in when this kernel supports no backend: exit (empty), or forward in the process."""
+    """What a mode that was asked for ends in when it cannot run here, or can program nothing any more; empty for nothing else."""
+    fallback_after_s: float
+    """How long nothing may be programmed before another mode takes over."""
 
     kubeconfig: str
     """Path of the kubeconfig; empty for the pod's service account."""
@@ -112,7 +128,7 @@ class Settings(Value, frozen=True, kw_only=True):
     node_port_addresses: tuple[str, ...]
     """Ranges whose node addresses serve NodePorts, or (`primary`,). A family without a range is open on all its addresses."""
     localhost_node_ports: bool
-    """Serve IPv4 NodePorts on loopback; read in mode iptables."""
+    """Serve NodePorts at localhost, where `node_port_addresses` leaves that open; see `proxy.localhost`."""
 
     masquerade_all: bool
     """SNAT all traffic to cluster IPs."""
@@ -128,6 +144,7 @@ class Settings(Value, frozen=True, kw_only=True):
     """How often the kernel is asked whether somebody else changed something."""
     conntrack: ConntrackSettings
     ipvs: IpvsSettings
+    userspace: UserspaceSettings
 
     configuration: KubeProxyConfiguration
     """What the above follows from, with every default, for whoever asks at /configz."""
@@ -175,6 +192,7 @@ def resolve(
         node_name=node_name,
         mode=cast("Mode", mode),
         fallback=cast("Literal['', 'userspace']", own.fallback),
+        fallback_after_s=float(own.fallback_after),
         kubeconfig=config.client_connection.kubeconfig,
         master=program.master,
         api_server=_api_server(own.api_server),
@@ -201,7 +219,8 @@ def resolve(
         verify_period_s=float(own.verify_period),
         generation_poll_period_s=float(own.generation_poll_period),
         conntrack=_conntrack(config.conntrack),
-        ipvs=_ipvs(config.ipvs, own.ipvs, is_read=mode == "ipvs"),
+        ipvs=_ipvs(config.ipvs, own.ipvs, mode),
+        userspace=_userspace(own.userspace),
         configuration=config,
         feature_gates=tuple(sorted(config.feature_gates.items())),
         oom_score_adj=_filled(config.oom_score_adj),
@@ -258,10 +277,17 @@ def _conntrack(section: Conntrack) -> ConntrackSettings:
     )
 
 
-def _ipvs(section: IPVS, ours: Ipvs, *, is_read: bool) -> IpvsSettings:
+def _ipvs(section: IPVS, ours: Ipvs, mode: str) -> IpvsSettings:
+    # kube-proxy does not judge what it does not read: where the mode is not ipvs, these may be no ranges at all
+    problem = (
+        "; ".join([f"{field}: {words}" for field, words in validate.ipvs(section)])
+        if not mode
+        else ""
+    )
+    is_read = mode in {"", "ipvs"} and not problem
     return IpvsSettings(
         scheduler=section.scheduler,
-        # in another mode the ranges were not judged, and may be no ranges at all
+        problem=problem,
         exclude_cidrs=tuple(addresses.parse_cidr(cidr) for cidr in section.exclude_cidrs)
         if is_read
         else (),
@@ -270,4 +296,15 @@ def _ipvs(section: IPVS, ours: Ipvs, *, is_read: bool) -> IpvsSettings:
         tcp_fin_timeout_s=float(section.tcp_fin_timeout),
         udp_timeout_s=float(section.udp_timeout),
         drain_timeout_s=float(ours.drain_timeout),
+    )
+
+
+def _userspace(section: Userspace) -> UserspaceSettings:
+    return UserspaceSettings(
+        scheduler=cast("Literal['rr', 'lc']", section.scheduler),
+        connect_timeout_s=float(section.connect_timeout),
+        tcp_idle_timeout_s=float(section.tcp_idle_timeout),
+        udp_idle_timeout_s=float(section.udp_idle_timeout),
+        drain_timeout_s=float(section.drain_timeout),
+        uses_proxy_protocol=section.proxy_protocol,
     )

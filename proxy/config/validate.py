@@ -9,7 +9,7 @@ from typing import Final
 
 from proxy.config import addresses, modes
 from proxy.config.defaults import PRIMARY
-from proxy.config.kubeproxy import KubeProxyConfiguration
+from proxy.config.kubeproxy import IPVS, KubeProxyConfiguration
 
 Problem = tuple[str, str]
 """A field path, and what is allowed there."""
@@ -39,7 +39,7 @@ def problems(config: KubeProxyConfiguration, mode: str) -> Iterator[Problem]:
     yield from _sync_periods(config, mode)
     yield from _conntrack(config)
     if mode == "ipvs":
-        yield from _ipvs(config)
+        yield from ipvs(config.ipvs)
     yield from _local_traffic(config)
     yield from _node_port_addresses(config.node_port_addresses)
 
@@ -62,12 +62,13 @@ def _conntrack(config: KubeProxyConfiguration) -> Iterator[Problem]:
     yield from _not_negative("conntrack.udpStreamTimeout", conntrack.udp_stream_timeout)
 
 
-def _ipvs(config: KubeProxyConfiguration) -> Iterator[Problem]:
-    yield from _one_of("ipvs.scheduler", config.ipvs.scheduler, _SCHEDULERS)
-    yield from _not_negative("ipvs.tcpTimeout", config.ipvs.tcp_timeout)
-    yield from _not_negative("ipvs.tcpFinTimeout", config.ipvs.tcp_fin_timeout)
-    yield from _not_negative("ipvs.udpTimeout", config.ipvs.udp_timeout)
-    for index, cidr in enumerate(config.ipvs.exclude_cidrs):
+def ipvs(section: IPVS) -> Iterator[Problem]:
+    """Yield every rule that the section of mode ipvs breaks."""
+    yield from _one_of("ipvs.scheduler", section.scheduler, _SCHEDULERS)
+    yield from _not_negative("ipvs.tcpTimeout", section.tcp_timeout)
+    yield from _not_negative("ipvs.tcpFinTimeout", section.tcp_fin_timeout)
+    yield from _not_negative("ipvs.udpTimeout", section.udp_timeout)
+    for index, cidr in enumerate(section.exclude_cidrs):
         yield from _text(addresses.parse_cidr, f"ipvs.excludeCIDRs[{index}]", cidr)
 
 

@@ -34,7 +34,6 @@ def everything(
     source: Reporting,
     meter: Meter,
     *,
-    mode: str,
     timeout_s: float,
     sweeper: Sweeper | None = None,
     recorder: Recorder | None = None,
@@ -42,10 +41,11 @@ def everything(
     """Return all metrics. `timeout_s` is after how long a change that waits makes the proxy unhealthy."""
 
     def collect() -> Iterator[Metric]:
-        now_s = time.monotonic()
+        now_s, mode = time.monotonic(), reconciler.backend.name
         condition, reports = reconciler.condition(now_s), source.report()
         ports = reconciler.desired.ports.values()
         yield from ours.about(mode)
+        yield from ours.ladder(reconciler)
         yield from kubeproxy.rounds(meter)
         yield from kubeproxy.changes(reconciler, now_s)
         yield from kubeproxy.without_local_endpoints(ports)

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from proxy import __version__, rejections
 from proxy.backend import Figure
 from proxy.cache import Cache
+from proxy.config.modes import LADDER
 from proxy.events_recorder import RESULTS, Recorder
 from proxy.health import CHECKS, Condition, Degraded
 from proxy.journal import Journal
@@ -28,6 +29,27 @@ def about(mode: str) -> Iterator[Metric]:
     """Which program this is."""
     yield info("sliceproxy_build_info", "Which build this is; always 1.", {"version": __version__})
     yield info("sliceproxy_mode_info", "Which data plane is programmed; always 1.", {"mode": mode})
+
+
+def ladder(reconciler: Reconciler) -> Iterator[Metric]:
+    """Whether another mode had to take over, and which will not do."""
+    passed_over = {each.mode for each in reconciler.passed_over}
+    yield gauge(
+        "sliceproxy_fallback",
+        "Whether the mode is not the one asked for, or the best, because that will not do.",
+        bool(passed_over),
+    )
+    yield gauges(
+        "sliceproxy_passed_over_mode",
+        "Whether a mode was passed over: it cannot run here, or could program nothing any more.",
+        "mode",
+        {mode: mode in passed_over for mode in LADDER},
+    )
+    yield counter(
+        "sliceproxy_mode_changes_total",
+        "How often another mode took over from one that could program nothing any more.",
+        reconciler.falls,
+    )
 
 
 def durations(meter: Meter, journal: Journal) -> Iterator[Metric]:

@@ -8,14 +8,19 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 
+from proxy.listeners import Listeners, listener_key
+
 IDLE_S: Final = 90.0
 """How long a connection is kept on which no whole request comes: longer than load balancers pause between two."""
+GOODBYE_S: Final = 1.0
+"""How long answers may take at the end."""
 MOST: Final = 512
 _BACKLOG: Final = 64
 _LONGEST_LINE: Final = 1 << 16
@@ -38,15 +43,27 @@ class Listener(NamedTuple):
 
     server: asyncio.Server
     answering: web.Server
+    end: Callable[[], None]
+    """Ends it for new connections; what is under way may be answered."""
 
     @property
     def port(self) -> int:
         port: int = self.server.sockets[0].getsockname()[1]
         return port
 
+    async def finish(self, limit_s: float = GOODBYE_S) -> None:
+        """End it, but first answer whoever has connected: where another process listens on, nobody is to notice."""
+        self.end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                for connection in self.answering.connections:
+                    if isinstance(connection, _Connection):
+                        await connection.owes_nothing.wait()
+        self.close()
+
     def close(self) -> None:
         """End it and its connections at once, whatever is still to be sent."""
-        self.server.close()
+        self.end()
         for connection in self.answering.connections:
             if isinstance(connection, _Connection):
                 connection.abort()
@@ -55,7 +72,11 @@ class Listener(NamedTuple):
 class Connections:
     """All there are over some ports together. Where there are too many, the oldest goes."""
 
-    def __init__(self, *, most: int = MOST, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, listeners: Listeners | None = None, *, most: int = MOST, idle_s: float = IDLE_S
+    ) -> None:
+        """`listeners` has what the process before listened on, and passes on what this one does."""
+        self._listeners = listeners if listeners is not None else Listeners()
         self.idle_s = idle_s
         self._most = most
         self._open: dict[_Connection, None] = {}
@@ -69,13 +90,22 @@ class Connections:
         def connected() -> RequestHandler:
             return _Connection(answering, self)
 
+        passed = self._listeners.take(listener_key("TCP", host, port))
         with contextlib.ExitStack() as stack:
-            bound = stack.enter_context(_bind(host, port))
+            bound = stack.enter_context(passed or _bind(host, port))
+            key = listener_key("TCP", *bound.getsockname()[:2])
+            stack.callback(self._listeners.drop, key)
             server = await asyncio.get_running_loop().create_server(
                 connected, sock=bound, backlog=_BACKLOG
             )
+            self._listeners.keep(key, bound)
             stack.pop_all()
-        return Listener(server, answering)
+
+        def end() -> None:
+            self._listeners.drop(key)
+            server.close()
+
+        return Listener(server, answering, end)
 
     def admit(self, connection: "_Connection") -> None:
         """Count a new one in."""
@@ -91,7 +121,7 @@ class Connections:
 class _Connection(RequestHandler):
     """A client's."""
 
-    __slots__ = ("_all",)
+    __slots__ = ("_all", "owes_nothing")
 
     def __init__(self, answering: web.Server, everybody: Connections) -> None:
         super().__init__(
@@ -103,13 +133,27 @@ class _Connection(RequestHandler):
             keepalive_timeout=everybody.idle_s,
         )
         self._all = everybody
+        self.owes_nothing = asyncio.Event()
+        """Not set from when somebody has connected, or said something, until he is answered."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._all.admit(self)
         super().connection_made(transport)
 
+    def data_received(self, data: bytes) -> None:
+        self.owes_nothing.clear()
+        super().data_received(data)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        finished = await super().finish_response(request, resp, start_time)
+        self.owes_nothing.set()
+        return finished
+
     def connection_lost(self, exc: BaseException | None) -> None:
         self._all.forget(self)
+        self.owes_nothing.set()
         super().connection_lost(exc)
 
     def abort(self) -> None:

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 
 from proxy import __version__, explain, health
 from proxy.backend import Held
+from proxy.beside import at_localhost
 from proxy.config.settings import Settings
 from proxy.errors import KernelError, ProxyError
 from proxy.explain import Output
@@ -52,12 +53,11 @@ def no_reports() -> Sequence[WatchReport]:
 def add_routes(
     app: web.Application,
     reconciler: Reconciler,
-    mode: str,
     settings: Settings | None = None,
     reports: Reports = no_reports,
 ) -> None:
     """Serve the debug pages in an application. They ask for a local Host header whatever else it answers to."""
-    debug = _Debug(reconciler, mode, settings, reports)
+    debug = _Debug(reconciler, settings, reports)
     routes = {
         "/debug": debug.get_redirect,
         "/debug/": debug.get_front,
@@ -88,11 +88,10 @@ class _Debug:
     """The handlers, with what they look at."""
 
     def __init__(
-        self, reconciler: Reconciler, mode: str, settings: Settings | None, reports: Reports
+        self, reconciler: Reconciler, settings: Settings | None, reports: Reports
     ) -> None:
         self._reconciler = reconciler
         self._cache = reconciler.cache
-        self._mode = mode
         self._settings = settings
         self._reports = reports
         self._timeout_s = health.PERIODS_TO_LATE * (settings.sync_period_s if settings else 30.0)
@@ -170,7 +169,7 @@ class _Debug:
     async def get_config(self, _request: web.Request) -> web.StreamResponse:
         if self._settings is None:
             raise web.HTTPNotFound(text="the settings are not known here\n")
-        return _json(documents.config_document(self._settings, self._mode))
+        return _json(documents.config_document(self._settings, self._mode()))
 
     async def get_explain(self, request: web.Request) -> web.StreamResponse:
         outputs: tuple[Output, ...] = ("json", "text", "ansi")
@@ -198,9 +197,11 @@ class _Debug:
                 if service is None or not service.ports:
                     continue
                 slices, node = self._cache.slices(name), self._cache.node
+                families = at_localhost(self._reconciler.backend)
 
                 def piece(service: Service = service) -> str:
-                    return printing.piece(explain.explain_service(service, slices, node))  # noqa: B023
+                    explained = explain.explain_service(service, slices, node, families)  # noqa: B023
+                    return printing.piece(explained)
 
                 weight = sum([len(es) for each in slices for _, es in each.ports])
                 text = await (asyncio.to_thread(piece) if weight > _LARGE else _at_once(piece))
@@ -273,6 +274,7 @@ class _Debug:
             problems=documents.problems_of(service, slices, self._cache.problems),
             held=held,
             kernel_error=error,
+            at_localhost=at_localhost(reconciler.backend),
         )
 
     def _version(self) -> object:
@@ -281,14 +283,19 @@ class _Debug:
         heard = (cache.service_events, cache.slice_events, cache.revision)
         return (*heard, reconciler.journal.total, len(reconciler.quarantine))
 
+    def _mode(self) -> str:
+        return self._reconciler.backend.name
+
     def _frame(self) -> pages.Frame:
         node = self._cache.node
-        return pages.Frame(node.name, node.zone, self._mode, __version__)
+        return pages.Frame(node.name, node.zone, self._mode(), __version__)
 
     def _state(self) -> state.StateDocument:
         reconciler, now_s, reports = self._reconciler, time.monotonic(), self._reports()
         facts = state.Facts(
-            mode=self._mode,
+            mode=self._mode(),
+            passed_over=reconciler.passed_over,
+            falls=reconciler.falls,
             version=__version__,
             is_synced=reconciler.is_synced.is_set(),
             last_error=reconciler.last_error,

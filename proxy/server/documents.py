@@ -4,7 +4,7 @@ A document is what `/debug/…` answers as JSON, and all that `pages` shows as H
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -13,10 +13,10 @@ from proxy import explain
 from proxy.backend import Held
 from proxy.backlog import Quarantined
 from proxy.config.settings import Settings
-from proxy.desired import DesiredPort, Frontend, frontends_of
+from proxy.desired import DesiredPort, Frontend
 from proxy.explain import Document, Explanation
 from proxy.journal import Entry, Journal
-from proxy.model import EndpointSlice, NodeInfo, PortKey, Rejected, Service
+from proxy.model import EndpointSlice, Family, NodeInfo, PortKey, Rejected, Service
 from proxy.server.overview import count
 from proxy.server.states import Counts, State, findings, outcome, worst
 
@@ -161,6 +161,7 @@ class Subject(NamedTuple):
     problems: tuple[Rejected, ...]
     held: Sequence[Held] = ()
     kernel_error: str = ""
+    at_localhost: Collection[Family] = ()
 
     @property
     def weight(self) -> int:
@@ -173,7 +174,7 @@ def service_document(subject: Subject, clock: Clock) -> ServiceDocument:
     service, slices = subject.service, subject.slices
     counts: Counts = count(slices, subject.ports)
     found = findings(service, subject.ports, subject.quarantine, counts)
-    explained = explain.explain_service(service, slices, subject.node)
+    explained = explain.explain_service(service, slices, subject.node, subject.at_localhost)
     return ServiceDocument(
         namespace=service.name.namespace,
         name=service.name.name,
@@ -210,7 +211,7 @@ def _port(
         cluster_words=explain.list_words(chosen.cluster, chosen, explain.plain)
         + explain.topology_words(chosen),
         local_words=explain.list_words(chosen.local, chosen, explain.plain),
-        frontends=tuple([_outcome(one, port, f, subject) for f in frontends_of(one.port)]),
+        frontends=tuple([_outcome(one, port, f, subject) for f in one.frontends]),
         shadowed=tuple([ShadowedDocument(address=e.address, slice=e.slice) for e in one.shadowed]),
         refused=None
         if quarantined is None
@@ -226,11 +227,13 @@ def _outcome(
     one: explain.Explained, port: DesiredPort | None, frontend: Frontend, subject: Subject
 ) -> OutcomeDocument:
     asked = one.port
+    # at localhost a NodePort is whose it is elsewhere
+    claimed = frontend._replace(address=None) if explain.is_at_localhost(frontend) else frontend
     is_local = asked.internal_local if frontend.kind == "ClusterIP" else asked.external_local
-    owner = subject.owners.get((asked.key, frontend))
+    owner = subject.owners.get((asked.key, claimed))
     became: Literal["served", "refused", "dropped", "owned by another", "pending"] = "pending"
     if port is not None:
-        became = "owned by another" if frontend in port.lost else outcome(port, frontend)
+        became = "owned by another" if claimed in port.lost else outcome(port, claimed)
     return OutcomeDocument(
         kind=frontend.kind,
         address=frontend.address,

@@ -154,8 +154,9 @@ class HealthCheckNodePorts:
                 await self._sync()
                 await self._rest()
         finally:
-            for name in list(self._listeners):
-                self._close(name, frozenset())
+            everywhere = [each for of_one in self._listeners.values() for each in of_one.values()]
+            self._listeners.clear()
+            await asyncio.gather(*[each.finish() for each in everywhere])
 
     async def _rest(self) -> None:
         """Sleep until something has changed, or something is to be tried again."""

@@ -35,10 +35,13 @@ def add_routes(
     app: web.Application,
     everything: CollectorRegistry,
     indicators: CollectorRegistry,
-    mode: str,
+    mode: Callable[[], str],
     config: Callable[[], bytes],
 ) -> None:
     """Serve the metrics, the service level indicators, the mode's name, and the configuration in use (JSON)."""
+
+    async def get_mode(_request: web.Request) -> web.Response:
+        return web.Response(text=mode(), headers=_NOSNIFF)
 
     async def get_config(_request: web.Request) -> web.Response:
         return web.Response(body=config(), content_type="application/json", headers=_NOSNIFF)
@@ -47,7 +50,7 @@ def add_routes(
         "/metrics": _exposition(everything),
         "/metrics/slis": _exposition(indicators),
         "/healthz": _text("ok"),
-        "/proxyMode": _text(mode),
+        "/proxyMode": get_mode,
         "/configz": get_config,
         **{path: _text(sentence, status=404) for path, sentence in _ABSENT.items()},
     }

@@ -13,6 +13,7 @@ from proxy.journal import Round
 from proxy.parts import Parts
 from proxy.server import debug, guard, health, serving
 from proxy.server import metrics as metrics_pages
+from proxy.server.connections import Connections
 from proxy.server.health_check_node_ports import HealthCheckNodePorts
 
 Hear = Callable[[Round], None]
@@ -26,14 +27,22 @@ async def run(parts: Parts, hearers: list[Hear]) -> None:
     `hearers` are told of each round of the reconciler; who has to know of them here joins in.
     """
     settings = parts.settings
-    checks = HealthCheckNodePorts(parts.reconciler, parts.is_healthy, parts.announcer.busy)
+    checks = HealthCheckNodePorts(
+        parts.reconciler,
+        parts.is_healthy,
+        parts.announcer.busy,
+        connections=Connections(parts.listeners),
+    )
     hearers.append(checks.heard)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(checks.run())
 
         def start(app: web.Application, address: HostPort) -> None:
             is_hard_fail = settings.bind_address_hard_fail
-            tasks.create_task(serving.serve_forever(app, *address, is_hard_fail=is_hard_fail))
+            life = serving.serve_forever(
+                app, *address, is_hard_fail=is_hard_fail, listeners=parts.listeners
+            )
+            tasks.create_task(life)
 
         if settings.healthz_bind is not None:
             app = web.Application()
@@ -48,14 +57,12 @@ async def run(parts: Parts, hearers: list[Hear]) -> None:
 def _metrics(parts: Parts, host: str) -> web.Application:
     """Make the application with the metrics and, where nobody else can ask or the operator allows it, the debug pages."""
     settings, reconciler = parts.settings, parts.reconciler
-    mode = reconciler.backend.name
     app = guard.application(is_local_only=is_loopback(host))
     everything = metrics.everything(
         reconciler,
         parts.verifier,
         parts.source,
         parts.meter,
-        mode=mode,
         timeout_s=parts.timeout_s,
         sweeper=parts.sweeper,
         recorder=parts.recorder,
@@ -64,11 +71,11 @@ def _metrics(parts: Parts, host: str) -> web.Application:
         app,
         everything,
         metrics.indicators(reconciler, parts.timeout_s),
-        mode,
+        lambda: reconciler.backend.name,
         lambda: metrics_pages.configz(settings.configuration),
     )
     if is_loopback(host) or settings.debug_allow_non_loopback:
-        debug.add_routes(app, reconciler, mode, settings, parts.source.report)
+        debug.add_routes(app, reconciler, settings, parts.source.report)
     else:
         log.info(
             "no debug pages on %s: it is no loopback address and debug.allowNonLoopback is not set",

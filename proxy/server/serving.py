@@ -9,11 +9,10 @@ from typing import Final, cast
 from aiohttp import web
 
 from proxy.errors import ConfigError
-from proxy.server.connections import Connections
+from proxy.listeners import Listeners
+from proxy.server.connections import GOODBYE_S, Connections
 
 BIND_RETRY_S: Final = 5.0
-_GOODBYE_S: Final = 1.0
-"""How long answers under way may take at the end."""
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ async def serving(
     app: web.Application, host: str, port: int, connections: Connections
 ) -> AsyncIterator[int]:
     """Serve, and yield the port. Raises OSError when the address cannot be bound."""
-    runner = web.AppRunner(app, shutdown_timeout=_GOODBYE_S)
+    runner = web.AppRunner(app, shutdown_timeout=GOODBYE_S)
     await runner.setup()
     try:
         answering = cast("web.Server", runner.server)  # None only before it is set up
@@ -31,7 +30,7 @@ async def serving(
         try:
             yield listener.port
         finally:
-            listener.server.close()
+            await listener.finish()
     finally:
         await runner.cleanup()
 
@@ -43,12 +42,13 @@ async def serve_forever(
     *,
     is_hard_fail: bool,
     retry_s: float = BIND_RETRY_S,
+    listeners: Listeners | None = None,
 ) -> None:
     """Serve until cancelled, trying again while the address is taken. Raises ConfigError then if `is_hard_fail`."""
     async with contextlib.AsyncExitStack() as stack:
         while True:
             try:
-                await stack.enter_async_context(serving(app, host, port, Connections()))
+                await stack.enter_async_context(serving(app, host, port, Connections(listeners)))
             except OSError as error:
                 if is_hard_fail:
                     raise ConfigError(f"cannot serve on {host} port {port}: {error}") from error

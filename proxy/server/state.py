@@ -9,6 +9,7 @@ from proxy.cache import Cache
 from proxy.desired import DesiredPort
 from proxy.explain import Document, shown
 from proxy.health import Degraded
+from proxy.ladder import Refusal
 from proxy.model import NodeInfo, PortKey, Rejected
 from proxy.server.states import frontend_words
 from proxy.sources.events import WatchReport
@@ -61,6 +62,8 @@ class StateDocument(Document, frozen=True, kw_only=True):
     """What is known, how far everything is, and what is not as it should be."""
 
     mode: str
+    passed_over: tuple[Refusal, ...]
+    mode_changes: int
     version: str
     node: NodeInfo
     synced: bool
@@ -95,6 +98,8 @@ class Facts(NamedTuple):
     changes: int
     reports: Sequence[WatchReport]
     figures: Collection[Figure] = ()
+    passed_over: Sequence[Refusal] = ()
+    falls: int = 0
 
 
 def state_document(
@@ -106,6 +111,8 @@ def state_document(
     quarantine = list(facts.quarantine.items())
     return StateDocument(
         mode=facts.mode,
+        passed_over=tuple(facts.passed_over),
+        mode_changes=facts.falls,
         version=facts.version,
         node=cache.node,
         synced=facts.is_synced,

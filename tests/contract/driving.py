@@ -42,6 +42,9 @@ async def adopt(backend: AnyBackend, desired: Ports, *, parts: int = 1) -> Any:
         await program(backend, observed, desired, keys[at : at + size])
     applied = await backend.apply(backend.prune(whole(desired), observed), observed)
     assert applied.failed == {}
+    while applied.again_s is not None:
+        applied = await backend.apply(backend.plan(whole(desired), observed, []), observed)
+        assert applied.failed == {}
     return observed
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from backends.iptables.backend import IptablesBackend, Tools
 from backends.iptables.belief import Observed
 from backends.iptables.flavour import Choice
-from backends.iptables.layout import IptablesSettings, Layout
+from backends.iptables.layout import JUMPS, IptablesSettings, Layout
 from backends.iptables.model import TABLES, Table
 from backends.iptables.names import list_chain
 from backends.iptables.render import render_port
@@ -121,6 +121,14 @@ class MeteredXtables(Xtables):
     def save(self, table: str) -> Any:
         self._meter.count(1, 0)
         return self._door.save(table)
+
+    def chain_names(self, table: str) -> list[str]:
+        self._meter.count(1, 0)
+        return self._door.chain_names(table)
+
+    def has_rule(self, table: str, chain: str, rule: str) -> bool:
+        self._meter.count(1, 0)
+        return self._door.has_rule(table, chain, rule)
 
 
 class IptablesHost:
@@ -244,7 +252,7 @@ class IptablesHost:
                     grown = {name for tree in trees for name in tree.chains()}
                     assert facts.chains[table].keys() - chains.keys() == grown
                 assert {n: facts.chains[table].get(n) for n in chains} == chains
-                jumps = {(jump.chain, jump.mark) for jump in LAYOUT.jumps(family, table)}
+                jumps = {(jump.chain, jump.mark) for jump in JUMPS[table]}
                 assert facts.jumps[table].keys() == jumps
         assert self._addresses(observed, "cluster-ips") == wanted_addresses(desired)
         external = wanted_addresses(desired, are_external=True)

@@ -30,7 +30,7 @@ from tests.contract.ipvs_vandal import ACTS, Scene, vandalise
 from tests.data_plane import Behaviour, Connection, wanted_addresses, wanted_hairpins
 from tests.fakes.ipvs import IpvsKernel
 from tests.fakes.links import LinksKernel
-from tests.fakes.nft import NftKernel
+from tests.fakes.netfilter import NetfilterKernel
 from tests.work_counter import Visits, watch
 
 NUMBERS = (NFPROTO_IPV4, NFPROTO_IPV6)
@@ -164,6 +164,7 @@ class IpvsHost:
         self._others = others
         self._closing = closing
         self._meters: dict[int, Meter] = {}
+        self._layout = LAYOUT
         with entered():
             self._admin = Scene(
                 closing.enter_context(Nft()),
@@ -180,12 +181,15 @@ class IpvsHost:
             open_nft=lambda: self._opened(lambda: MeteredNft(meter)),
             open_ipvs=lambda: self._opened(lambda: MeteredIpvs(meter)),
             open_links=lambda: self._opened(lambda: MeteredLinks(meter)),
-            # it looks again at what drains some seconds later, and nobody has to wait for that
-            now_s=itertools.count(1.0).__next__,
+            now_s=self._clock(),
         )
         self._meters[id(backend)] = meter
         self._closing.callback(backend.close)
         return backend
+
+    def _clock(self) -> Callable[[], float]:
+        """It looks again at what drains some seconds later, and nobody has to wait for that."""
+        return itertools.count(1.0).__next__
 
     def _opened(self, make: Callable[[], Any]) -> Any:
         with self._entered():
@@ -243,8 +247,8 @@ class IpvsHost:
         assert {(family, _text(packed)) for family, packed in hairpins} == wanted_hairpins(desired)
         for family, facts in observed.tables.items():
             assert facts.is_present
-            assert facts.chains == LAYOUT.chain_facts[family]
-            assert facts.sets == LAYOUT.set_facts[family]
+            assert facts.chains == self._layout.chain_facts[family]
+            assert facts.sets == self._layout.set_facts[family]
         assert not observed.draining
         assert not unused(observed)
 
@@ -382,11 +386,11 @@ class FakeIpvsGround:
 
     @contextmanager
     def fresh(self) -> Iterator[IpvsHost]:
-        nft, links, ipvs = NftKernel(), LinksKernel(), IpvsKernel()
+        netfilter, links, ipvs = NetfilterKernel(), LinksKernel(), IpvsKernel()
 
         @contextmanager
         def entered() -> Iterator[None]:
-            with nft.entered(), links.entered(), ipvs.entered():
+            with netfilter.entered(), links.entered(), ipvs.entered():
                 yield
 
         with ExitStack() as closing:

@@ -191,10 +191,13 @@ def lose_device(scene: Scene) -> None:
     scene.links.remove_dummy(DEVICE)
 
 
-ACTS: Final[tuple[Act, ...]] = (
-    lose_elements, change_marks, add_elements, flush_chains, delete_table, make_dormant, misuse_names, add_strangers,
+ACTS_ON_SERVERS: Final[tuple[Act, ...]] = (
     lose_servers, change_servers, lose_destinations, change_destinations, add_destinations, add_servers,
     lose_addresses, add_addresses, lose_device,
+)  # fmt: skip
+ACTS: Final[tuple[Act, ...]] = (
+    lose_elements, change_marks, add_elements, flush_chains, delete_table, make_dormant, misuse_names, add_strangers,
+    *ACTS_ON_SERVERS,
 )  # fmt: skip
 
 

@@ -13,10 +13,9 @@ from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6
 from backends.nftables.backend import NftablesBackend
 from backends.nftables.belief import Observed
-from backends.nftables.firewall import firewall_of
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import SERVICES, TABLE
-from backends.nftables.private import private_specs
+from backends.nftables.ranges import LENGTHS, set_of_ranges
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, PortKey
 from proxy.netlink import codec
@@ -158,12 +157,9 @@ class NftablesHost:
         for family, facts in observed.tables.items():
             assert facts.is_present
             sets = {spec.name: spec.facts for spec in LAYOUT.sets(family)}
-            ours = {spec.name: spec.facts for spec in LAYOUT.skeleton(family)}
-            for port in desired.values():
-                if port.key.family == family:
-                    own = private_specs(firewall_of(port))
-                    sets |= {spec.name: spec.facts for spec in own[0]}
-                    ours |= {spec.name: spec.facts for spec in own[1]}
+            ranges = LENGTHS[family].keys() & facts.sets.keys()
+            sets |= {name: set_of_ranges(family, name).facts for name in ranges}
+            ours = {spec.name: spec.facts for spec in LAYOUT.skeleton(family, ranges)}
             assert facts.sets == sets
             picking = facts.chains.keys() - ours
             ours |= {name: LAYOUT.chain(family, name).facts for name in picking}

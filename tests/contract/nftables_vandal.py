@@ -25,6 +25,7 @@ from backends.kernel.nft_userdata import VERDICT_TYPE
 from backends.nftables.model import (
     CLUSTER_IPS,
     FIREWALL,
+    GUARDED,
     HAIRPIN,
     REFUSED,
     SERVICE_CIDRS,
@@ -130,7 +131,9 @@ def make_dormant(_nft: Nft, _rng: random.Random, number: int) -> list[Request]:
 
 def misuse_names(_nft: Nft, rng: random.Random, number: int) -> list[Request]:
     """Another layout under our names: sets of another shape, chains at other hooks."""
-    name = rng.choice([SERVICES, CLUSTER_IPS, HAIRPIN, REFUSED, SERVICE_CIDRS, FIREWALL])
+    name = rng.choice(
+        [SERVICES, CLUSTER_IPS, HAIRPIN, REFUSED, SERVICE_CIDRS, GUARDED, FIREWALL, "ranges-24"]
+    )
     hooked = rng.choice(["prerouting", "pick-tcp-2", "cluster-ip"])
     where = rng.choice(
         [

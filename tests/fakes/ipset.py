@@ -20,18 +20,29 @@ from proxy.netlink.codec import Message
 from tests.fakes.netlink import FakeKernel, Reply, done, reply
 
 KINDS: Final = frozenset(
-    ["hash:ip", "hash:net", "hash:ip,port", "hash:ip,port,ip", "hash:ip,port,net", "bitmap:port"]
+    [
+        *("hash:ip", "hash:net", "hash:ip,port", "hash:ip,port,ip", "hash:ip,port,net"),
+        *("hash:net,port", "hash:net,net", "bitmap:port"),
+    ]
 )
 PROTOCOL, NO_KIND, BUSY, NO_SECOND, DIFFERENT = 4097, 4098, 4100, 4101, 4102
 NOT_THERE, BAD_PREFIX, BAD_FAMILY, NO_TIMEOUT, FULL, ZERO = 4103, 4104, 4106, 4107, 4352, 4353
+NO_MARKS = 4114
 
 _NAME, _TYPE, _REVISION, _FAMILY, _FLAGS, _DATA, _MEMBERS = range(2, 9)
 _ADDRESS, _PREFIX, _PORT, _TIMEOUT, _NUMBER, _OTHER, _OTHER_PREFIX = 1, 3, 4, 6, 7, 20, 21
 _MAX_MEMBERS, _COUNT, _REFERENCES = 19, 24, 25
+_OPTIONS, _MARK = 8, 27
+_WITH_MARKS: Final = 1 << 6
 _NET_BYTEORDER: Final = 0x4000
 _IPV4: Final = 2
 _AT_ONCE: Final = 100
-_NETWORKS: Final = {"hash:net": _PREFIX, "hash:ip,port,net": _OTHER_PREFIX}
+_NETWORKS: Final = {
+    "hash:net": (_PREFIX,),
+    "hash:net,port": (_PREFIX,),
+    "hash:ip,port,net": (_OTHER_PREFIX,),
+    "hash:net,net": (_PREFIX, _OTHER_PREFIX),
+}
 
 Attrs = dict[int, bytes]
 Key = tuple[tuple[int, bytes], ...]
@@ -51,14 +62,17 @@ class _Set:
         self.revision = revision
         self.timeout = settings.get(_TIMEOUT)
         self.max_members = settings.get(_MAX_MEMBERS)
-        self.members: dict[Key, None] = {}
+        self.options = int.from_bytes(settings.get(_OPTIONS, b""), "big")
+        self.members: dict[Key, bytes | None] = {}
+        """With the mark of each, None for one without."""
 
     def is_like(self, other: "_Set") -> bool:
         """Whether the kernel takes it for the same; it does not look at the family."""
-        return (self.kind, self.timeout, self.max_members) == (
+        return (self.kind, self.timeout, self.max_members, self.options) == (
             other.kind,
             other.timeout,
             other.max_members,
+            other.options,
         )
 
 
@@ -162,7 +176,7 @@ class IpsetKernel:
         most = int.from_bytes(held.max_members, "big") if held.max_members else 65536
         if key not in held.members and len(held.members) >= most:
             raise _RefusalError(FULL)
-        held.members[key] = None
+        held.members[key] = data.get(_MARK)
 
     def _delete(self, attrs: dict[int, memoryview]) -> None:
         held = self._find(attrs)
@@ -180,12 +194,12 @@ class IpsetKernel:
         is_header = _FLAGS in attrs
         answers: list[Reply] = []
         for name in names:
-            keys = [] if is_header else list(self._sets[name].members)
-            parts = [keys[i : i + _AT_ONCE] for i in range(0, len(keys), _AT_ONCE)] or [[]]
+            members = [] if is_header else list(self._sets[name].members.items())
+            parts = [members[i : i + _AT_ONCE] for i in range(0, len(members), _AT_ONCE)] or [[]]
             for part in parts:
                 content = self._header(name, self._sets[name])
                 if not is_header:
-                    content += codec.nested(_MEMBERS, *[_listed(key) for key in part])
+                    content += codec.nested(_MEMBERS, *[_listed(*each) for each in part])
                 answers.append(
                     codec.message(kind_of(Command.LIST), codec.NLM_F_MULTI, seq, content)
                 )
@@ -198,6 +212,8 @@ class IpsetKernel:
             for kind, value in ((_MAX_MEMBERS, held.max_members), (_TIMEOUT, held.timeout))
             if value is not None
         ]
+        if held.options:
+            settings.append(codec.attr(_OPTIONS | _NET_BYTEORDER, held.options.to_bytes(4, "big")))
         return (
             b"\x02\0\0\0"
             + codec.attr(1, b"\x06")
@@ -222,9 +238,9 @@ def _key(held: _Set, data: Attrs) -> Key:
     """Return by what a member is found, or refuse what a set of this kind cannot have."""
     parts = {"bitmap:port": ["port"]}.get(held.kind, held.kind.removeprefix("hash:").split(","))
     wanted = {_ADDRESS} if parts[0] != "port" else set()
-    wanted |= {_PORT, _NUMBER} if len(parts) > 1 else set()
+    wanted |= {_PORT, _NUMBER} if "port" in parts[1:] else set()
     wanted |= {_PORT} if parts[0] == "port" else set()
-    wanted |= {_OTHER} if len(parts) > 2 else set()
+    wanted |= {_OTHER} if parts[-1] in {"ip", "net"} and len(parts) > 1 else set()
     if not wanted <= data.keys():
         raise _RefusalError(PROTOCOL)
     for kind in {_ADDRESS, _OTHER} & wanted:
@@ -232,13 +248,15 @@ def _key(held: _Set, data: Attrs) -> Key:
             raise _RefusalError(PROTOCOL)
     if _TIMEOUT in data and held.timeout is None:
         raise _RefusalError(NO_TIMEOUT)
+    if _MARK in data and not held.options & _WITH_MARKS:
+        raise _RefusalError(NO_MARKS)
     if held.kind == "hash:ip" and not any(_address(data[_ADDRESS])[1]):
         raise _RefusalError(ZERO)
     if held.kind in _NETWORKS:
-        prefix = _NETWORKS[held.kind]
-        if data.setdefault(prefix, bytes([32 if held.family == _IPV4 else 128])) == b"\0":
-            raise _RefusalError(BAD_PREFIX)
-        wanted.add(prefix)
+        for prefix in _NETWORKS[held.kind]:
+            if data.setdefault(prefix, bytes([32 if held.family == _IPV4 else 128])) == b"\0":
+                raise _RefusalError(BAD_PREFIX)
+            wanted.add(prefix)
     return tuple([(kind, data[kind]) for kind in sorted(wanted)])
 
 
@@ -247,11 +265,13 @@ def _address(data: bytes) -> tuple[int, bytes]:
     return kind, bytes(value)
 
 
-def _listed(key: Key) -> bytes:
+def _listed(key: Key, mark: bytes | None) -> bytes:
     parts = [
         codec.nested(kind, value)
         if kind in {_ADDRESS, _OTHER}
         else codec.attr(kind | (_NET_BYTEORDER if kind == _PORT else 0), value)
         for kind, value in key
     ]
+    if mark is not None:
+        parts.append(codec.attr(_MARK | _NET_BYTEORDER, mark))
     return codec.nested(_DATA, *parts)

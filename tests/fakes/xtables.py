@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
-from backends.kernel.xtables import LOCK_WAIT_S, Programs, Xtables
+from backends.kernel.xtables import Programs, Xtables
+from backends.kernel.xtables_fed import Ended
 from backends.kernel.xtables_text import Flavour, Version
 from proxy.model import Family
 
@@ -21,7 +22,9 @@ BUILT_IN: Final = {
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
     "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
 }
-_TARGETS: Final = {"ACCEPT", "DROP", "RETURN", "DNAT", "MASQUERADE", "MARK", "REJECT", "SET"}
+_TARGETS: Final = {
+    *("ACCEPT", "DROP", "RETURN", "DNAT", "NETMAP", "MASQUERADE", "MARK", "REJECT", "SET")
+}
 _STEMS: Final[dict[Family, str]] = {"IPv4": "iptables", "IPv6": "ip6tables"}
 
 Key = tuple[Flavour, Family, str]
@@ -82,7 +85,7 @@ class _Draft:
 class XtablesKernel:
     """All tables of both engines. Sets are somewhere else: `has_set` tells which there are; `uses` counts rules that name one.
 
-    `calls` are the texts given to restore.
+    `calls` are the texts given to restore; `only_nft` are tables in which somebody has a rule that only `nft` can list.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class XtablesKernel:
         self._tables: dict[Key, _Table] = {}
         self.generation = 1
         self.calls: list[str] = []
+        self.only_nft: set[tuple[Family, str]] = set()
 
     def door(self, flavour: Flavour, family: Family) -> "FakeXtables":
         return FakeXtables(self, programs(flavour, family))
@@ -128,6 +132,8 @@ class XtablesKernel:
         return ""
 
     def save(self, flavour: Flavour, family: Family, table: str) -> str:
+        if flavour is Flavour.NFT and (family, table) in self.only_nft:
+            return f"# Table `{table}' is incompatible, use 'nft' tool.\n"
         chains = self.chains(flavour, family, table)
         heads = [
             f":{each} {'ACCEPT' if each in BUILT_IN[table] else '-'} [0:0]" for each in chains
@@ -146,6 +152,7 @@ class XtablesKernel:
     def _take(self, draft: _Draft, line: str, at: int, flavour: Flavour, table: str) -> None:
         if line.startswith(":"):
             chain = line[1:].split(maxsplit=1)[0]
+            _check_length(chain, at)
             if chain not in BUILT_IN[table]:
                 draft.put(chain, [])
             return
@@ -184,8 +191,15 @@ class XtablesKernel:
         if target == "REJECT" and table != "filter":
             why = "RULE_APPEND failed (Invalid argument)"
             raise _RefusedError(why, None if is_legacy else at)
+        if "--map-set" in rule and table != "mangle":
+            raise _RefusedError("RULE_APPEND failed (Invalid argument)", None if is_legacy else at)
         if target == "DROP" and table == "nat":
             raise _RefusedError('The "nat" table is not intended for filtering.', at)
+
+
+def _check_length(chain: str, at: int) -> None:
+    if len(chain) > 28:  # XT_EXTENSION_MAXNAMELEN
+        raise _RefusedError(f"chain name `{chain}' too long (must be under 29 chars)", at)
 
 
 def _without(rules: list[str], rule: str, at: int) -> list[str]:
@@ -232,21 +246,30 @@ class FakeXtables(Xtables):
         flavour = self.programs.version.flavour
         return flavour is Flavour.NFT or self._kernel.has(flavour, self.programs.family, table)
 
+    def chain_names(self, table: str) -> list[str]:
+        return list(
+            self._kernel.chains(self.programs.version.flavour, self.programs.family, table)
+        )
+
     def _run(
         self, request: str, argv: Sequence[str], stdin: str, limit_s: float
     ) -> subprocess.CompletedProcess[str]:
         flavour, family = self.programs.version.flavour, self.programs.family
+        if argv[3:4] == ["-C"]:
+            rules = self._kernel.chains(flavour, family, argv[2]).get(argv[4])
+            is_there = rules is not None and list(argv[5:]) in map(shlex.split, rules)
+            return subprocess.CompletedProcess(argv, 0 if is_there else 1, "", "")
         if argv[0].endswith("-save"):
             text = self._kernel.save(flavour, family, argv[-1])
             return subprocess.CompletedProcess(argv, 0, text, "")
-        assert list(argv[1:]) == ["--noflush", "--wait", str(LOCK_WAIT_S)]
-        assert limit_s > LOCK_WAIT_S
+        raise AssertionError(f"no such program: {argv}")
+
+    def _carry_out(self, request: str, text: str) -> Ended:
+        flavour, family = self.programs.version.flavour, self.programs.family
         if self.ends:
-            status, said = self.ends.pop(0)(lambda: self._kernel.restore(flavour, family, stdin))
-        else:
-            said = self._kernel.restore(flavour, family, stdin)
-            status = 1 if said else 0
-        return subprocess.CompletedProcess(argv, status, "", said)
+            return Ended(*self.ends.pop(0)(lambda: self._kernel.restore(flavour, family, text)))
+        said = self._kernel.restore(flavour, family, text)
+        return Ended(1 if said else 0, said)
 
 
 def programs(flavour: Flavour, family: Family) -> Programs:
@@ -278,7 +301,7 @@ def _parse(rule: str) -> tuple[str, tuple[str, ...]]:
     for option, value in itertools.pairwise(words):
         if option in {"-j", "-g"}:
             target = value
-        elif option in {"--match-set", "--add-set"}:
+        elif option in {"--match-set", "--add-set", "--map-set"}:
             sets.append(value)
     return target, tuple(sets)
 

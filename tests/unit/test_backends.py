@@ -8,6 +8,7 @@ import pytest
 import backends
 from proxy.config import load
 from proxy.config.flags import add_flags
+from proxy.config.modes import LADDER
 from proxy.config.settings import Settings
 from proxy.errors import Unsupported
 from tests.fakes.nft import NftKernel
@@ -47,6 +48,10 @@ def test_a_mode_without_a_data_plane_is_unsupported_and_the_others_are_named(
 
 def test_what_an_empty_mode_tries_is_registered() -> None:
     assert set(backends.AUTOMATIC) <= set(backends.FACTORIES)
+
+
+def test_what_an_empty_mode_tries_is_what_metrics_tell_of() -> None:
+    assert backends.AUTOMATIC == LADDER
 
 
 def test_after_a_change_of_mode_all_others_go_that_outlive_their_process() -> None:

@@ -12,7 +12,6 @@ from kubernetes.client import ApiClient
 
 import proxy
 from backends.ipvs import node_settings
-from proxy import app
 from proxy.config.settings import Settings
 from proxy.errors import ConfigError
 from proxy.sources import kubeconfig
@@ -34,6 +33,7 @@ from tests.unit.proxy.config import loading
 PAGE = deployment.ROOT / "docs/deployment.md"
 NAMESPACE = "kube-system"
 NODE = "worker-1"
+LOCK = "/run/xtables.lock"
 
 
 def load(files: dict[str, str] | None = None) -> tuple[Settings, tuple[str, ...]]:
@@ -238,6 +238,50 @@ def test_another_container_writes_the_settings_before_and_ends() -> None:
     }
 
 
+def test_mode_iptables_gets_one_more_right_and_the_lock_and_nothing_else() -> None:
+    plain, pod = deployment.pod(), deployment.pod("iptables")
+
+    (container,), (other,) = pod["containers"], plain["containers"]
+    assert container["securityContext"] == {
+        **other["securityContext"],
+        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
+    }
+    lock = {"name": "xtables-lock", "mountPath": LOCK}
+    for before, after in itertools.chain(
+        zip(plain["containers"], pod["containers"], strict=True),
+        zip(plain["initContainers"], pod["initContainers"], strict=True),
+    ):
+        assert after["volumeMounts"] == [*before["volumeMounts"], lock]
+        same = before.keys() - {"volumeMounts", "securityContext"}
+        assert {key: after[key] for key in same} == {key: before[key] for key in same}
+    assert (
+        pod["initContainers"][0]["securityContext"]
+        == plain["initContainers"][0]["securityContext"]
+    )
+    assert pod["volumes"] == [
+        *plain["volumes"],
+        {"name": "xtables-lock", "hostPath": {"path": LOCK, "type": "FileOrCreate"}},
+    ]
+    assert {**plain, "containers": 0, "initContainers": 0, "volumes": 0} == {
+        **pod,
+        "containers": 0,
+        "initContainers": 0,
+        "volumes": 0,
+    }
+
+
+def test_the_patch_for_mode_iptables_is_one_that_the_page_and_kubernetes_know() -> None:
+    (command,) = commands("kubectl .* patch daemonset sliceproxy --patch-file")
+    assert command.split()[-1] == str(deployment.FOR_IPTABLES.relative_to(deployment.ROOT))
+    written = deployment.patched(
+        deployment.the("DaemonSet"), yaml.safe_load(deployment.FOR_IPTABLES.read_text())
+    )
+    client = ApiClient()
+    read = client.deserialize(json.dumps(written), "V1DaemonSet", "application/json")
+    back = client.sanitize_for_serialization(read)  # type: ignore[no-untyped-call] # the package has no types here
+    assert back == written
+
+
 def test_image_and_label_carry_the_version() -> None:
     labels = deployment.the("DaemonSet")["spec"]["template"]["metadata"]["labels"]
 
@@ -271,7 +315,7 @@ def commands(pattern: str) -> list[str]:
 def test_the_documented_patch_takes_kubeadms_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (command,) = commands("kubectl .* patch daemonset sliceproxy")
+    (command,) = commands("kubectl .* patch daemonset sliceproxy --type")
     found = re.search("--patch '(.*)'", command)
     assert found
     (operation,) = json.loads(found[1])
@@ -302,14 +346,6 @@ def test_kubeadms_file_is_read_in_place_of_ours() -> None:
 
     assert warnings == ()
     assert settings.kubeconfig == load()[0].kubeconfig
-
-
-def test_the_page_says_what_the_program_says_is_missing() -> None:
-    settings, _ = load()
-
-    said = re.findall(r"^ {4}not in this version: (.*)$", PAGE.read_text(), re.MULTILINE)
-
-    assert said == app.not_yet(settings)
 
 
 def test_the_page_builds_the_image_of_the_manifest() -> None:

@@ -41,7 +41,7 @@ def test_every_lock_named_by_a_command_is_copied_before_it() -> None:
         locks = set(re.findall(r"--requirement (\S+)", step.rest))
         named |= locks
         assert locks <= seen
-    assert named == {"requirements.lock", "requirements-dev.lock"}
+    assert named == {"requirements.lock", "requirements-dev.lock", "requirements-iptables.lock"}
 
 
 def test_what_comes_from_the_network_is_checked_by_hash() -> None:
@@ -53,7 +53,7 @@ def test_what_comes_from_the_network_is_checked_by_hash() -> None:
     ]
 
     allowed = ("--require-hashes", "--no-index", "--no-build-isolation --no-deps")
-    assert len(commands) == 4
+    assert len(commands) == 5
     assert [each for each in commands if not any(option in each for option in allowed)] == []
 
 
@@ -86,6 +86,20 @@ def test_the_last_stage_takes_the_wheels_of_the_first() -> None:
     (target,) = made
     assert f"--mount=type=bind,from=wheels,source={target},target={target} " in mounting.rest
     assert f" {target}/*.whl " in mounting.rest
+
+
+def test_the_programs_of_mode_iptables_are_in_the_last_stage_and_the_compiler_is_not() -> None:
+    installed = {
+        step.stage: re.findall(r"apt-get install --yes --no-install-recommends ([^&]+)", step.rest)
+        for step in steps("RUN")
+        if "apt-get" in step.rest
+    }
+    assert {stage: found[0].split() for stage, found in installed.items()} == {
+        "wheels": ["gcc", "libc6-dev"],
+        "": ["iptables"],
+    }
+    (last,) = (step for step in steps("RUN") if "apt-get" in step.rest and not step.stage)
+    assert last.rest.endswith("&& rm -rf /var/lib/apt/lists/*")
 
 
 def test_the_interpreter_is_one_that_the_project_takes() -> None:

@@ -7,6 +7,7 @@ from proxy.announcer import Announcer
 from proxy.events_recorder import Recorder
 from proxy.health import Condition
 from proxy.health_checks import HealthCheck
+from proxy.ladder import Refusal
 from proxy.model import NodeInfo, Rejected
 from proxy.sources.events import Problems
 from tests.model_builders import make_key, make_node, make_service_name
@@ -46,11 +47,22 @@ def test_the_start_is_told_with_the_mode(told: Told) -> None:
 
 
 def test_a_mode_that_is_second_best_is_a_warning(told: Told) -> None:
-    told.announcer.started("userspace", ["nftables: no module"])
+    told.announcer.fell_back("nftables", ())
+    told.announcer.fell_back(
+        "userspace", [Refusal(mode="nftables", primitive="set services", how="no module")]
+    )
 
-    _, body = told.bodies()
+    [body] = told.bodies()
     assert (body["reason"], body["type"]) == ("ProxyModeFallback", "Warning")
-    assert "no module" in str(body["note"])
+    assert body["note"] == "mode userspace instead of nftables: nftables: set services: no module"
+
+
+def test_that_nothing_can_be_programmed_and_nobody_takes_over_is_a_warning(told: Told) -> None:
+    told.announcer.stuck("mode nftables: no answer; no other may be tried")
+
+    [body] = told.bodies()
+    assert (body["reason"], body["type"]) == ("ProxyModeFailed", "Warning")
+    assert "no answer" in str(body["note"])
 
 
 @pytest.mark.parametrize(

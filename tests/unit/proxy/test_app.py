@@ -2,23 +2,28 @@
 
 import argparse
 import asyncio
+import contextlib
+import errno
 import functools
 import logging
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 import backends
 from proxy import app
 from proxy.announcer import Announcer
 from proxy.backend import Retired
+from proxy.beside import at_localhost
 from proxy.cache import Cache
 from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
 from proxy.conntrack_sweeper import Sweeper
-from proxy.errors import ConfigError, ProxyError
+from proxy.errors import ConfigError, KernelError, ProxyError, Unsupported
 from proxy.events_recorder import Recorder
+from proxy.listeners import Listeners
 from proxy.meter import Meter
 from proxy.model import NodeInfo, Rejected
 from proxy.parts import Parts
@@ -118,7 +123,7 @@ def test_cleanup_is_for_all_modes_or_for_the_one_that_is_named(
 ) -> None:
     seen: list[str] = []
     factories = {
-        name: functools.partial(lambda name, _: Cleaned(name, seen), name)
+        name: functools.partial(lambda name, *_: Cleaned(name, seen), name)
         for name in ("one", "two")
     }
     monkeypatch.setattr(backends, "FACTORIES", factories)
@@ -129,8 +134,30 @@ def test_cleanup_is_for_all_modes_or_for_the_one_that_is_named(
     assert lines == [f"{name}: removed 3 objects" for name in cleaned]
 
 
+def test_what_this_kernel_cannot_have_is_not_to_be_cleaned_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+
+    def cannot(number: int) -> FakeBackend:
+        raise KernelError("open a netlink socket", number, "refused")
+
+    factories = {
+        "one": lambda *_: cannot(errno.EPROTONOSUPPORT),
+        "two": lambda *_: Cleaned("two", seen),
+    }
+    monkeypatch.setattr(backends, "FACTORIES", factories)
+    assert app.cleanup(settings()) == ["two: removed 3 objects"]
+
+    factories["one"] = lambda *_: cannot(errno.EPERM)
+    with pytest.raises(KernelError):
+        app.cleanup(settings())
+
+
 def test_a_mode_that_does_not_exist_cannot_be_cleaned_up_after() -> None:
-    with pytest.raises(ConfigError, match=r"'three' is none of nftables, ipvs, iptables, null"):
+    with pytest.raises(
+        ConfigError, match=r"'three' is none of nftables, ipvs, iptables, userspace, null"
+    ):
         app.cleanup(settings(), "three")
 
 
@@ -151,9 +178,10 @@ class Retiring(FakeBackend):
 @pytest.mark.parametrize(
     ("mode", "retired"),
     [
-        ("nftables", ["ipvs", "iptables"]),
-        ("ipvs", ["nftables", "iptables"]),
-        ("iptables", ["nftables", "ipvs"]),
+        ("nftables", ["ipvs", "iptables", "userspace"]),
+        ("ipvs", ["nftables", "iptables", "userspace"]),
+        ("iptables", ["nftables", "ipvs", "userspace"]),
+        ("userspace", ["nftables", "ipvs", "iptables"]),
         ("null", []),
     ],
 )
@@ -161,24 +189,35 @@ def test_what_other_modes_have_left_goes_unless_this_one_programs_nothing(
     monkeypatch: pytest.MonkeyPatch, mode: str, retired: list[str]
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(backends, "create", lambda name, settings: Retiring(name, seen))
+    monkeypatch.setattr(
+        backends, "create", lambda name, settings, passed=None: Retiring(name, seen)
+    )
 
     async def main() -> None:
         parts = make_parts(Retiring(mode, seen))
-        lives = dict(app._lives(parts))
-        departure = lives.pop("other modes")
+        lives = dict(app._lives(parts, contextlib.ExitStack()))
+        departure = lives.pop("ladder")
         for life in lives.values():
             life.close()
         task = asyncio.create_task(departure)
-        await asyncio.sleep(0)
+        await settled()
         assert seen == []
 
         parts.reconciler.is_synced.set()
-        await task
+        await settled()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
     asyncio.run(main())
 
     assert seen == retired
+
+
+async def settled() -> None:
+    """Let everything go on that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 def make_parts(backend: FakeBackend) -> Parts:
@@ -193,4 +232,102 @@ def make_parts(backend: FakeBackend) -> Parts:
         Meter(),
         recorder,
         Announcer(recorder, "node-a"),
+        Listeners(),
     )
+
+
+# --- which backend
+
+
+def refused_everywhere(monkeypatch: pytest.MonkeyPatch, *modes: str) -> None:
+    """Have these modes refused here; whatever else is made would do."""
+
+    class Refused(FakeBackend):
+        async def probe(self) -> None:
+            raise Unsupported("a primitive", "no such thing")
+
+    def create(name: str, *_: object, **__: object) -> FakeBackend:
+        made = Refused() if name in modes else FakeBackend()
+        made.name = name
+        return made
+
+    monkeypatch.setattr(backends, "create", create)
+
+
+def chosen(configured: Settings) -> tuple[str, list[str]]:
+    backend, refusals = asyncio.run(app.choose_backend(configured, Listeners()))
+    return backend.name, [each.mode for each in refusals]
+
+
+def test_without_a_mode_the_best_that_will_do_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused_everywhere(monkeypatch)
+    assert chosen(settings()) == ("nftables", [])
+
+    refused_everywhere(monkeypatch, "nftables", "ipvs")
+    assert chosen(settings()) == ("iptables", ["nftables", "ipvs"])
+
+    refused_everywhere(monkeypatch, "nftables", "ipvs", "iptables")
+    assert chosen(settings()) == ("userspace", ["nftables", "ipvs", "iptables"])
+
+
+def test_a_mode_that_was_named_stands_alone_unless_there_is_a_fallback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused_everywhere(monkeypatch, "ipvs")
+    named = settings("--proxy-mode", "ipvs")
+
+    with pytest.raises(Unsupported, match="mode ipvs cannot run here: ipvs: a primitive: no such"):
+        chosen(named)
+
+    assert chosen(structs.replace(named, fallback="userspace")) == ("userspace", ["ipvs"])
+
+
+def test_mode_ipvs_is_passed_over_where_its_settings_make_no_sense(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused_everywhere(monkeypatch, "nftables")
+    configured = settings()
+    broken = structs.replace(configured.ipvs, problem="ipvs.scheduler: must be one of rr")
+
+    assert chosen(configured) == ("ipvs", ["nftables"])
+    assert chosen(structs.replace(configured, ipvs=broken)) == ("iptables", ["nftables", "ipvs"])
+
+
+@pytest.mark.parametrize(
+    ("mode", "flags", "families"),
+    [
+        ("nftables", [], ("IPv4", "IPv6")),
+        ("ipvs", [], ("IPv4", "IPv6")),
+        ("iptables", [], ()),
+        ("userspace", [], ()),
+        ("null", [], ()),
+        ("nftables", ["--iptables-localhost-nodeports=false"], ()),
+        ("nftables", ["--nodeport-addresses=primary"], ()),
+        ("nftables", ["--nodeport-addresses=127.0.0.0/8,fd00::/8"], ("IPv4",)),
+    ],
+)
+def test_node_ports_at_localhost_have_a_listener_where_rules_cannot_serve_them(
+    monkeypatch: pytest.MonkeyPatch, mode: str, flags: list[str], families: tuple[str, ...]
+) -> None:
+    refused_everywhere(monkeypatch)
+
+    backend = app.make_backend(mode, settings(*flags), Listeners())
+
+    assert backend.name == mode
+    assert at_localhost(backend) == families
+
+
+class Forwarding(FakeBackend):
+    async def drain(self, deadline_s: float) -> int:
+        return int(deadline_s)
+
+
+def test_connections_that_depend_on_the_process_are_waited_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asyncio.run(app.let_end(FakeBackend(), 5.0))
+    asyncio.run(app.let_end(Forwarding(), 0.0))
+    assert caplog.messages == []
+
+    asyncio.run(app.let_end(Forwarding(), 2.0))
+    assert caplog.messages == ["2 connections have not ended within 2 s and are cut"]

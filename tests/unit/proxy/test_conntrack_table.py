@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.conntrack import Table, Task
-from proxy.conntrack_table import ATTEMPTS, ConntrackTable, Found
+from proxy.conntrack_table import ATTEMPTS, ConntrackTable, Found, open_table
 from proxy.desired import Frontend
 from proxy.errors import KernelError
 from proxy.model import IPV4, Family
@@ -287,3 +287,37 @@ def test_a_flow_that_will_not_go_is_a_failure(kernel: Kernel) -> None:
     with pytest.raises(KernelError, match="delete tracked flows"):
         forget(VIP)
     assert kernel.deleted == [2]
+
+
+# --- a kernel without netfilter
+
+
+def open_table_where(monkeypatch: pytest.MonkeyPatch, number: int) -> Found:
+    def refuse(protocol: int) -> None:
+        raise KernelError("open a netlink socket", number, "refused")
+
+    monkeypatch.setattr(socket, "_open", refuse)
+    table = open_table()
+    found = asyncio.run(table.sweep((Filter(IPV4),), Table(())))
+    table.close()
+    return found
+
+
+def test_where_the_kernel_tracks_nothing_there_is_nothing_to_sweep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = open_table_where(monkeypatch, errno.EPROTONOSUPPORT)
+
+    assert (found.deleted, found.kept, found.trouble) == ({}, {}, "")
+
+
+def test_whatever_else_is_wrong_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KernelError, match="open a netlink socket"):
+        open_table_where(monkeypatch, errno.EMFILE)
+
+
+def test_otherwise_it_is_the_kernels_table(kernel: Kernel) -> None:
+    table = open_table()
+
+    assert isinstance(table, ConntrackTable)
+    table.close()

@@ -141,6 +141,7 @@ def test_what_does_not_come_from_endpoints_is_carried_over() -> None:
             load_balancer_vips=("203.0.113.2",),
             source_ranges=("198.51.100.0/24",),
             affinity_timeout_s=30,
+            health_check_node_port=31000,
         )
     )
 
@@ -151,6 +152,7 @@ def test_what_does_not_come_from_endpoints_is_carried_over() -> None:
         Frontend("LoadBalancer", "203.0.113.2", 80),
     )
     assert (found.source_ranges, found.affinity_timeout_s) == (("198.51.100.0/24",), 30)
+    assert found.health_check_node_port == 31000
     assert found.lost == ()
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from proxy.errors import ApiError, ConfigError, KernelError, ProxyError, Unsupported
+from proxy.errors import ApiError, Busy, ConfigError, KernelError, ProxyError, Unsupported
 
 
-@pytest.mark.parametrize("error", [ConfigError, ApiError, Unsupported, KernelError])
+@pytest.mark.parametrize("error", [ConfigError, ApiError, Unsupported, KernelError, Busy])
 def test_every_error_is_a_proxy_error(error: type[Exception]) -> None:
     assert issubclass(error, ProxyError)
 

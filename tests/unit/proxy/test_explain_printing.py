@@ -1,5 +1,7 @@
 """Explanations printed service by service: the pieces together are the whole. And finding the service that was meant."""
 
+from collections.abc import Collection
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +10,15 @@ from proxy import explain
 from proxy.cache import Cache
 from proxy.errors import ProxyError
 from proxy.explain import Explained, Output
+from proxy.model import IPV4, Family, ServicePort
 from proxy.sources.events import Upsert
-from tests.model_builders import make_endpoint, make_node, make_service, make_slice
+from tests.model_builders import (
+    make_endpoint,
+    make_node,
+    make_service,
+    make_service_port,
+    make_slice,
+)
 
 OUTPUTS: list[Output] = ["json", "text", "ansi"]
 
@@ -37,6 +46,39 @@ def test_the_pieces_together_are_the_whole(output: Output, sizes: list[int]) -> 
     together = [one for batch in batches for one in batch]
 
     assert "".join([*map(printing.piece, batches), printing.end()]) == whole(together, output)
+
+
+def at_localhost(families: Collection[Family], port: ServicePort) -> list[Explained]:
+    service = make_service("default/web", port)
+    return explain.explain_service(service, [], make_node(), families)
+
+
+def test_a_node_port_at_localhost_is_shown_with_who_serves_it_there() -> None:
+    port = make_service_port("default/web", node_port=30080)
+    (shown,), (plain,) = at_localhost([IPV4], port), at_localhost([], port)
+
+    text = explain.render_text([shown], explain.plain)
+    assert "  NodePort      127.0.0.1:30080  policy Cluster, by a listener of the proxy\n" in text
+    assert "  NodePort      every node address:30080  policy Cluster\n" in text
+    assert "listener" not in explain.render_text([plain], explain.plain)
+    addresses = [each.address for each in shown.document().frontends if each.kind == "NodePort"]
+    assert addresses == [None, "127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("families", "port"),
+    [
+        (("IPv6",), make_service_port("default/web", node_port=30080)),
+        (("IPv4",), make_service_port("default/web")),
+        (("IPv4",), make_service_port("default/web", protocol="SCTP", node_port=30080)),
+    ],
+)
+def test_what_is_not_served_at_localhost_is_not_shown_there(
+    families: Collection[Family], port: ServicePort
+) -> None:
+    (shown,) = at_localhost(families, port)
+
+    assert "127.0.0.1" not in explain.render_text([shown], explain.plain)
 
 
 def test_one_service_is_explained_as_among_all() -> None:

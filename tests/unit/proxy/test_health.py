@@ -218,6 +218,11 @@ def test_a_proxy_that_is_well_has_no_degradation() -> None:
             [("node", "the own Node is not known: neither its zone nor its addresses")],
         ),
         (
+            structs.replace(condition(), fallback="mode userspace instead of nftables: why"),
+            [],
+            [("mode", "mode userspace instead of nftables: why")],
+        ),
+        (
             structs.replace(condition(), last_error="no memory"),
             [],
             [("reconcile", "no memory")],

@@ -8,6 +8,7 @@ from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.conntrack_sweeper import Sweeper
 from proxy.events_recorder import Recorder
+from proxy.listeners import Listeners
 from proxy.meter import Meter
 from proxy.parts import Parts
 from proxy.sources.stream import StreamSource
@@ -30,6 +31,7 @@ def make_parts() -> Parts:
         meter=Meter(),
         recorder=recorder,
         announcer=Announcer(recorder, "n1"),
+        listeners=Listeners(),
     )
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from proxy.backend import Drift
+from proxy.errors import Busy
 from proxy.journal import Round
 from proxy.model import FAMILIES, NodeInfo, Service
 from proxy.sources.events import Delete, Upsert
@@ -142,6 +143,31 @@ def test_a_failed_round_says_so_and_keeps_its_triggers_for_the_one_that_succeeds
         (entry,) = [e for e in listener.rounds[-1].entries if e.cause.name]
         assert (entry.received_s, entry.triggered_s) == (read_s, 7.0)
         assert entry.cause.name == "s-2"
+
+    daemon.live(life)
+
+
+def test_after_a_round_in_which_nothing_could_be_tried_belief_is_kept(
+    daemon: Daemon, listener: Listener
+) -> None:
+    async def life() -> None:
+        daemon.tell_all(make_service())
+        await daemon.pass_s()
+        observed, reads = daemon.reconciler.observed, len(daemon.backend.observed_at)
+        daemon.backend.failure = Busy("write", 0, "the lock is held")
+        daemon.tell(make_slice("s-1", make_endpoint(A)))
+        await daemon.pass_s(1.0)
+        assert "the lock is held" in daemon.reconciler.last_error
+
+        daemon.backend.failure = None
+        daemon.backend.told.clear()
+        await daemon.pass_s(10.0)
+
+        assert daemon.reconciler.last_error == ""
+        assert daemon.reconciler.observed is observed
+        assert len(daemon.backend.observed_at) == reads
+        assert [e.address for e in daemon.backend.kernel[WEB].reachable] == [A]
+        assert daemon.backend.told != []  # that plan may have been the one
 
     daemon.live(life)
 

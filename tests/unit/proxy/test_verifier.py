@@ -79,6 +79,21 @@ def test_a_change_nobody_announces_is_found_by_the_periodic_comparison(daemon: D
     daemon.live(life)
 
 
+def test_a_change_soon_after_a_comparison_that_takes_long_is_seen_at_once(daemon: Daemon) -> None:
+    daemon.backend.verify_s = 5.0
+
+    async def life() -> None:
+        daemon.tell_all(make_service())
+        await daemon.pass_s(VERIFY_S + 10.0)
+        assert len(daemon.backend.verified_at) == 1  # that of the period
+        for _ in range(2):
+            daemon.backend.tamper(WEB)
+            await daemon.pass_s(POLL_S + 6.0)
+            assert WEB in daemon.backend.kernel
+
+    daemon.live(life)
+
+
 def test_our_own_changes_are_not_taken_for_foreign(daemon: Daemon) -> None:
     async def life() -> None:
         daemon.tell_all(make_service())

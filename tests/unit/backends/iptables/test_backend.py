@@ -2,17 +2,23 @@
 
 import argparse
 import asyncio
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from backends.iptables import node_settings
-from backends.iptables.backend import SWEEP_S, IptablesBackend, Tools
+from backends.iptables import backend as module
+from backends.iptables import names, node_settings
+from backends.iptables.backend import PLANNED_AT_ONCE, SWEEP_S, IptablesBackend, Tools
 from backends.iptables.belief import Observed
 from backends.iptables.flavour import Choice
-from backends.iptables.layout import IptablesSettings, Layout
+from backends.iptables.layout import JUMPS, IptablesSettings, Layout
+from backends.iptables.model import TABLES
+from backends.iptables.plan import plan
+from backends.iptables.sets import fixed_sets
 from backends.kernel import ipset_messages
 from backends.kernel.ipset import Ipset
 from backends.kernel.ipset_objects import IpSet, Member, SetKind
@@ -20,11 +26,13 @@ from backends.kernel.xtables_text import Flavour
 from proxy.backend import Retired
 from proxy.config import load
 from proxy.config.flags import add_flags
+from proxy.desired import Frontend
+from proxy.desired_node import DesiredNode
 from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES
 from tests.contract.driving import adopt, program
 from tests.contract.iptables_machine import FakeMachine
-from tests.desired_strategies import Ports, many_services, whole
+from tests.desired_strategies import Ports, desired_state, make_desired, many_services, whole
 from tests.fakes.xtables import killed
 
 LAYOUT = Layout(IptablesSettings(families=FAMILIES, cluster_cidrs=("10.244.0.0/16",)))
@@ -59,9 +67,9 @@ class Host:
         )
         return Choice(self.flavour, doors, others if self.left else {}, self.is_proven)
 
-    def start(self) -> IptablesBackend:
+    def start(self, layout: Layout = LAYOUT) -> IptablesBackend:
         backend = IptablesBackend(
-            LAYOUT,
+            layout,
             Tools(
                 find=self.find,
                 open_canary=lambda flavour, _: self.machine.open_canary(flavour),
@@ -171,6 +179,37 @@ def test_rules_in_the_other_flavour_stay_until_everything_is_in_this_one(host: H
     assert [state.set.name for state in host.ipset.list_sets()]
 
 
+def test_a_set_of_another_shape_is_replaced_though_rules_in_the_other_flavour_ask_it(
+    host: Host,
+) -> None:
+    desired = many_services(3)
+    host.flavour = LEGACY
+    started(host, desired)
+    host.flavour, host.left = NFT, True
+    other = fixed_sets("IPv4")[FRONTENDS]._replace(name="other", max_members=7)
+    swap = [ipset_messages.create(other), ipset_messages.swap(other.name, FRONTENDS)]
+    assert host.ipset.carry_out(swap) == []
+
+    _, observed = started(host, desired)
+
+    assert not observed.is_rebuild_due
+    assert host.own(LEGACY) == []
+    assert len(host.own(NFT)) > 6
+
+
+def test_with_another_secret_everything_gets_other_names_and_the_old_ones_go(host: Host) -> None:
+    desired = many_services(3)
+    started(host, desired)
+    before = set(host.own(NFT))
+    backend = host.start(Layout(structs.replace(LAYOUT.settings, secret="another")))
+
+    asyncio.run(adopt(backend, desired))
+
+    after = set(host.own(NFT))
+    assert len(after) == len(before)
+    assert len(after - before) == len(desired)
+
+
 # --- what others change
 
 
@@ -237,6 +276,62 @@ def test_what_is_left_for_packets_on_their_way_is_due_after_a_while(host: Host) 
     assert applied.again_s == SWEEP_S
 
 
+def test_many_are_planned_beside_the_event_loop_while_nobody_else_corrects_belief(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = host.start()
+    where: list[tuple[bool, bool]] = []
+
+    def planned(*arguments: object) -> object:
+        is_main = threading.current_thread() is threading.main_thread()
+        where.append((is_main, backend._lock.locked()))
+        return plan(*arguments)  # type: ignore[arg-type] # as they came
+
+    monkeypatch.setattr(module, "plan", planned)
+    few, many = many_services(PLANNED_AT_ONCE), many_services(PLANNED_AT_ONCE + 1)
+
+    async def life() -> None:
+        observed = await backend.observe()
+        await program(backend, observed, few, list(few))
+        late = backend.plan(whole(many), observed, list(many))
+        assert len(where) == 1
+        assert (await backend.apply(late, observed)).failed == {}
+        assert observed.rendered.keys() == many.keys()
+
+    asyncio.run(life())
+    assert where == [(True, False), (False, True)]
+
+
+def test_who_is_refused_by_the_plan_alone_is_named_and_all_others_are_served(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "identity", lambda key, _: key.family)
+    desired = many_services(3)
+    backend = host.start()
+    observed = asyncio.run(backend.observe())
+
+    keys = sorted(desired)
+    applied = asyncio.run(backend.apply(backend.plan(whole(desired), observed, keys), observed))
+
+    assert list(applied.failed) == keys[1:]
+    assert list(observed.rendered) == keys[:1]
+    assert "SLICEPROXY-S-IPv4" in host.own(NFT)
+
+
+def test_a_refusal_in_a_plan_for_nobody_has_everything_read_and_planned_anew(host: Host) -> None:
+    vip = Frontend("LoadBalancer", "203.0.113.1", 80)
+    port = make_desired("default/web", "10.0.0.1:80", outer=(vip,), external_local=True)
+    layout = Layout(structs.replace(LAYOUT.settings, local_mode="NodeCIDR"))
+    backend = host.start(layout)
+    desired, node = desired_state(port), DesiredNode(pod_cidrs=("10.244.1.0/24",))
+    observed = asyncio.run(adopt(backend, desired))
+    assert backend._opened is not None
+    vars(backend._opened.doors.tables["IPv4"])["ends"] = [lambda _: (1, "no")]
+
+    with pytest.raises(KernelError, match="pods"):
+        asyncio.run(backend.apply(backend.plan(whole(desired, node), observed, []), observed))
+
+
 def test_loopback_is_routed_once_and_not_before_the_rule_that_guards_it_is_there(
     host: Host,
 ) -> None:
@@ -262,6 +357,40 @@ def test_a_killed_program_ends_the_round_and_is_counted(host: Host) -> None:
     assert observed.rendered.keys() <= desired.keys()
     (calls, _) = backend.figures()
     assert calls.values["done"] == 0
+
+
+def test_a_process_that_starts_where_tables_cannot_be_read_writes_what_it_would_write_anyway(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    before, after = many_services(40), dict(list(many_services(50).items())[20:])
+    started(host, before)
+    host.machine.tables.only_nft |= {(family, t) for family in FAMILIES for t in TABLES}
+
+    backend, observed = started(host, after)
+
+    assert "only nft can list" in caplog.text
+    assert asyncio.run(backend.verify(observed)) == []
+    assert not observed.is_rebuild_due
+    host.machine.tables.only_nft.clear()
+    assert asyncio.run(backend.verify(observed)) == []
+    for family in FAMILIES:
+        chains = host.machine.tables.chains(NFT, family, "nat")
+        assert [len(chains[jump.chain]) for jump in JUMPS["nat"]] == [1, 1, 1]
+    assert asyncio.run(backend.cleanup()) > 40
+    assert host.own(NFT) == []
+
+
+def test_who_looks_is_told_that_a_table_cannot_be_read(host: Host) -> None:
+    desired = many_services(1)
+    backend, observed = started(host, desired)
+    host.machine.tables.only_nft.add(("IPv4", "nat"))
+
+    async def look() -> None:
+        async for _ in backend.read_back(whole(desired), observed, list(desired)):
+            raise AssertionError
+
+    with pytest.raises(KernelError, match="only nft can list"):
+        asyncio.run(look())
 
 
 # --- leaving

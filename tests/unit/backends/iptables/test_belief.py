@@ -21,7 +21,7 @@ from backends.iptables.model import (
 )
 from backends.iptables.plan import plan
 from backends.iptables.sets import fixed_sets
-from backends.kernel.ipset_objects import Member, SetKind
+from backends.kernel.ipset_objects import IpSet, Member, SetKind
 from proxy.desired_node import DesiredNode
 from tests.desired_strategies import desired_state, make_desired, many_services, whole
 from tests.model_builders import make_key
@@ -112,6 +112,15 @@ def test_what_is_left_is_so_until_it_is_gone() -> None:
     assert not observed.is_sweep_due
 
 
+def test_a_set_that_could_not_go_is_tried_again_unless_it_is_one_that_is_always_there() -> None:
+    observed = nothing()
+    gone = tuple([SetChange("destroy", name) for name in (NAME, "sliceproxy4-old")])
+
+    observed.fold(SetStep("IPv4", gone), refused=[0, 1])
+
+    assert observed.leaving_sets == {"IPv4": {"sliceproxy4-old"}}
+
+
 def test_what_is_needed_again_is_not_swept() -> None:
     for needed in (
         IptablesPlan((), {WEB: Rendered(chains=frozenset(["X"]), sets=frozenset(["a"]))}),
@@ -128,15 +137,6 @@ def test_what_is_needed_again_is_not_swept() -> None:
         observed.occupy(needed)
 
         assert not observed.is_sweep_due
-
-
-def test_chains_of_ours_to_which_others_lead_are_left_alone() -> None:
-    observed = nothing()
-    observed.occupy(IptablesPlan((), {}, leaving={"IPv4": Leaving(frozenset(["X"]))}))
-
-    observed.forget_leaving(nat(removes=("X",)))
-
-    assert not observed.is_sweep_due
 
 
 # --- who occupies what
@@ -214,6 +214,15 @@ def test_the_nodes_part_and_the_layout_are_kept_unless_there_are_new_ones() -> N
     assert (observed.node, observed.layout) == (part, LAYOUT)
 
 
+def test_chains_of_trees_in_the_part_of_a_step_that_was_taken_are_in_doubt() -> None:
+    observed = believing(web(A))
+
+    observed.doubt("IPv4", ["SLICEPROXY-S-X", "SLICEPROXY-CLUSTER", "SLICEPROXY-C-2-1"])
+
+    assert observed.damaged == {"IPv4": {"SLICEPROXY-CLUSTER"}}
+    assert observed.leaving_chains == {"IPv4": {"SLICEPROXY-C-2-1"}}
+
+
 # --- what was read back
 
 
@@ -266,25 +275,27 @@ def test_jumps_and_members_are_corrected_to_what_was_read() -> None:
     assert observed.facts["IPv4"].members[NAME] == {Member("10.96.0.2", 6, 80)}
 
 
-@pytest.mark.parametrize(
-    "wrong", [SET._replace(kind=SetKind.ADDRESS), SET._replace(family="IPv6")]
-)
-def test_a_set_of_a_wrong_shape_asks_for_a_rebuild(wrong: object) -> None:
+def test_a_set_that_is_gone_has_no_members() -> None:
     observed = believing(web(A))
-    assert not observed.is_rebuild_due
 
-    observed.correct_set("IPv4", NAME, wrong)  # type: ignore[arg-type] # parametrized
-    assert observed.misshapen["IPv4"]
     observed.correct_set("IPv4", NAME, None)
-    assert not observed.is_rebuild_due
+
     assert NAME not in observed.facts["IPv4"].members
 
 
-def test_a_set_that_was_read_wrong_at_first_asks_for_a_rebuild() -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [SET._replace(kind=SetKind.ADDRESS), SET._replace(family="IPv6"), SET._replace(max_members=5)],
+)
+def test_a_set_of_a_wrong_shape_asks_for_a_rebuild_until_it_is_gone(wrong: IpSet) -> None:
     facts = Facts()
-    facts.sets[NAME] = SET._replace(max_members=5)
+    facts.sets[NAME] = wrong
+    observed = Observed({"IPv4": facts})
+    assert observed.is_rebuild_due
 
-    assert Observed({"IPv4": facts}).is_rebuild_due
+    observed.fold(SetStep("IPv4", (SetChange("destroy", NAME),)))
+
+    assert not observed.is_rebuild_due
 
 
 # --- work
@@ -318,4 +329,4 @@ def test_the_larger_the_table_the_more_makes_a_commit_worth_it() -> None:
     facts.chains["nat"] = {f"SLICEPROXY-S-{number}": ChainState("", 1) for number in range(50)}
 
     assert Observed({"IPv4": Facts()}).worth_a_commit == 0
-    assert Observed({"IPv4": facts, "IPv6": Facts()}).worth_a_commit == 100
+    assert Observed({"IPv4": facts, "IPv6": Facts()}).worth_a_commit == 200

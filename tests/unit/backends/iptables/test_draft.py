@@ -128,7 +128,7 @@ def test_where_everything_is_made_anew_nothing_counts_that_is_there() -> None:
 
     draft = asked(Draft("IPv4", observed, LAYOUT, is_rebuild=True), web(A))
 
-    assert len(list(draft.changed_sets())) == 15
+    assert len(list(draft.changed_sets())) == 16
     assert {change.verb for change in draft.changed_members()} == {"add"}
     assert list(draft.changed_leads()) == [Lead("C", Front("10.96.0.10", "TCP", 80), S)]
     assert {S, ROOT, "SLICEPROXY-SERVICES"} <= set(chains(draft))

@@ -2,9 +2,8 @@
 
 import pytest
 
-from backends.iptables import flavour
 from backends.iptables.flavour import Sight, choose, find, look
-from backends.kernel import xtables
+from backends.kernel import xtables, xtables_flavour
 from backends.kernel.xtables import Programs, Xtables
 from backends.kernel.xtables_text import Flavour
 from proxy.errors import Unsupported
@@ -89,6 +88,17 @@ def test_our_own_rules_do_not_count_but_are_found_where_they_were_left(host: Ins
     assert look(choice.left.values()) == Sight(has_ours=True)
 
 
+def test_what_is_ours_is_found_in_a_table_that_cannot_be_read(host: Installed) -> None:
+    host.put(LEGACY, "mangle", ":KUBE-KUBELET-CANARY - [0:0]")
+    host.put(NFT, "nat", ":SLICEPROXY-A - [0:0]")
+    host.kernel.only_nft.add(("IPv4", "nat"))
+
+    choice = find(FAMILIES, host.open)
+
+    assert choice.flavour is LEGACY
+    assert choice.left.keys() == set(FAMILIES)
+
+
 def test_a_flavour_that_is_installed_for_one_family_only_is_not_used_for_two(
     host: Installed,
 ) -> None:
@@ -108,7 +118,7 @@ def test_without_programs_the_family_is_named(host: Installed) -> None:
 def test_why_it_was_chosen_is_logged_unless_it_is_only_asked_again(
     host: Installed, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger=flavour.__name__)
+    caplog.set_level("INFO", logger=xtables_flavour.__name__)
     find(FAMILIES, host.open, is_loud=False)
     assert caplog.messages == []
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from backends.iptables.kernel import Doors, all_parts, read, read_sets
+from backends.iptables.kernel import Doors, all_parts, observe, read, read_sets
+from backends.iptables.layout import JUMPS, POSTROUTING, SERVICES
 from backends.iptables.model import ChainState
 from backends.kernel import ipset_messages
 from backends.kernel.ipset import Ipset
@@ -52,6 +53,36 @@ def test_a_set_that_goes_meanwhile_is_not_there(monkeypatch: pytest.MonkeyPatch)
         found = read_sets(ipset, "IPv4")
 
     assert found == {PORTS.name: (PORTS, set())}
+
+
+def test_of_a_table_that_cannot_be_read_chains_are_known_by_name_and_jumps_by_asking(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tables = XtablesKernel()
+    doors = {family: tables.door(Flavour.NFT, family) for family in FAMILIES}
+    into, back = JUMPS["nat"][0], JUMPS["nat"][2]
+    doors["IPv4"].restore(
+        "nat",
+        [
+            *[f":{name} - [0:0]" for name in (SERVICES, POSTROUTING, "THEIRS")],
+            *[f"-A {jump.chain} {jump.rule}" for jump in (into, back)],
+            "-A OUTPUT -j THEIRS",
+        ],
+    )
+    tables.only_nft.add(("IPv4", "nat"))
+    with IpsetKernel().entered(), Ipset() as ipset:
+        doors_of_both = Doors(ipset, doors)
+
+        observed = observe(doors_of_both)
+
+        tables.only_nft.clear()
+        assert not observe(doors_of_both).is_rebuild_due
+    known = observed.facts["IPv4"]
+    assert known.chains["nat"] == dict.fromkeys([SERVICES, POSTROUTING], ChainState("", 1))
+    assert known.jumps["nat"] == {(jump.chain, jump.mark): jump for jump in (into, back)}
+    assert observed.unread == {("IPv4", "nat")}
+    assert observed.is_rebuild_due
+    assert "nft -a list table ip nat" in caplog.text
 
 
 def test_another_failure_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,16 @@
 """What is removed on the way out, and what stays because it is somebody else's."""
 
+import time
+
 import pytest
 
+from backends.iptables.layout import JUMPS
 from backends.iptables.leaving import leave, own_sets, remove_rules, remove_sets
 from backends.iptables.restoring import Restoring
 from backends.kernel import ipset_messages
 from backends.kernel.ipset import Ipset
 from backends.kernel.ipset_objects import IpSet, SetKind
-from backends.kernel.xtables import Incompatible
+from backends.kernel.xtables import Refused
 from backends.kernel.xtables_text import Chain, Flavour
 from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES
@@ -59,22 +62,32 @@ def test_nothing_is_called_where_there_is_nothing_of_ours() -> None:
     assert leave("IPv4", "nat", {"OUTPUT": Chain("ACCEPT", ("-j THEIRS",))}).lines() == []
 
 
-def test_a_table_that_cannot_be_listed_is_left_as_it_is(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_of_a_table_that_cannot_be_read_what_is_ours_goes_by_name() -> None:
+    kernel = XtablesKernel()
+    door = kernel.door(Flavour.NFT, "IPv4")
+    jump = JUMPS["nat"][1]
+    door.restore("nat", [*THEIRS, ":SLICEPROXY-SERVICES - [0:0]", ":SLICEPROXY-B - [0:0]"])
+    door.restore("nat", ["-A SLICEPROXY-SERVICES -g SLICEPROXY-B"])
+    door.restore("nat", [f"-I {jump.chain} 1 {jump.rule}", "-A THEIRS -p tcp -j SLICEPROXY-B"])
+    kernel.only_nft.add(("IPv4", "nat"))
+
+    assert run(remove_rules([door], Restoring())) == 2
+
+    kernel.only_nft.clear()
+    saved = door.save("nat")
+    assert saved["OUTPUT"].rules == ("-p tcp -j THEIRS",)
+    assert {n: c for n, c in saved.items() if "SLICEPROXY" in n} == {
+        "SLICEPROXY-B": Chain(None, ())
+    }
+
+
+def test_a_refusal_for_another_reason_is_an_error() -> None:
     door = XtablesKernel().door(Flavour.NFT, "IPv4")
     door.restore("nat", OURS)
-    save = door.save
+    door.ends = [lambda _: (4, "no rights\n")]
 
-    def refuse(table: str) -> dict[str, Chain]:
-        if table == "filter":
-            raise Incompatible("save", 0, "it has rules that only nft can list")
-        return save(table)
-
-    monkeypatch.setattr(door, "save", refuse)
-
-    assert run(remove_rules([door], Restoring())) == 4
-    assert "left as it is" in caplog.text
+    with pytest.raises(Refused, match="no rights"):
+        run(remove_rules([door], Restoring()))
 
 
 # --- sets
@@ -92,7 +105,22 @@ def test_our_sets_of_both_families_go_and_no_others() -> None:
         assert [state.set.name for state in ipset.list_sets()] == ["sliceproxy", "theirs"]
 
 
-def test_a_set_that_a_rule_still_asks_is_an_error() -> None:
+def test_the_kernel_is_given_time_to_notice_that_no_rule_asks_a_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = IpsetKernel()
+    monkeypatch.setattr(time, "sleep", lambda _: kernel.references.clear())
+    with kernel.entered(), Ipset() as ipset:
+        names = ("sliceproxy4-a", "sliceproxy4-b")
+        ipset.carry_out([ipset_messages.create(IpSet(n, SetKind.PORT, None)) for n in names])
+        kernel.references["sliceproxy4-a"] = 1
+
+        assert remove_sets(ipset) == 2
+        assert ipset.list_sets() == []
+
+
+def test_a_set_that_a_rule_still_asks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     kernel = IpsetKernel()
     with kernel.entered(), Ipset() as ipset:
         ipset.carry_out([ipset_messages.create(IpSet("sliceproxy4-a", SetKind.PORT, None))])

@@ -106,6 +106,18 @@ def test_chains_are_declared_before_rules_name_them_and_gone_ones_emptied_first(
     assert step.size == 2 + 3 + 1 + 1 + 1
 
 
+def test_a_chain_that_cannot_go_is_emptied_instead() -> None:
+    step = TableStep("IPv4", "nat", removes=("A", "B"))
+    assert [line.text for line in step.lines()][3] == "-X B"
+
+    less = step.keeping(3)
+
+    assert less is not None
+    assert [line.text for line in less.lines()] == [":B - [0:0]", ":A - [0:0]", "-X A"]
+    assert step.keeping(0) is None
+    assert step.keeping(None) is None
+
+
 def test_parts_of_a_step_are_the_step() -> None:
     lead = Lead("C", Front("10.96.0.1", "TCP", 80), TO_A.name)
     step = TableStep(

@@ -25,6 +25,15 @@ def test_names_of_other_parts_do_not_run_together() -> None:
     assert list_chain(make_key("a/bc")) != list_chain(make_key("ab/c"))
 
 
+def test_names_with_another_secret_are_others() -> None:
+    one, other = (
+        {list_chain(WEB, secret), outer_chain(WEB, secret), *affinity_names(WEB, "x", secret)}
+        for secret in ("a" * 64, "b" * 64)
+    )
+
+    assert one.isdisjoint(other)
+
+
 def test_names_are_as_long_as_the_kernel_takes_them() -> None:
     chain, known = affinity_names(make_key("n" * 63 + "/" + "s" * 63, "p" * 63), "10.0.0.1:80")
 

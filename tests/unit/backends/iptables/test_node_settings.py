@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.iptables.node_settings import ROUTE_LOCALNET, is_liberal, route_localhost
+from backends.iptables.node_settings import ROUTE_LOCALNET, is_liberal, route_localhost, secret
 from proxy.sysctls import TCP_BE_LIBERAL
 
 
@@ -16,6 +16,18 @@ def test_tracking_is_liberal_only_where_the_kernel_says_so(
         put(tmp_path / TCP_BE_LIBERAL, present)
 
     assert is_liberal(tmp_path) is is_so
+
+
+def test_a_node_has_a_secret_of_its_own_and_keeps_it(tmp_path: Path) -> None:
+    files = ("etc/machine-id", "sys/class/dmi/id/product_uuid", "proc/sys/kernel/random/boot_id")
+    secrets = [secret(tmp_path)]
+    for file in files:
+        put(tmp_path / file, file)
+        secrets.append(secret(tmp_path))
+
+    assert len(set(secrets)) == 4
+    assert secret(tmp_path) == secrets[-1]
+    assert {len(each) for each in secrets} == {64}
 
 
 def test_loopback_is_routed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

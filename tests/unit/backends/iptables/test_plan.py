@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from backends.iptables import names, pools
 from backends.iptables.layout import IptablesSettings, Layout
 from backends.iptables.model import ChainState, SetStep, TableStep
 from backends.iptables.names import list_chain, outer_chain
@@ -13,6 +14,7 @@ from backends.kernel.ipset_objects import Member
 from proxy.desired import Frontend
 from proxy.desired_node import DesiredNode
 from tests.desired_strategies import addresses, desired_state, make_desired, many_services, whole
+from tests.fakes.packets import Packet
 from tests.model_builders import make_endpoint, make_key
 from tests.unit.backends.iptables.planning import (
     LAYOUT,
@@ -128,7 +130,7 @@ def test_a_service_that_is_no_more_leaves_nothing_behind_once_it_is_swept() -> N
 
     assert world.chains("IPv4", "nat") == empty
     assert not any(world.members.values())
-    assert len(world.sets) == 15
+    assert len(world.sets) == 16
     assert (observed.rendered, observed.references, observed.owners) == ({}, {}, {})
 
 
@@ -241,6 +243,51 @@ def test_every_line_and_message_of_one_service_names_it() -> None:
             }
 
 
+# --- names that collide
+
+
+def test_whose_chains_would_be_those_of_another_is_refused_and_the_first_one_keeps_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second, third = (
+        make_desired(f"default/s{number}", A, cluster_ip=f"10.96.0.{number + 20}")
+        for number in range(3)
+    )
+    identity = names.identity
+    monkeypatch.setattr(
+        names, "identity", lambda key, s: "X" if key.name.name != "s2" else identity(key, s)
+    )
+    world = World()
+    observed = believing(world=world)
+
+    together = plan_for(observed, first, second, third)
+    assert list(together.refused) == [second.key]
+    assert str(first.key) in together.refused[second.key]
+    assert together.rendered.keys() == {first.key, third.key}
+    carry_out(together, observed, world)
+
+    later = plan_for(observed, first, second, third)
+    assert list(later.refused) == [second.key]
+    assert not later
+    carry_out(plan_for(observed, third, gone=["default/s0"]), observed, world)
+    heir = plan_for(observed, second, third)
+    assert heir.refused == {}
+    carry_out(heir, observed, world)
+    assert not plan_for(observed, second, third)
+
+
+def test_whose_memory_of_clients_would_be_anothers_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pools, "affinity_names", lambda *_: ("SLICEPROXY-A-X", "sliceproxy4-a-X"))
+    first, second = (
+        make_desired(f"default/s{n}", A, cluster_ip=f"10.96.0.{n + 20}", affinity_timeout_s=9)
+        for n in range(2)
+    )
+
+    assert list(plan_for(believing(), first, second).refused) == [second.key]
+
+
 # --- what is shared
 
 
@@ -300,6 +347,39 @@ def test_other_ranges_come_before_the_old_ones_go() -> None:
     )
 
     assert kinds(plan_for(believing(one), other)) == ["add allowed", "delete allowed"]
+
+
+@pytest.mark.parametrize("before", [(), ("10.0.0.0/8",)])
+@pytest.mark.parametrize("after", [(), ("192.0.2.0/24",)])
+@pytest.mark.parametrize("is_in_one", [True, False])
+def test_a_vip_that_changes_hands_is_limited_as_its_new_owner_says(
+    before: tuple[str, ...], after: tuple[str, ...], is_in_one: bool
+) -> None:
+    world = World()
+    former = make_desired("default/web", A, outer=(VIP,), source_ranges=before)
+    observed = believing(former, world=world)
+    former = make_desired("default/web", A, source_ranges=before)
+    heir = make_desired(
+        "default/heir", B, cluster_ip="10.96.0.11", outer=(VIP,), source_ranges=after
+    )
+
+    def may_come(source: str) -> bool:
+        fates = world.fates(Packet(source, VIP.address or "", "TCP", VIP.port, "eth0"))
+        return {fate.kind for fate in fates} == {"served"}
+
+    ports = desired_state(heir, former)
+    for keys in (list(ports),) if is_in_one else ([heir.key], [former.key]):
+        for _ in world.carry_out(plan(whole(ports), observed, keys, LAYOUT), observed):
+            # whoever both let in is let in throughout, and whom neither lets in is not
+            assert may_come("192.0.2.1") or before
+            assert may_come("10.0.0.1") or after
+            assert not may_come("198.51.100.1") or not before or not after
+
+    assert may_come("192.0.2.1")
+    assert may_come("10.0.0.1") == (not after)
+    members = world.members["sliceproxy4-allowed"]
+    assert {each.other for each in members} == set(after)
+    assert len(world.members["sliceproxy4-guarded"]) == len(after)
 
 
 # --- affinity
@@ -402,6 +482,43 @@ def test_whoever_tells_pods_from_others_is_written_again_when_that_is_told_other
     assert written(planned) == [E, "SLICEPROXY-CLUSTER"]
 
 
+def test_who_is_refused_is_in_no_plan_for_others_wherever_pods_are() -> None:
+    """Of one that asks for pods the kernel refuses a change; then the pods' range becomes another one."""
+    layout = Layout(IptablesSettings(families=("IPv4",), local_mode="NodeCIDR"))
+    port = make_desired("default/web", A, outer=(VIP,), external_local=True)
+    vip = VIP._replace(address="203.0.113.2")
+    refused, limited = (
+        make_desired(
+            "default/api",
+            B,
+            cluster_ip="10.96.0.11",
+            outer=(vip,),
+            external_local=True,
+            source_ranges=ranges,
+        )
+        for ranges in ((), ("10.0.0.0/8",))
+    )
+    before = desired_state(port, refused)
+    observed = believing()
+    for keys in (list(before), []):
+        carry_out(plan(whole(before), observed, keys, layout), observed)
+    other = make_desired("default/other", C, cluster_ip="10.96.0.12")
+    ports, node = desired_state(port, limited, other), DesiredNode(pod_cidrs=("10.244.1.0/24",))
+
+    for_other = plan(whole(ports, node), observed, [other.key], layout)
+    assert all(step.keys == (other.key,) for step in for_other.steps if step.keys)
+    carry_out(for_other, observed)
+    for_nobody = plan(whole(ports, node), observed, [], layout)
+    assert {key for step in for_nobody.steps for key in step.keys} == {WEB}
+    assert for_nobody.is_for_nobody
+    carry_out(for_nobody, observed)
+
+    assert not plan(whole(ports, node), observed, [], layout)
+    assert outer_chain(refused.key) in written(
+        plan(whole(ports, node), observed, [refused.key], layout)
+    )
+
+
 @pytest.mark.parametrize("table", ["nat", "filter"])
 def test_a_fixed_chain_or_a_jump_lost_from_outside_comes_back_with_any_plan(table: str) -> None:
     observed = believing(web(A))
@@ -469,6 +586,31 @@ def test_what_one_plan_could_not_finish_the_next_one_does() -> None:
     assert world.members == direct.members
 
 
+def test_what_a_plan_left_unfinished_that_nobody_asks_for_any_more_goes() -> None:
+    world = World()
+    observed = believing(world=world)
+    empty = {name: list(rules) for name, rules in world.chains("IPv4", "nat").items()}
+    ports = many_services(40)
+    planned = plan(whole(ports), observed, list(ports), LAYOUT)
+    first, nat = planned.steps
+    world.take(first)
+    observed.fold(first)
+    assert isinstance(nat, TableStep)
+    *parts, _ = nat.parts(len(ports) * 2 + 20)  # all their own chains, and a part of the tree
+    for part in parts:
+        world.take(part)
+        observed.fold(part)
+        observed.doubt("IPv4", [write.chain.name for write in part.writes])
+    observed.begin(planned)
+    assert observed.leaving_chains["IPv4"]
+
+    carry_out(plan(whole({}), observed, list(ports), LAYOUT), observed, world)
+    carry_out(swept(observed), observed, world)
+
+    assert world.chains("IPv4", "nat") == empty
+    assert not observed.is_sweep_due
+
+
 def test_a_set_of_a_wrong_shape_goes_with_everything_that_asks_it() -> None:
     world = World()
     ports = desired_state(web(A), make_desired("default/api", B, cluster_ip="10.96.0.11"))
@@ -476,7 +618,7 @@ def test_a_set_of_a_wrong_shape_goes_with_everything_that_asks_it() -> None:
     before = {name: list(rules) for name, rules in world.chains("IPv4", "nat").items()}
     name = "sliceproxy4-frontends"
     world.sets[name] = world.sets[name]._replace(max_members=7)
-    observed.correct_set("IPv4", name, world.sets[name])
+    observed = world.found()
     assert observed.misshapen["IPv4"]
 
     planned = plan(whole(ports), observed, list(ports), LAYOUT)

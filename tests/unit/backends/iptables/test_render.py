@@ -125,6 +125,15 @@ def test_internal_policy_local_keeps_the_whole_list_for_the_world_outside() -> N
     assert [chain.name for chain in rendered.chains] == [S, L, E]
 
 
+def test_where_load_balancers_ask_for_health_is_in_a_set() -> None:
+    port = structs.replace(make_desired("default/web", A), health_check_node_port=31000)
+
+    more = render_port(port, LAYOUT).rendered.members
+    assert more - render_port(make_desired("default/web", A), LAYOUT).rendered.members == {
+        ("sliceproxy4-ports-health", Member(port=31000))
+    }
+
+
 def test_source_ranges_guard_vips_alone() -> None:
     port = make_desired(
         "default/web",

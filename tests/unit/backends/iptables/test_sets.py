@@ -29,7 +29,7 @@ def test_addresses_and_frontends_are_sets_of_their_own_kind() -> None:
     assert kinds["allowed"] == SetKind.ADDRESS_PORT_NETWORK
     assert kinds["hairpin"] == SetKind.ADDRESS_PORT_ADDRESS
     assert kinds["ports-refused-sctp"] == SetKind.PORT
-    assert len(kinds) == 15
+    assert len(kinds) == 16
 
 
 def test_a_set_of_another_shape_under_a_name_of_ours_is_misshapen() -> None:

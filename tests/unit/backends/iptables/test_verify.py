@@ -82,6 +82,27 @@ def test_a_chain_that_lost_its_rules_is_its_owners(flavour: Flavour) -> None:
         assert verified(at) == []
 
 
+def test_of_a_table_that_cannot_be_read_belief_is_kept_and_that_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with bench() as at:
+        programmed(at)
+        at.machine.tables.only_nft.add(("IPv4", "nat"))
+        at.restore(f"-F {list_chain(WEB)}")
+        tell(at, ipset_messages.delete(FRONTENDS, PLACE))
+        believed = dict(at.observed.facts["IPv4"].chains["nat"])
+
+        assert [drift.what for drift in verified(at)] == [
+            f"missing member {PLACE} of set {FRONTENDS}"
+        ]
+        assert verified(at) == []
+        assert at.observed.facts["IPv4"].chains["nat"] == believed
+        assert caplog.text.count("nft -a list table ip nat") == 1
+
+        at.machine.tables.only_nft.clear()
+        assert owners(verified(at)) == [WEB]
+
+
 def test_a_chain_of_a_tree_is_written_again_with_the_next_plan() -> None:
     with bench() as at:
         programmed(at)
@@ -142,6 +163,23 @@ def test_a_set_that_came_is_nobodys_and_known_from_then_on_with_its_members() ->
         assert verified(at) == [Drift(key=None, what="foreign set sliceproxy4-old")]
         assert at.observed.facts["IPv4"].members[made.name] == {Member(port=7)}
         assert verified(at) == []
+
+
+def test_a_set_of_ours_that_was_swapped_for_one_of_another_shape_has_everything_planned() -> None:
+    """A part of the rebuild would be no better than nothing: it begins with the removal of all."""
+    with bench() as at:
+        port = make_desired("default/web", "10.0.0.1:80", affinity_timeout_s=9)
+        planned = plan(whole(desired_state(port)), at.observed, [WEB], BOTH)
+        for step in planned.steps:
+            assert run(at.writer.take(step, at.observed, at.stamp)) == {}
+        at.observed.occupy(planned)
+        (name,) = at.observed.rendered[WEB].sets
+        other = IpSet("other", SetKind.ADDRESS, "IPv4", timeout_s=60)
+        tell(at, ipset_messages.create(other), ipset_messages.swap(other.name, name))
+
+        assert verified(at) == [Drift(key=None, what=f"changed set {name}")]
+        assert not at.observed.is_rebuild_due
+        assert at.there().is_rebuild_due
 
 
 def test_with_too_many_differences_everything_is_observed_anew(

@@ -1,5 +1,7 @@
 """Steps carried out on fakes: what is confirmed is believed, and what is refused costs whom it belongs to."""
 
+import asyncio
+
 import pytest
 
 from backends.iptables.model import (
@@ -12,7 +14,8 @@ from backends.iptables.model import (
     make_chain,
     make_jump,
 )
-from backends.iptables.writer import RULES_AT_ONCE, entries_grown
+from backends.iptables.sets import fixed_sets
+from backends.iptables.writer import NOTICED_S, RULES_AT_ONCE, entries_grown
 from backends.kernel import ipset_messages
 from backends.kernel.ipset_objects import IpSet, Member, SetKind
 from backends.kernel.xtables_text import Flavour
@@ -125,20 +128,78 @@ def test_where_a_shared_chain_is_refused_all_whom_the_step_is_for_are_named() ->
         assert at.observed.facts["IPv4"].chains == at.there().facts["IPv4"].chains
 
 
+def test_what_is_refused_whatever_it_is_costs_nobody_and_few_calls() -> None:
+    with bench(Flavour.LEGACY) as at:
+        calls: list[int] = []
+
+        def refuse(_: object) -> tuple[int, str]:
+            calls.append(1)
+            return 4, "Fatal: can't open lock file /run/xtables.lock: Read-only file system\n"
+
+        at.door.ends = [refuse] * 100
+
+        with pytest.raises(KernelError, match="lock file"):
+            take(at, step(*[write(key) for key in KEYS]))
+
+        assert len(calls) == 2
+
+
+def test_chains_of_a_tree_that_came_before_the_refused_part_are_written_again() -> None:
+    """One service's own chain is not taken, and what of a tree was written before leads to chains that then are nobody's."""
+    with bench() as at:
+        shared = [
+            ChainWrite(make_chain(f"SLICEPROXY-{name}", [""])) for name in ("C-2-0", "CLUSTER")
+        ]
+        large = write(KEYS[1], *["-p tcp -j RETURN"] * RULES_AT_ONCE)
+        lead_from_postrouting(at, KEYS[2])
+
+        failed = take(at, step(shared[0], shared[1], large, write(KEYS[2])))
+
+        assert list(failed) == [KEYS[2]]
+        assert at.observed.damaged["IPv4"] == {"SLICEPROXY-CLUSTER"}
+        assert at.observed.leaving_chains["IPv4"] == {"SLICEPROXY-C-2-0"}
+        assert at.observed.facts["IPv4"].chains == at.there().facts["IPv4"].chains
+
+
 def test_a_refused_step_that_is_nobodys_is_an_error() -> None:
     with bench() as at, pytest.raises(KernelError):
         take(at, step(ChainWrite(make_chain("SLICEPROXY-A", ["-j NONE"]))))
 
 
-def test_chains_to_which_others_lead_are_left_alone() -> None:
-    with bench() as at:
-        at.restore(":SLICEPROXY-OLD - [0:0]", ":THEIRS - [0:0]", "-A THEIRS -j SLICEPROXY-OLD")
-        at.observed.leaving_chains["IPv4"].add("SLICEPROXY-OLD")
+@FLAVOURS
+def test_of_chains_that_go_one_to_which_others_lead_stays_empty_and_no_other(
+    flavour: Flavour,
+) -> None:
+    with bench(flavour) as at:
+        names = tuple([f"SLICEPROXY-OLD-{number}" for number in range(4)])
+        at.restore(*[f":{name} - [0:0]" for name in names], ":THEIRS - [0:0]")
+        at.restore(f"-A {names[1]} -j {names[2]}", f"-A THEIRS -j {names[1]}")
+        believed = at.there().facts["IPv4"].chains["nat"]
+        at.observed.facts["IPv4"].chains["nat"] |= believed
+        at.observed.leaving_chains["IPv4"].update(names)
+        at.stamp.update(at.canary.look())
 
-        assert take(at, TableStep("IPv4", "nat", removes=("SLICEPROXY-OLD",))) == {}
+        assert take(at, TableStep("IPv4", "nat", removes=names)) == {}
 
-        assert "SLICEPROXY-OLD" in at.door.save("nat")
+        saved = at.door.save("nat")
+        assert saved.keys() & set(names) == {names[1]}
+        assert saved[names[1]].rules == ()
+        assert saved["THEIRS"].rules == (f"-j {names[1]}",)
         assert not at.observed.is_sweep_due
+        assert at.observed.facts["IPv4"].chains == at.there().facts["IPv4"].chains
+        assert at.canary.look() == at.stamp
+
+
+def test_a_removal_that_is_refused_for_another_reason_is_an_error_and_tried_again() -> None:
+    with bench() as at:
+        at.restore(":SLICEPROXY-OLD - [0:0]")
+        at.observed.leaving_chains["IPv4"].add("SLICEPROXY-OLD")
+        at.door.ends = [lambda _: (4, "no rights\n")]
+
+        with pytest.raises(KernelError, match="no rights"):
+            take(at, TableStep("IPv4", "nat", removes=("SLICEPROXY-OLD",)))
+
+        assert at.observed.is_sweep_due
 
 
 @pytest.mark.parametrize("end", [killed, killed_late])
@@ -211,6 +272,48 @@ def test_a_set_that_is_still_in_use_is_left_for_later() -> None:
         at.machine.ipset.references.clear()
         assert take(at, destroyed) == {}
         assert IPS.name not in at.observed.facts["IPv4"].sets
+
+
+def test_a_set_that_is_to_be_made_anew_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with bench() as at:
+        made = fixed_sets("IPv4")["sliceproxy4-frontends"]
+        old = SetChange("create", "sliceproxy4-old", IPS._replace(name="sliceproxy4-old"))
+        take(at, SetStep("IPv4", (SetChange("create", made.name, made), old)))
+        at.machine.ipset.references.update({made.name: 1, old.name: 1})
+        waited: list[float] = []
+
+        async def wait(seconds: float) -> None:
+            waited.append(seconds)
+            at.machine.ipset.references.pop(made.name, None)
+
+        monkeypatch.setattr(asyncio, "sleep", wait)
+        names = (made.name, old.name)
+
+        assert take(at, SetStep("IPv4", tuple([SetChange("destroy", n) for n in names]))) == {}
+
+        assert len(waited) == 1
+        assert list(at.observed.facts["IPv4"].sets) == [old.name]
+        assert at.observed.leaving_sets["IPv4"] == {old.name}
+
+
+def test_a_set_that_is_never_let_go_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with bench() as at:
+        made = fixed_sets("IPv4")["sliceproxy4-frontends"]
+        take(at, SetStep("IPv4", (SetChange("create", made.name, made),)))
+        at.machine.ipset.references[made.name] = 1
+        waited: list[float] = []
+
+        async def wait(seconds: float) -> None:
+            waited.append(seconds)
+
+        monkeypatch.setattr(asyncio, "sleep", wait)
+
+        assert take(at, SetStep("IPv4", (SetChange("destroy", made.name),))) == {}
+
+        assert NOTICED_S <= sum(waited) < NOTICED_S + 0.1
+        assert made.name in at.observed.facts["IPv4"].sets
 
 
 def test_many_messages_are_carried_out_as_well() -> None:

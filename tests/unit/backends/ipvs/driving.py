@@ -6,29 +6,33 @@ from pathlib import Path
 
 from backends.ipvs.backend import IpvsBackend
 from backends.ipvs.belief import DRAIN_S, Observed
+from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import IpvsSettings, Layout
+from backends.ipvs.nft_side import NftSide
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import Destination, Load, ServerId
+from backends.kernel.nft import Nft
 from proxy.backend import Applied
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, PortKey
 from tests.desired_strategies import whole
 from tests.fakes.ipvs import IpvsKernel
 from tests.fakes.links import LinksKernel
-from tests.fakes.nft import NftKernel
+from tests.fakes.netfilter import NetfilterKernel
 
 CIDRS = ("10.244.0.0/16", "fd00:10:244::/48")
 
 
 class Kernel:
-    """The three fakes as one."""
+    """The fakes as one."""
 
     def __init__(self) -> None:
-        self.nft, self.links, self.ipvs = NftKernel(), LinksKernel(), IpvsKernel()
+        self.netfilter, self.links, self.ipvs = NetfilterKernel(), LinksKernel(), IpvsKernel()
+        self.nft = self.netfilter.nft
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        with self.nft.entered(), self.links.entered(), self.ipvs.entered():
+        with self.netfilter.entered(), self.links.entered(), self.ipvs.entered():
             yield
 
     def destinations(self, server: ServerId) -> dict[str, tuple[int, Load]]:
@@ -36,6 +40,12 @@ class Kernel:
         with self.entered(), Ipvs() as ipvs:
             found: list[tuple[Destination, Load]] = ipvs.list_destinations(server)
         return {str(each): (each.weight, load) for each, load in found}
+
+
+def nft_of(doors: Doors) -> Nft:
+    """The door to nftables, where the side rules are there."""
+    assert isinstance(doors.side, NftSide)
+    return doors.side.nft
 
 
 class Process:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from backends.ipvs import backend as module
+from backends.ipvs import nft_side
 from backends.ipvs.backend import IpvsBackend
 from backends.ipvs.layout import IpvsSettings, Layout, closed
 from backends.ipvs.model import DEVICE, SERVICES, TABLE
@@ -26,7 +27,7 @@ from proxy.errors import KernelError
 from proxy.model import FAMILIES
 from proxy.netlink.codec import Request
 from tests.desired_strategies import make_desired, whole
-from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process
+from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process, nft_of
 
 LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
 SERVER = ServerId("IPv4", "TCP", "10.96.0.10", 80)
@@ -62,7 +63,7 @@ class Watched(Nft):
 def watched(process: Process) -> Watched:
     """Have the process talk through such a door."""
     process.backend = IpvsBackend(LAYOUT, open_nft=Watched)
-    door = process.backend._doors.nft
+    door = nft_of(process.backend._doors)
     assert isinstance(door, Watched)
     return door
 
@@ -71,6 +72,7 @@ def test_small_steps_are_taken_at_once_and_large_ones_in_a_thread(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "INLINE_OBJECTS", 5)
+    monkeypatch.setattr(nft_side, "INLINE_OBJECTS", 5)
     process = Process(kernel)
     door = watched(process)
 
@@ -227,7 +229,7 @@ def test_of_a_refused_element_the_service_port_is_named_and_belief_corrected(
 ) -> None:
     process = Process(kernel)
     asyncio.run(process.adopt(WEB))
-    nft = process.backend._doors.nft
+    nft = nft_of(process.backend._doors)
     found = nft.find_set(NFPROTO_IPV4, TABLE, SERVICES)
     assert found is not None
     size = nft_messages.new_set(
@@ -300,7 +302,7 @@ def test_cleanup_removes_all_that_is_ours_and_nothing_else(kernel: Kernel) -> No
     assert removed == 2 + 1 + 2  # virtual servers, the device, tables
     assert doors.ipvs.list_servers() == [foreign]
     assert doors.links.find(DEVICE) is None
-    assert doors.nft.list_tables(NFPROTO_IPV4) == []
+    assert nft_of(doors).list_tables(NFPROTO_IPV4) == []
     assert asyncio.run(IpvsBackend(LAYOUT).cleanup()) == 0
 
 

@@ -14,7 +14,7 @@ from proxy.backend import Held
 from proxy.desired import DesiredPort, Frontend
 from proxy.model import PortKey
 from tests.desired_strategies import desired_state, make_desired, many_services, whole
-from tests.unit.backends.ipvs.driving import Kernel, Process
+from tests.unit.backends.ipvs.driving import Kernel, Process, nft_of
 
 SERVER = ServerId("IPv4", "TCP", "10.96.0.10", 80)
 VIP = Frontend("LoadBalancer", "203.0.113.1", 80)
@@ -53,7 +53,7 @@ def held_for(process: Process, port: DesiredPort = WEB) -> Held:
 def change_element(process: Process, name: str, key: bytes, *, is_new: bool) -> None:
     packed = [nft_elements.pack_key_element(key)]
     verb = nft_elements.new_elements if is_new else nft_elements.del_elements
-    process.backend._doors.nft.commit(verb(NFPROTO_IPV4, TABLE, name, packed))
+    nft_of(process.backend._doors).commit(verb(NFPROTO_IPV4, TABLE, name, packed))
 
 
 def tell_ipvs(process: Process, *messages: bytes) -> None:
@@ -127,7 +127,7 @@ def test_a_frontend_that_leads_elsewhere_is_changed(kernel: Kernel) -> None:
     (key,) = process.observed.tables["IPv4"].elements[EXTERNALS]
     change_element(process, EXTERNALS, key, is_new=False)
     packed = [nft_elements.pack_data_element(key, (0x1234).to_bytes(4, "little"))]
-    process.backend._doors.nft.commit(
+    nft_of(process.backend._doors).commit(
         nft_elements.new_elements(NFPROTO_IPV4, TABLE, EXTERNALS, packed)
     )
 
@@ -162,7 +162,7 @@ def test_what_no_service_port_stands_for_is_told_at_the_end(process: Process) ->
     doors.links.bind(device, ["192.0.2.1"])
     foreign = VirtualServer(SERVER._replace(address="192.0.2.1"), "rr")
     tell_ipvs(process, ipvs_messages.new_server(foreign))
-    doors.nft.commit([nft_messages.flush_chain(NFPROTO_IPV4, TABLE, "outer")])
+    nft_of(doors).commit([nft_messages.flush_chain(NFPROTO_IPV4, TABLE, "outer")])
 
     web, after = asyncio.run(read(process, WEB))
 
@@ -214,7 +214,7 @@ def test_of_many_strange_objects_the_first_are_told_and_how_many_more_there_are(
     process: Process,
 ) -> None:
     packed = [nft_elements.pack_key_element(bytes([192, 0, 2, n])) for n in range(103)]
-    process.backend._doors.nft.commit(
+    nft_of(process.backend._doors).commit(
         nft_elements.new_elements(NFPROTO_IPV4, TABLE, BOUND, packed)
     )
 

@@ -8,9 +8,10 @@ import pytest
 
 from backends.ipvs import kernel
 from backends.ipvs.belief import Observed
-from backends.ipvs.kernel import OURS, Doors, Way
+from backends.ipvs.kernel import Doors, Way
 from backends.ipvs.layout import IpvsSettings, Layout, closed
 from backends.ipvs.model import DEVICE, EXTERNALS, SERVICES, TABLE, Operation
+from backends.ipvs.nft_side import OURS, NftSide
 from backends.kernel import ipvs_messages, nft_messages
 from backends.kernel.ipvs import Ipvs, Refusal
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer, marked
@@ -24,7 +25,7 @@ from proxy.model import FAMILIES, Family
 from proxy.netlink.codec import Request
 from tests.desired_strategies import make_desired
 from tests.model_builders import make_key
-from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process
+from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process, nft_of
 
 LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
 WEB, API = make_key("default/web"), make_key("default/api")
@@ -49,7 +50,7 @@ def fakes() -> Iterator[Kernel]:
 
 @pytest.fixture
 def doors(fakes: Kernel) -> Iterator[Doors]:
-    doors = Doors(Nft(), Ipvs(), Links())
+    doors = Doors(NftSide(Nft()), Ipvs(), Links())
     yield doors
     doors.close()
 
@@ -229,7 +230,7 @@ def test_somebody_elses_device_of_our_name_is_not_ours(fakes: Kernel, doors: Doo
 def test_a_table_has_to_go_where_the_kernel_would_not_let_it_be_mended(
     doors: Doors, observed: Observed, disturbance: Request, has_to_go: bool
 ) -> None:
-    doors.nft.commit([disturbance])
+    nft_of(doors).commit([disturbance])
 
     found = kernel.read_everything(doors, LAYOUT)
 
@@ -241,7 +242,7 @@ def test_a_table_has_to_go_where_the_kernel_would_not_let_it_be_mended(
 def test_a_table_that_lets_nothing_through_has_to_go_as_its_sets_may_say_too_much(
     doors: Doors, observed: Observed, family: Family
 ) -> None:
-    OURS.commit(doors.nft, Transaction(chains=((family, closed()),)))
+    OURS.commit(nft_of(doors), Transaction(chains=((family, closed()),)))
 
     found = kernel.read_everything(doors, LAYOUT)
 
@@ -267,6 +268,6 @@ def test_single_elements_are_read_as_they_are_believed(
     believed = observed.tables["IPv4"].elements[name]
     one = min(believed)
 
-    assert OURS.read_elements(doors.nft, "IPv4", name, [one, bytes(len(one))]) == {
+    assert OURS.read_elements(nft_of(doors), "IPv4", name, [one, bytes(len(one))]) == {
         one: believed[one]
     }

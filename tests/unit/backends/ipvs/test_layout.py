@@ -2,7 +2,7 @@
 
 import pytest
 
-from backends.ipvs.layout import IpvsSettings, Layout, can_be_closed, closed, is_closed
+from backends.ipvs.layout import IpvsSettings, Layout, closed
 from backends.ipvs.model import (
     BOUND,
     DROPPED,
@@ -185,10 +185,9 @@ def test_a_closed_table_decides_on_nothing_before_others_and_refuses_behind_them
     assert (closed().name, closed().base) == (dispatch.name, dispatch.base)
     assert parse_expressions(rule.expressions) == rule_of(say.leave())
     found = make_layout().chain_facts[family]
-    assert can_be_closed(found)
-    assert not can_be_closed({})
-    assert not is_closed(found)
-    assert is_closed({**found, dispatch.name: closed().facts})
+    assert not Layout.is_closed(found)
+    assert not Layout.is_closed({})
+    assert Layout.is_closed({**found, dispatch.name: closed().facts})
 
 
 def test_sources_are_checked_first_and_short_cuts_taken_before_the_way_from_outside() -> None:

@@ -5,25 +5,25 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from backends.ipvs import probing
 from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import IpvsSettings, Layout
 from backends.ipvs.marks import NUMBERS as MARKED
 from backends.ipvs.model import DEVICE, PROBE_TABLE
-from backends.ipvs.probing import probe
+from backends.ipvs.nft_side import NftSide
 from backends.kernel import ipvs_messages, nft_messages
 from backends.kernel import nft as nft_door
 from backends.kernel.ipvs import Ipvs, Refusal
 from backends.kernel.ipvs_objects import VirtualServer, marked
 from backends.kernel.links import Links
 from backends.kernel.nft import Nft, Refused
-from backends.kernel.nft_messages import Table
 from backends.kernel.nft_numbers import NFPROTO_IPV4, MessageKind
 from backends.kernel.nft_table import NUMBERS
 from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES
 from proxy.netlink.codec import Request
 from tests.fakes.links import LinksKernel
-from tests.unit.backends.ipvs.driving import CIDRS, Kernel
+from tests.unit.backends.ipvs.driving import CIDRS, Kernel, nft_of
 
 LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS, scheduler="wlc"))
 TRIED = marked("IPv4", LAYOUT.marks.mark(MARKED - 1, "here"))
@@ -39,7 +39,13 @@ def fakes() -> Iterator[Kernel]:
 
 @pytest.fixture
 def doors(fakes: Kernel) -> Doors:
-    return Doors(Nft(), Ipvs(), Links())
+    return Doors(NftSide(Nft()), Ipvs(), Links())
+
+
+def probe(doors: Doors, layout: Layout) -> None:
+    """Try everything, as the backend does."""
+    doors.side.try_out(layout)
+    probing.probe(doors, layout)
 
 
 class Limited(Nft):
@@ -62,7 +68,7 @@ class Limited(Nft):
 
 def is_clean(fakes: Kernel, doors: Doors) -> bool:
     """Whether nothing is left of a probe."""
-    has_table = any(doors.nft.find_table(number, PROBE_TABLE) for number in NUMBERS.values())
+    has_table = any(nft_of(doors).find_table(number, PROBE_TABLE) for number in NUMBERS.values())
     return not has_table and not doors.ipvs.list_servers() and list(fakes.links.links) == [1]
 
 
@@ -109,7 +115,7 @@ def test_an_expression_that_a_kernel_lacks_is_named_with_its_rule(
     fakes: Kernel, doors: Doors, lacking: str
 ) -> None:
     with Limited(lacking) as limited, pytest.raises(Unsupported, match="not supported") as caught:
-        probe(doors._replace(nft=limited), LAYOUT)
+        probe(doors._replace(side=NftSide(limited)), LAYOUT)
 
     assert caught.value.feature.startswith("IPv4 rule of chain ")
     assert is_clean(fakes, doors)
@@ -117,7 +123,7 @@ def test_an_expression_that_a_kernel_lacks_is_named_with_its_rule(
 
 def test_every_rule_is_tried_where_no_packet_sees_it(doors: Doors) -> None:
     with Limited("nothing") as limited:
-        probe(doors._replace(nft=limited), LAYOUT)
+        probe(doors._replace(side=NftSide(limited)), LAYOUT)
         seen = limited.seen
 
     for family in FAMILIES:
@@ -134,7 +140,7 @@ def test_a_kernel_without_dummy_devices_is_not_enough_unless_ours_is_there() -> 
     fakes = Kernel()
     fakes.links = LinksKernel(kinds=())
     with fakes.entered():
-        doors = Doors(Nft(), Ipvs(), Links())
+        doors = Doors(NftSide(Nft()), Ipvs(), Links())
 
     with pytest.raises(Unsupported) as caught:
         probe(doors, LAYOUT)
@@ -146,10 +152,6 @@ def test_a_kernel_without_dummy_devices_is_not_enough_unless_ours_is_there() -> 
 
 
 def test_missing_rights_are_called_by_their_name_whoever_meets_them(doors: Doors) -> None:
-    class NoRules(Nft):
-        def find_table(self, family: int, name: str) -> Table | None:
-            raise KernelError("nftables query", errno.EPERM, "Operation not permitted")
-
     class NoServers(Ipvs):
         def carry_out(self, messages: Sequence[bytes]) -> list[Refusal]:
             return [Refusal(0, errno.EPERM, "not permitted")]
@@ -159,17 +161,16 @@ def test_missing_rights_are_called_by_their_name_whoever_meets_them(doors: Doors
             raise KernelError("make a device", errno.EPERM, "not permitted")
 
     for limited in (
-        doors._replace(nft=NoRules()),
         doors._replace(ipvs=NoServers()),
         doors._replace(links=NoDevices()),
     ):
         with pytest.raises(Unsupported, match="capability NET_ADMIN"):
-            probe(limited, LAYOUT)
+            probing.probe(limited, LAYOUT)
 
 
 def test_an_attempt_that_was_cut_off_is_cleared_away(fakes: Kernel, doors: Doors) -> None:
-    doors.nft.commit([nft_messages.new_table(NFPROTO_IPV4, PROBE_TABLE, is_dormant=True)])
-    doors.nft.commit([nft_messages.new_chain(NFPROTO_IPV4, PROBE_TABLE, "half")])
+    nft_of(doors).commit([nft_messages.new_table(NFPROTO_IPV4, PROBE_TABLE, is_dormant=True)])
+    nft_of(doors).commit([nft_messages.new_chain(NFPROTO_IPV4, PROBE_TABLE, "half")])
     doors.ipvs.carry_out([ipvs_messages.new_server(VirtualServer(TRIED, "wlc"))])
     assert not is_clean(fakes, doors)
 

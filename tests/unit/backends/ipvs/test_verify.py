@@ -10,6 +10,7 @@ from backends.ipvs.belief import Observed
 from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import IpvsSettings, Layout
 from backends.ipvs.model import ALLOWED, BOUND, DEVICE, ELSEWHERE, EXTERNALS, SERVICES, TABLE
+from backends.ipvs.nft_side import NftSide
 from backends.ipvs.render import pack_address
 from backends.kernel import ipvs_messages, nft_elements, nft_messages
 from backends.kernel.ipvs import Ipvs
@@ -23,7 +24,7 @@ from proxy.model import FAMILIES, PortKey
 from proxy.netlink.codec import Request
 from proxy.netlink.route import InterfaceAddress
 from tests.desired_strategies import make_desired
-from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process
+from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process, nft_of
 
 LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
 SERVER = ServerId("IPv4", "TCP", "10.96.0.10", 80)
@@ -44,7 +45,7 @@ class Node:
 
     def doors(self) -> Doors:
         with self.kernel.entered():
-            return Doors(Nft(), Ipvs(), Links())
+            return Doors(NftSide(Nft()), Ipvs(), Links())
 
     @property
     def observed(self) -> Observed:
@@ -59,13 +60,13 @@ class Node:
 
     def delete(self, name: str, key: bytes) -> None:
         packed = [nft_elements.pack_key_element(key)]
-        self.admin.nft.commit(nft_elements.del_elements(NFPROTO_IPV4, TABLE, name, packed))
+        nft_of(self.admin).commit(nft_elements.del_elements(NFPROTO_IPV4, TABLE, name, packed))
 
     def add(self, name: str, key: bytes, data: bytes | None = None) -> None:
         packed = nft_elements.pack_key_element(key)
         if data is not None:
             packed = nft_elements.pack_data_element(key, data)
-        self.admin.nft.commit(nft_elements.new_elements(NFPROTO_IPV4, TABLE, name, [packed]))
+        nft_of(self.admin).commit(nft_elements.new_elements(NFPROTO_IPV4, TABLE, name, [packed]))
 
     def tell_ipvs(self, *messages: bytes) -> None:
         assert self.admin.ipvs.carry_out(messages) == []
@@ -184,7 +185,7 @@ def test_an_address_that_appears_on_another_interface_is_no_concern_of_those_wit
     ids=["table", "rules", "chain", "dormant"],
 )
 def test_a_change_to_what_all_share_is_nobodys(node: Node, disturbance: Request) -> None:
-    node.admin.nft.commit([disturbance])
+    nft_of(node.admin).commit([disturbance])
 
     assert Drift(key=None, what="IPv4: our table, or a chain or set in it") in node.verified()
 
@@ -231,7 +232,7 @@ def test_what_we_change_ourselves_meanwhile_is_no_drift(
         asyncio.run(node.process.program(changed, API))
 
     assert node.verified(interrupted(node, change)) == []
-    assert node.observed.generation == node.admin.nft.generation()
+    assert node.observed.generation == nft_of(node.admin).generation()
     assert "10.96.0.12" in node.observed.bound
 
 
@@ -239,9 +240,9 @@ def test_what_somebody_changes_meanwhile_is_left_to_the_next_look(node: Node) ->
     key = only_key(node, SERVICES)
 
     assert node.verified(interrupted(node, lambda: node.delete(SERVICES, key))) == []
-    assert node.observed.generation != node.admin.nft.generation()
+    assert node.observed.generation != nft_of(node.admin).generation()
     assert keys(node.verified()) == [WEB.key]
-    assert node.observed.generation == node.admin.nft.generation()
+    assert node.observed.generation == nft_of(node.admin).generation()
 
 
 # --- whose it is

@@ -140,6 +140,16 @@ def test_a_set_comes_back_as_it_was_made(made: IpSet, references: int) -> None:
     assert found == SetState(expected, members=0, references=references)
 
 
+def test_a_mark_that_sets_some_bits_only_is_told_from_a_whole_one_and_can_be_sent_back() -> None:
+    sent = Member("10.0.0.1", 6, 80, mark=0x7_0000_000F)  # value 7, mask 15
+    data = codec.parse_attrs(ipset_messages.add("a", sent).payload, 4)[7]
+
+    assert ipset_messages.parse_members(answer(codec.nested(8, codec.nested(7, bytes(data))))) == [
+        sent
+    ]
+    assert str(sent) == "10.0.0.1,tcp:80 skbmark 0x70000000f"
+
+
 def test_a_foreign_set_of_any_kind_is_read() -> None:
     counts = [codec.attr(kind | 0x4000, struct.pack(">I", 3)) for kind in (24, 25)]
     payload = answer(

@@ -235,17 +235,6 @@ def test_the_largest_ranges_fit_a_message_too() -> None:
     assert len(nft_elements.parse_all_elements(packed.requests[0].payload)) == len(many)
 
 
-def test_a_chain_or_set_of_one_service_port_is_blamed_on_it() -> None:
-    chain = ChainSpec("firewall-x", None, (), WEB)
-    packed = pack_ours(Transaction(chains=(("IPv4", chain),)))
-
-    blamed = packed.element_at(0, 20)
-
-    assert blamed is not None
-    assert blamed.owner == WEB
-    assert packed.element_at(1, None) is not None
-
-
 def test_the_bounds_of_ranges_are_sent_in_their_order() -> None:
     keys = interval_keys("IPv4", ("10.0.0.0/8", "192.0.2.0/24", "198.51.100.0/24"))
     shuffled = Batch("IPv4", SERVICE_CIDRS, tuple([Element(k, None, WEB) for k in reversed(keys)]))

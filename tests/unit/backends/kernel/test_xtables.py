@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.kernel import xtables, xtables_legacy
+from backends.kernel import xtables, xtables_kept, xtables_legacy
 from backends.kernel.xtables import LockHeld, Programs, Refused, Xtables
 from backends.kernel.xtables_text import Chain, Flavour, RefusedLine, Version
 from proxy.errors import KernelError, Unsupported
@@ -33,6 +33,22 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         return tmp_path
 
     return put
+
+
+def feed(install: Install, name: str, at_commit: str = ":", at_start: str = ":") -> Path:
+    """Put a program on the search path that repeats comments and has a table in the file `given` when it is to commit it."""
+    return install(
+        name,
+        f"""{at_start}
+        : > given
+        while IFS= read -r line; do
+            case $line in
+            "#"*) echo "$line" ;;
+            COMMIT) echo "$line" >> given; {at_commit}; : > given ;;
+            *) echo "$line" >> given ;;
+            esac
+        done""",
+    )
 
 
 def versions(install: Install, **programs: str) -> None:
@@ -96,31 +112,63 @@ def test_programs_that_cannot_wait_for_the_lock_are_not_used() -> None:
 def test_lines_are_given_to_the_program_with_a_bounded_wait_for_the_lock(
     install: Install,
 ) -> None:
-    place = install(
-        "iptables-nft-restore", 'echo "$@" > arguments; echo $LC_ALL > locale; cat > given'
+    place = feed(
+        install,
+        "iptables-nft-restore",
+        "cat given >> all",
+        'echo "$@" > arguments; echo $LC_ALL > locale',
     )
+    rules = Xtables(NFT, lock_wait_s=7)
 
-    Xtables(NFT, lock_wait_s=7).restore("nat", LINES)
+    rules.restore("nat", LINES)
+    rules.restore("filter", LINES)
 
-    assert (place / "arguments").read_text() == "--noflush --wait 7\n"
+    assert (place / "arguments").read_text() == "--noflush --wait 7 --verbose\n"
     assert (place / "locale").read_text() == "C\n"
-    assert (place / "given").read_text() == "*nat\n:A - [0:0]\n-A A -j RETURN\nCOMMIT\n"
+    text = "*nat\n:A - [0:0]\n-A A -j RETURN\nCOMMIT\n"
+    assert (place / "all").read_text() == text + text.replace("nat", "filter")
+
+
+def test_a_program_that_cannot_be_kept_is_started_for_each_call(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xtables_kept, "_ANSWER_S", 0.2)
+    place = install("iptables-nft-restore", 'echo "$@" >> arguments; cat | grep -v "#" >> given')
+    rules = Xtables(NFT)
+
+    rules.restore("nat", LINES)
+    rules.restore("nat", LINES)
+
+    first, *others = (place / "arguments").read_text().splitlines()
+    assert first.endswith("--verbose")
+    assert others == ["--noflush --wait 5"] * 2
+    text = "*nat\n:A - [0:0]\n-A A -j RETURN\nCOMMIT\n"
+    assert (place / "given").read_text() == text * 2
 
 
 def test_nothing_is_run_for_no_lines(install: Install) -> None:
     Xtables(NFT).restore("nat", [])  # there is no program
 
 
-def test_the_refused_line_is_named(install: Install) -> None:
-    install(
+@pytest.mark.parametrize("calls_before", [0, 2])
+def test_the_refused_line_is_named(install: Install, calls_before: int) -> None:
+    # lines are counted from the start of the program: a comment, and five lines for each call before
+    first = 2 + 5 * calls_before
+    place = feed(
+        install,
         "iptables-nft-restore",
-        "cat > given; printf '%s\\n' 'iptables-nft-restore v1.8.9 (nf_tables): ' "
-        "'line 3: RULE_APPEND failed (Invalid argument): rule in chain A' "
-        "'line 2: CHAIN_ADD failed (No space left on device): chain A' >&2; exit 4",
+        "[ -e works ] || { printf '%s\\n' 'iptables-nft-restore v1.8.9 (nf_tables): ' "
+        f"'line {first + 2}: RULE_APPEND failed (Invalid argument): rule in chain A' "
+        f"'line {first + 1}: CHAIN_ADD failed (No space left on device): chain A' >&2; exit 4; }}",
     )
+    rules = Xtables(NFT)
+    (place / "works").touch()
+    for _ in range(calls_before):
+        rules.restore("nat", LINES)
+    (place / "works").unlink()
 
     with pytest.raises(Refused) as raised:
-        Xtables(NFT).restore("nat", LINES)
+        rules.restore("nat", LINES)
 
     assert raised.value.refusals == (
         RefusedLine(1, "RULE_APPEND failed (Invalid argument): rule in chain A"),
@@ -133,7 +181,7 @@ def test_the_refused_line_is_named(install: Install) -> None:
 
 
 def test_a_table_that_legacy_refuses_as_a_whole_names_no_line(install: Install) -> None:
-    install("iptables-legacy-restore", "echo 'iptables-restore: line 4 failed' >&2; exit 1")
+    feed(install, "iptables-legacy-restore", "echo 'iptables-restore: line 5 failed' >&2; exit 1")
 
     with pytest.raises(Refused, match="refused") as raised:
         Xtables(LEGACY).restore("nat", LINES)
@@ -142,7 +190,8 @@ def test_a_table_that_legacy_refuses_as_a_whole_names_no_line(install: Install) 
 
 
 def test_a_held_lock_is_its_own_error(install: Install) -> None:
-    install(
+    feed(
+        install,
         "iptables-legacy-restore",
         "echo 'Another app is currently holding the xtables lock. Stopped waiting after 5s.' >&2; exit 4",
     )
@@ -151,13 +200,20 @@ def test_a_held_lock_is_its_own_error(install: Install) -> None:
         Xtables(LEGACY).restore("nat", LINES)
 
 
-def test_warnings_of_a_program_that_succeeds_are_no_error(install: Install) -> None:
-    install("iptables-nft-restore", "cat > given; echo '# Warning: line 3: failed' >&2")
+@pytest.mark.parametrize(
+    "said",
+    [
+        "# Warning: line 3: failed",
+        "Another app is currently holding the xtables lock; still 1s 0us time ahead to have a chance",
+    ],
+)
+def test_warnings_of_a_program_that_succeeds_are_no_error(install: Install, said: str) -> None:
+    feed(install, "iptables-nft-restore", f"echo '{said}' >&2")
     Xtables(NFT).restore("nat", LINES)
 
 
 def test_what_a_killed_program_has_done_is_unknown(install: Install) -> None:
-    install("iptables-nft-restore", "kill -9 $$")
+    feed(install, "iptables-nft-restore", "kill -9 $$")
 
     with pytest.raises(KernelError, match=f"signal {signal.SIGKILL.value}") as raised:
         Xtables(NFT).restore("nat", LINES)
@@ -168,7 +224,7 @@ def test_what_a_killed_program_has_done_is_unknown(install: Install) -> None:
 def test_what_a_program_that_does_not_end_has_done_is_unknown_and_it_is_killed(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = install("iptables-nft-restore", "echo $$ > process; exec sleep 100")
+    place = feed(install, "iptables-nft-restore", "echo $$ > process; exec sleep 100")
     monkeypatch.setattr(xtables, "_WORKING_S", 0.5)
 
     with pytest.raises(KernelError) as raised:
@@ -188,6 +244,50 @@ def test_a_program_that_is_gone_is_an_error(install: Install) -> None:
 def test_a_program_that_reads_nothing_and_ends_is_no_crash(install: Install) -> None:
     install("iptables-nft-restore", "exit 0")
     Xtables(NFT).restore("nat", LINES * 100_000)
+
+
+# --- writing without waiting
+
+
+def test_nothing_is_begun_while_no_program_is_there(install: Install) -> None:
+    feed(install, "iptables-nft-restore")
+    assert Xtables(NFT).begin("nat", LINES) is None
+
+
+def test_what_is_begun_ends_as_what_is_waited_for(install: Install) -> None:
+    place = feed(install, "iptables-nft-restore", "[ -e works ] || { echo no >&2; exit 1; }")
+    (place / "works").touch()
+    rules = Xtables(NFT)
+    rules.restore("nat", LINES)
+
+    begun = rules.begin("nat", LINES)
+    assert begun is not None
+    assert rules.begin("nat", LINES) is None  # one at a time
+    begun.finish()
+    assert begun.is_done
+    assert not begun.is_awaited
+
+    (place / "works").unlink()
+    again = rules.begin("nat", LINES)
+    assert again is not None
+    with pytest.raises(Refused, match="no"):
+        again.finish()
+    assert rules.begin("nat", LINES) is None
+
+
+def test_a_door_that_is_closed_leaves_no_program(install: Install) -> None:
+    place = feed(install, "iptables-nft-restore", "echo $$ > process")
+    rules = Xtables(NFT)
+    rules.restore("nat", LINES)
+    process = Path("/proc", (place / "process").read_text().strip())
+    assert process.exists()
+    assert rules.system_s() >= 0
+
+    rules.close()
+
+    assert not process.exists()
+    assert rules.system_s() == 0
+    rules.restore("nat", LINES)  # another one
 
 
 # --- reading
@@ -225,6 +325,23 @@ def test_a_table_that_cannot_be_read_is_an_error(install: Install, body: str, wo
     install("iptables-nft-save", body)
     with pytest.raises(KernelError, match=words):
         Xtables(NFT).save("nat")
+
+
+@pytest.mark.parametrize(("status", "is_there"), [(0, True), (1, False), (2, False)])
+def test_whether_a_rule_is_there_is_asked(install: Install, status: int, is_there: bool) -> None:
+    place = install("iptables-nft", f'printf "%s|" "$@" > arguments; exit {status}')
+
+    asked = Xtables(NFT).has_rule("nat", "OUTPUT", '-m comment --comment "a b" -j A')
+
+    assert asked is is_there
+    words = "-t|nat|-C|OUTPUT|-m|comment|--comment|a b|-j|A|"
+    assert (place / "arguments").read_text() == words
+
+
+def test_a_program_that_cannot_say_whether_a_rule_is_there_is_an_error(install: Install) -> None:
+    install("iptables-nft", "echo 'no rights' >&2; exit 4")
+    with pytest.raises(KernelError, match="no rights"):
+        Xtables(NFT).has_rule("nat", "OUTPUT", "-j A")
 
 
 def test_a_legacy_table_that_is_not_used_is_not_asked_for(

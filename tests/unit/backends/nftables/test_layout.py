@@ -40,7 +40,6 @@ from backends.nftables.model import (
     REFUSE,
     SERVICE_CIDRS,
     SERVICES,
-    VIP_SOURCES,
     Kind,
 )
 from backends.nftables.names import Act, picking_chain
@@ -133,8 +132,8 @@ def test_rules_look_up_sets_that_are_made(family: Family) -> None:
         if isinstance(e, Lookup | Dynset)
     }
 
-    # only the chains of a single ServicePort look that one up, and NodePorts may listen everywhere
-    assert looked_up | {VIP_SOURCES, NODEPORT_IPS} == {spec.name for spec in layout.sets(family)}
+    # NodePorts may listen everywhere
+    assert looked_up | {NODEPORT_IPS} == {spec.name for spec in layout.sets(family)}
 
 
 def test_no_rule_has_the_comment_of_another() -> None:

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from backends.kernel.nft_transaction import Form
 from backends.nftables import names
-from backends.nftables.firewall import firewall_for
 from backends.nftables.model import Kind
 from backends.nftables.names import (
     Act,
@@ -16,8 +15,7 @@ from backends.nftables.names import (
     parse_picking,
     picking_chain,
 )
-from proxy.model import FAMILIES, PROTOCOLS, Protocol
-from tests.model_builders import make_key
+from proxy.model import PROTOCOLS, Protocol
 
 
 @given(st.integers(1, 100_000))
@@ -111,39 +109,24 @@ def test_no_chain_for_session_affinity_has_such_a_name(name: str) -> None:
     assert names.timeout_of(name) == 0
 
 
-def test_names_of_what_one_service_port_has_alone_are_known_and_are_its_own() -> None:
-    firewall = firewall_for(make_key("default/web"), ("192.0.2.0/24",))
-    assert names.is_private_chain(firewall.chain_name)
-    assert names.is_private_set(firewall.set_name)
-    assert names.form_of(firewall.set_name) is Form.BOUNDS
+def test_chains_and_sets_of_source_ranges_as_they_were_are_still_known() -> None:
+    assert names.is_former_chain("firewall-0123456789abcdef")
+    assert names.form_of("ranges-0123456789abcdef-01234567") is Form.BOUNDS
     for name in ("services", "pick-tcp-4", "affinity-x", "firewall-", "endpoints-tcp", "ranges-1"):
-        assert not names.is_private_chain(name)
-        assert not names.is_private_set(name)
-        assert names.form_of(name) is not Form.FILLED
+        assert not names.is_former_chain(name)
+        assert names.form_of(name) is Form.PLAIN
 
 
 @pytest.mark.parametrize(
     "part", ["", "-local", "-known", "-choose-local", "-chosen", "-external", "-shortcut"]
 )
 def test_chains_of_session_affinity_as_they_were_are_still_known_as_ours(part: str) -> None:
-    assert names.is_private_chain(f"affinity{part}-0123456789abcdef")
-
-
-def test_an_identity_is_that_of_the_service_port_in_both_families() -> None:
-    ipv4, ipv6 = [make_key("default/web", family=family) for family in FAMILIES]
-
-    assert names.identity(ipv4) == names.identity(ipv6)
-    others = [
-        make_key("default/we", "b"),
-        make_key("default/web", "b"),
-        make_key("default/web", protocol="UDP"),
-    ]
-    assert len({names.identity(key) for key in (ipv4, *others)}) == 4
+    assert names.is_former_chain(f"affinity{part}-0123456789abcdef")
 
 
 @pytest.mark.parametrize(
     "name", ["shortcut-tcp-8", "shortcut-nodeport-udp-1", "shortcut-tcp-4-affinity-10800"]
 )
 def test_chains_past_policy_local_as_they_were_are_still_known_as_ours(name: str) -> None:
-    assert names.is_private_chain(name)
+    assert names.is_former_chain(name)
     assert not is_picking(name)

@@ -53,25 +53,25 @@ def test_most_things_go_together() -> None:
 
 
 def test_a_check_comes_before_the_verdict_changes_and_goes_after() -> None:
-    assert ordered({"externals": "a"}, {"externals": "b", "firewall": "c"}) == [
-        ["+firewall"], ["-externals", "+externals"],
+    assert ordered({"externals": "a"}, {"externals": "b", "guarded": None}) == [
+        ["+guarded"], ["-externals", "+externals"],
     ]  # fmt: skip
-    assert ordered({"externals": "b", "firewall": "c"}, {"externals": "a", "firewall": ABSENT}) == [
-        ["-externals", "+externals"], ["-firewall"],
+    assert ordered({"externals": "b", "guarded": None}, {"externals": "a", "guarded": ABSENT}) == [
+        ["-externals", "+externals"], ["-guarded"],
     ]  # fmt: skip
 
 
 def test_what_checks_the_source_comes_before_the_address_and_goes_after_it() -> None:
-    new: dict[str, Data | Absent] = {"external-ips": None, "externals": "a", "firewall": "jump f"}
+    new: dict[str, Data | Absent] = {"external-ips": None, "externals": "a", "guarded": None}
 
-    assert ordered({}, new) == [["+firewall"], ["+external-ips", "+externals"]]
+    assert ordered({}, new) == [["+guarded"], ["+external-ips", "+externals"]]
     gone: dict[str, Data | Absent] = dict.fromkeys(new, ABSENT)
-    believed: dict[str, Data] = {"external-ips": None, "externals": "a", "firewall": "jump f"}
-    assert ordered(believed, gone) == [["-external-ips", "-externals"], ["-firewall"]]
+    believed: dict[str, Data] = {"external-ips": None, "externals": "a", "guarded": None}
+    assert ordered(believed, gone) == [["-external-ips", "-externals"], ["-guarded"]]
 
 
 def test_a_check_alone_needs_no_second_step() -> None:
-    assert ordered({"firewall": "a"}, {"firewall": "b"}) == [["-firewall", "+firewall"]]
+    assert ordered({"guarded": "a"}, {"guarded": "b"}) == [["-guarded", "+guarded"]]
 
 
 def test_slots_that_a_verdict_still_leads_to_go_after_it() -> None:

@@ -22,7 +22,7 @@ from backends.nftables.model import (
     SERVICES,
     NftPlan,
 )
-from backends.nftables.names import identity, timeout_of
+from backends.nftables.names import timeout_of
 from backends.nftables.plan import plan
 from backends.nftables.prune import judge, prune
 from backends.nftables.slots import slot_key
@@ -47,7 +47,7 @@ from tests.unit.backends.nftables.planning import (
 
 NODE_PORT = Frontend("NodePort", None, 30080)
 VIP = Frontend("LoadBalancer", "203.0.113.1", 80)
-ID = identity(WEB)
+ID = "0123456789abcdef"
 NUMBER = pack_service(FIRST_SERVICE)
 API = bytes([10, 96, 0, 11]) + FRONTEND[4:]
 

@@ -1,14 +1,14 @@
 """What somebody else changed is found, and belief corrected. That it is then repaired: tests/contract."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4
-from backends.kernel.nft_table import Data, TableFacts
+from backends.kernel.nft_table import NUMBERS, Data, TableFacts
 from backends.kernel.nft_transaction import pack_element
 from backends.nftables import verify
 from backends.nftables.belief import Observed
@@ -17,7 +17,8 @@ from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import CLUSTER_IPS, REFUSED, SERVICES, TABLE
 from backends.nftables.plan import plan
 from proxy.backend import Drift
-from proxy.model import FAMILIES
+from proxy.desired import Frontend
+from proxy.model import FAMILIES, Family, PortKey
 from proxy.netlink.codec import Request
 from proxy.netlink.socket import DumpInterrupted
 from tests.desired_strategies import desired_state, make_desired, whole
@@ -108,6 +109,55 @@ def test_an_element_beyond_our_slots_is_nobodys(nft: Nft, observed: Observed) ->
     (drift,) = verified(nft, observed)
 
     assert (drift.key, "foreign" in drift.what) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("vip", "ranges"),
+    [("203.0.113.1", ("192.0.2.0/24", "10.0.0.0/8")), ("2001:db8::1", ("fd00::/16",))],
+)
+def test_a_range_is_missed_and_a_foreign_one_goes_by_the_name_of_whom_it_lets_in_to(
+    nft: Nft, vip: str, ranges: tuple[str, ...]
+) -> None:
+    family: Family = "IPv6" if ":" in vip else "IPv4"
+    port = make_desired(
+        "default/web",
+        cluster_ip="fd00:10:96::1" if family == "IPv6" else "10.96.0.10",
+        outer=(Frontend("LoadBalancer", vip, 80),),
+        source_ranges=ranges,
+    )
+    desired = whole(desired_state(port))
+    observed = Observed({each: TableFacts() for each in FAMILIES}, nft.generation())
+
+    def carry_out(keys: Sequence[PortKey]) -> None:
+        planned = plan(desired, observed, keys, LAYOUT)
+        for transaction in planned.transactions:
+            OURS.commit(nft, transaction)
+            observed.fold(transaction)
+        observed.occupy(planned)
+
+    carry_out([port.key])
+    name = f"ranges-{ranges[0].partition('/')[2]}"
+    before = dict(observed.tables[family].elements[name])
+    (key,) = before
+    strange = key[:-1] + b"\xff"
+    number = NUMBERS[family]
+    for verb, element in (
+        (nft_elements.del_elements, key),
+        (nft_elements.new_elements, strange),
+    ):
+        nft.commit(verb(number, TABLE, name, [nft_elements.pack_key_element(element)]))
+
+    drifts = verified(nft, observed)
+
+    assert [drift.key for drift in drifts] == [port.key] * 2
+    assert {drift.what for drift in drifts} == {
+        f"{family}: missing element {key.hex()} of {name}",
+        f"{family}: foreign element {strange.hex()} of {name}",
+    }
+    carry_out([port.key])
+    carry_out([])
+    assert dict.fromkeys(nft.find_elements(number, TABLE, name, [key, strange])) == before
+    assert verified(nft, observed) == []
 
 
 @pytest.mark.parametrize(

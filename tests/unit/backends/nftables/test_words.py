@@ -11,8 +11,7 @@ from backends.nftables.words import element_words
 from proxy.model import FAMILIES, Family
 
 V4, V6 = bytes([10, 96, 0, 80]), bytes.fromhex("fd00" + "00" * 13 + "50")
-ID = "0123456789abcdef"
-RANGES = f"ranges-{ID}-00112233"
+FORMER = "ranges-0123456789abcdef-00112233"
 NUMBER = struct.pack("=I", 0x1000_0030)
 WEB = bytes([6, 0, 0, 0, 0, 80, 0, 0])
 
@@ -57,13 +56,14 @@ WEB = bytes([6, 0, 0, 0, 0, 80, 0, 0])
         ),
         (
             "IPv4",
-            "vip-sources",
-            V4 + V4 + WEB,
+            "ranges-24",
+            V4 + WEB + bytes([192, 0, 2, 0]),
             None,
-            "vip-sources 10.96.0.80 . 10.96.0.80 . tcp . 80",
+            "ranges-24 10.96.0.80 . tcp . 80 . 192.0.2.0",
         ),
         ("IPv4", "service-cidrs", V4 + b"\0", None, "service-cidrs from 10.96.0.80"),
-        ("IPv6", RANGES, V6 + b"\1", None, f"{RANGES} before fd00::50"),
+        ("IPv6", "service-cidrs", V6 + b"\1", None, "service-cidrs before fd00::50"),
+        ("IPv6", "ranges-64", V6 + WEB + V6, None, "ranges-64 fd00::50 . tcp . 80 . fd00::50"),
         (
             "IPv4",
             "affinity-slots",
@@ -107,7 +107,7 @@ def test_an_element_in_words(
     st.sampled_from(
         [
             *("services", "refused", "cluster-ips", "hairpin", "endpoints-udp", "other"),
-            *("nodeports", "service-cidrs", "vip-sources", RANGES),
+            *("nodeports", "service-cidrs", "guarded", "ranges-32", "ranges-128", FORMER),
             *("affinity-services", "affinity-nodeports", "affinity-slots", "affinity-endpoints"),
         ]
     ),

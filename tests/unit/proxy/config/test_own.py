@@ -5,7 +5,7 @@ import operator
 import pytest
 
 from proxy.config import kubeproxy, own
-from proxy.config.settings import ApiServerSettings
+from proxy.config.settings import ApiServerSettings, UserspaceSettings
 from proxy.errors import ConfigError
 from tests.unit.proxy.config.loading import CONFIG, OWN, OWN_HEADER, PODS, from_own, run
 
@@ -20,20 +20,40 @@ def test_without_the_file_the_defaults_hold() -> None:
     )
     assert settings.debug_allow_non_loopback is False
     assert settings.ipvs.drain_timeout_s == 900.0
+    assert settings.fallback_after_s == 60.0
     assert settings.sliceproxy_config_file == ""
 
 
 def test_every_field_of_the_file_arrives() -> None:
-    body = "mode: userspace\nfallback: userspace\nverifyPeriod: 5m\ngenerationPollPeriod: 200ms\ndebug: {allowNonLoopback: true}\nipvs: {drainTimeout: 90s}\n"
+    body = "mode: userspace\nfallback: userspace\nfallbackAfter: 3s\nverifyPeriod: 5m\ngenerationPollPeriod: 200ms\ndebug: {allowNonLoopback: true}\nipvs: {drainTimeout: 90s}\n"
 
     settings, warnings = from_own(body)
 
     assert warnings == ()
     assert (settings.mode, settings.fallback) == ("userspace", "userspace")
+    assert settings.fallback_after_s == 3.0
     assert (settings.verify_period_s, settings.generation_poll_period_s) == (300.0, 0.2)
     assert settings.debug_allow_non_loopback is True
     assert settings.ipvs.drain_timeout_s == 90.0
     assert (settings.config_file, settings.sliceproxy_config_file) == (CONFIG, OWN)
+
+
+def test_every_field_about_mode_userspace_arrives() -> None:
+    settings, warnings = from_own(
+        "userspace:\n"
+        "  scheduler: lc\n  connectTimeout: 1ms\n  tcpIdleTimeout: 0s\n  udpIdleTimeout: 2ms\n"
+        "  drainTimeout: 3ms\n  proxyProtocol: true\n"
+    )
+
+    assert warnings == ()
+    assert settings.userspace == UserspaceSettings(
+        scheduler="lc",
+        connect_timeout_s=0.001,
+        tcp_idle_timeout_s=0.0,
+        udp_idle_timeout_s=0.002,
+        drain_timeout_s=0.003,
+        uses_proxy_protocol=True,
+    )
 
 
 def test_every_field_about_the_api_server_arrives() -> None:
@@ -112,6 +132,12 @@ def test_the_null_backend_needs_quotes() -> None:
             "mode: kernelspace\n",
             "mode: must be nftables, ipvs, iptables, userspace, null or empty, got 'kernelspace'",
         ),
+        ("fallbackAfter: 0s\n", "fallbackAfter: must be longer than 0"),
+        ("userspace: {scheduler: wrr}\n", "userspace.scheduler: must be rr or lc, got 'wrr'"),
+        ("userspace: {connectTimeout: 0s}\n", "userspace.connectTimeout: must be longer than 0"),
+        ("userspace: {tcpIdleTimeout: -1s}\n", "userspace.tcpIdleTimeout: must be 0 or more"),
+        ("userspace: {udpIdleTimeout: 0s}\n", "userspace.udpIdleTimeout: must be longer than 0"),
+        ("userspace: {drainTimeout: -1s}\n", "userspace.drainTimeout: must be 0 or more"),
         ("fallback: iptables\n", "fallback: must be userspace or empty, got 'iptables'"),
         ("verifyPeriod: 0s\n", "verifyPeriod: must be longer than 0"),
         ("verifyPeriod: -1s\n", "verifyPeriod: must be longer than 0"),

@@ -5,7 +5,13 @@ import pytest
 
 from proxy.config import duration, fields
 from proxy.config.addresses import HostPort
-from proxy.config.settings import ApiServerSettings, ConntrackSettings, IpvsSettings, Settings
+from proxy.config.settings import (
+    ApiServerSettings,
+    ConntrackSettings,
+    IpvsSettings,
+    Settings,
+    UserspaceSettings,
+)
 from tests.unit.proxy.config.loading import PODS, from_file, run
 
 FULL = """\
@@ -56,6 +62,7 @@ def test_every_field_arrives() -> None:
         node_name="node-b",
         mode="ipvs",
         fallback="",
+        fallback_after_s=60.0,
         kubeconfig="/k",
         master="https://api:6443",
         api_server=ApiServerSettings(
@@ -109,6 +116,14 @@ def test_every_field_arrives() -> None:
             udp_timeout_s=3.0,
             drain_timeout_s=900.0,
         ),
+        userspace=UserspaceSettings(
+            scheduler="rr",
+            connect_timeout_s=2.0,
+            tcp_idle_timeout_s=86400.0,
+            udp_idle_timeout_s=120.0,
+            drain_timeout_s=25.0,
+            uses_proxy_protocol=False,
+        ),
         feature_gates=(("AllowServiceExternalIPs", False),),
         oom_score_adj=-5,
         verbosity=4,
@@ -147,6 +162,34 @@ def test_a_mode_reads_its_own_section(
     assert settings.masquerade_mark == 1 << mark
     assert settings.masquerade_all is everything
     assert (settings.sync_period_s, settings.min_sync_period_s) == (period_s, pause_s)
+
+
+@pytest.mark.parametrize(
+    ("mode", "ranges", "problem"),
+    [
+        ("ipvs", ("10.1.0.0/16",), False),
+        ("", ("10.1.0.0/16",), False),
+        ("nftables", (), False),
+    ],
+)
+def test_the_ranges_of_mode_ipvs_are_read_where_it_may_come_to_run(
+    mode: str, ranges: tuple[str, ...], *, problem: bool
+) -> None:
+    settings, _ = from_file(FULL.replace("mode: ipvs", f'mode: "{mode}"'))
+
+    assert settings.ipvs.exclude_cidrs == ranges
+    assert bool(settings.ipvs.problem) is problem
+
+
+def test_a_section_of_mode_ipvs_that_makes_no_sense_keeps_only_that_mode_from_running() -> None:
+    body = PODS + "ipvs: {excludeCIDRs: [nonsense], scheduler: best}\n"
+
+    settings, _ = from_file(body)
+
+    assert settings.ipvs.exclude_cidrs == ()
+    assert "ipvs.scheduler: must be one of rr," in settings.ipvs.problem
+    assert "ipvs.excludeCIDRs[0]: " in settings.ipvs.problem
+    assert from_file(body + "mode: iptables\n")[0].ipvs.problem == ""
 
 
 @pytest.mark.parametrize(

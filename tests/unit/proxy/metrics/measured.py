@@ -31,8 +31,9 @@ class Measured:
     def __init__(self, events: Iterable[Event] = ()) -> None:
         cache = Cache(NodeInfo(name="n1"))
         self.now_s = time.monotonic()
+        self.backend = NullBackend()
         self.reconciler = Reconciler(
-            cache, DesiredState(), NullBackend(), Schedule(now_s=self.now_s)
+            cache, DesiredState(), self.backend, Schedule(now_s=self.now_s)
         )
         self.verifier, self.meter = Verifier(self.reconciler), Meter()
         self.sweeper = Sweeper(self.reconciler, FakeFlows())
@@ -57,12 +58,12 @@ class Measured:
             return
 
     def registry(self, mode: str = "nftables") -> CollectorRegistry:
+        self.backend.name = mode
         return metrics.everything(
             self.reconciler,
             self.verifier,
             self,
             self.meter,
-            mode=mode,
             timeout_s=TIMEOUT_S,
             sweeper=self.sweeper,
             recorder=self.recorder,

@@ -7,6 +7,7 @@ from proxy.backend import Drift, Figure
 from proxy.events_recorder import node_reference
 from proxy.health import CHECKS
 from proxy.journal import STAGES
+from proxy.ladder import Refusal
 from proxy.model import Rejected
 from proxy.sources.events import Problems, Upsert, WatchReport
 from tests.model_builders import (
@@ -71,6 +72,28 @@ def test_which_program_this_is() -> None:
 
     assert found[f'sliceproxy_build_info{{version="{__version__}"}}'] == 1.0
     assert found['sliceproxy_mode_info{mode="null"}'] == 1.0
+
+
+def test_whether_a_better_mode_was_passed_over() -> None:
+    measured = Measured()
+    usual = measured.series("sliceproxy_passed_over") | measured.series("sliceproxy_fallback")
+    assert usual == {
+        "sliceproxy_fallback": 0.0,
+        **{
+            f'sliceproxy_passed_over_mode{{mode="{mode}"}}': 0.0
+            for mode in ("nftables", "ipvs", "iptables", "userspace")
+        },
+    }
+
+    measured.reconciler.passed_over = (Refusal(mode="ipvs", primitive="IPVS"),)
+    measured.reconciler.falls = 2
+
+    found = measured.series("sliceproxy_")
+    assert found["sliceproxy_fallback"] == 1.0
+    assert found['sliceproxy_passed_over_mode{mode="ipvs"}'] == 1.0
+    assert found['sliceproxy_passed_over_mode{mode="nftables"}'] == 0.0
+    assert found["sliceproxy_mode_changes_total"] == 2.0
+    assert found['sliceproxy_degraded{code="mode"}'] == 1.0
 
 
 def test_objects_are_counted() -> None:

@@ -87,7 +87,7 @@ def looking(
             async with asyncio.timeout(10):
                 await reconciler.is_synced.wait()
             app = guard.application(is_local_only=True)
-            debug.add_routes(app, reconciler, "null", settings)
+            debug.add_routes(app, reconciler, settings)
             async with listening(app) as url, aiohttp.ClientSession() as session:
                 return await look(Pages(url, session))
         finally:

@@ -9,10 +9,18 @@ import pytest
 import uvloop
 from aiohttp import web
 
+from proxy.listeners import Listeners, listener_key
 from proxy.server.connections import Connections, Listener
 
 LIMIT_S = 10.0
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def answering() -> web.Server:
+    async def respond(_request: web.BaseRequest) -> web.Response:
+        return web.Response()
+
+    return web.Server(respond)
 
 
 def live(
@@ -20,11 +28,8 @@ def live(
 ) -> None:
     """Listen for as long as `life` takes."""
 
-    async def respond(_request: web.BaseRequest) -> web.Response:
-        return web.Response()
-
     async def main() -> None:
-        listener = await connections.listen(web.Server(respond), host, 0)
+        listener = await connections.listen(answering(), host, 0)
         try:
             async with asyncio.timeout(LIMIT_S):
                 await life(listener)
@@ -129,3 +134,26 @@ def test_what_is_no_request_ends_its_connection_only() -> None:
             pass
 
     live(life, Connections())
+
+
+def test_who_waits_is_answered_by_the_process_that_takes_over() -> None:
+    passed, taken = Listeners(), Listeners()
+
+    async def main() -> bytes:
+        old = await Connections(passed).listen(answering(), "127.0.0.1", 0)
+        port = old.port
+        key = listener_key("TCP", "127.0.0.1", port)
+        taken._inherited[key] = passed._kept[key].dup()
+        old.close()
+        assert not passed._kept
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(REQUEST)
+        new = await Connections(taken).listen(answering(), "127.0.0.1", port)
+        status = await reader.readline()
+        writer.close()
+        new.close()
+        assert not taken._kept
+        return status
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(main()).startswith(b"HTTP/1.1 200")

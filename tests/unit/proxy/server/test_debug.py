@@ -14,6 +14,7 @@ from backends.null.backend import NullBackend, NullObserved
 from proxy import explain
 from proxy.desired import DesiredPort
 from proxy.errors import KernelError
+from proxy.ladder import Refusal
 from proxy.model import EndpointSlice, PortKey, Rejected, Service
 from proxy.reconciler import Reconciler
 from proxy.server import debug, guard, pieces
@@ -63,6 +64,32 @@ def test_what_is_degraded_stands_on_the_page_and_in_the_state() -> None:
 
     assert degraded == [{"code": "reconcile", "words": "no buffer space"}]
     assert "<li>no buffer space</li>" in page
+
+
+def test_a_mode_that_takes_over_is_shown_with_what_it_takes_over_from() -> None:
+    reconciler = make_reconciler(shop())
+    other = NullBackend()
+    other.name = "other"
+    passed_over = Refusal(mode="null", primitive="a table", how="No such file or directory")
+
+    async def look(pages: Pages) -> tuple[Any, str, str]:
+        before = json.loads((await pages.get("/debug/state")).text)
+        assert (before["mode"], before["passedOver"], before["modeChanges"]) == ("null", [], 0)
+        await reconciler.use(other, [passed_over])
+        await reconciler.is_synced.wait()
+        state = json.loads((await pages.get("/debug/state")).text)
+        config = json.loads((await pages.get("/debug/config")).text)
+        return state, (await pages.get("/debug/")).text, config["modeInUse"]
+
+    state, page, mode = looking(reconciler, look, settings())
+
+    assert (state["mode"], state["modeChanges"], mode) == ("other", 1, "other")
+    assert state["passedOver"] == [
+        {"mode": "null", "primitive": "a table", "how": "No such file or directory"}
+    ]
+    words = "mode other instead of null: null: a table: No such file or directory"
+    assert state["degraded"] == [{"code": "mode", "words": words}]
+    assert f"<li>{words}</li>" in page
 
 
 def test_the_state_names_what_is_known_and_what_is_wrong() -> None:
@@ -394,7 +421,7 @@ def test_no_page_answers_under_a_foreign_name_or_to_another_method(*, is_local_o
 
     async def main() -> set[int]:
         app = guard.application(is_local_only=is_local_only)
-        debug.add_routes(app, reconciler, "null")
+        debug.add_routes(app, reconciler)
         async with listening(app) as url, aiohttp.ClientSession() as session:
             statuses = set()
             for path in PATHS:

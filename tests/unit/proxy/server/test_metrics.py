@@ -22,7 +22,7 @@ def pages() -> web.Application:
     measured = Measured()
     app = guard.application(is_local_only=True)
     indicators = metrics.indicators(measured.reconciler, TIMEOUT_S)
-    add_routes(app, measured.registry(), indicators, "nftables", lambda: b'{"a":1}')
+    add_routes(app, measured.registry(), indicators, lambda: "nftables", lambda: b'{"a":1}')
     return app
 
 

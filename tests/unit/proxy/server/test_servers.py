@@ -13,6 +13,7 @@ from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
 from proxy.conntrack_sweeper import Sweeper
 from proxy.events_recorder import Recorder
+from proxy.listeners import Listeners
 from proxy.meter import Meter
 from proxy.parts import Parts
 from proxy.server import servers
@@ -61,7 +62,7 @@ def ask(
         recorder = Recorder("n1")
         parts = Parts(
             *(settings, Nothing(), reconciler, Verifier(reconciler), sweeper, Meter()),
-            *(recorder, Announcer(recorder, "n1")),
+            *(recorder, Announcer(recorder, "n1"), Listeners()),
         )
         serving = asyncio.create_task(servers.run(parts, []))
         try:

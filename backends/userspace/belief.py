@@ -1,0 +1,67 @@
+"""What we believe is served here, and which ServicePort needs which address. Pure.
+
+Belief changes when a socket was opened or closed, and when the kernel has confirmed a route.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from backends.userspace.model import Listening, NodePart, Place, Serving
+from proxy.model import PortKey
+
+
+class Observed:
+    """`routes` are the addresses that a route of ours makes local, `black_holes` ranges in which unknown addresses lead nowhere.
+
+    `places` says for each ServicePort where it listens, `holders` for each address who needs it, `node_ports` who has any.
+    `host` are the addresses of this host's interfaces, as of the last reading of everything.
+    """
+
+    is_rebuild_due: Final = False
+    worth_a_commit: Final = 0
+
+    def __init__(
+        self,
+        *,
+        routes: Iterable[str] = (),
+        black_holes: Iterable[str] = (),
+        host: frozenset[str] = frozenset(),
+    ) -> None:
+        self.routes: dict[str, None] = dict.fromkeys(routes)
+        self.black_holes: dict[str, None] = dict.fromkeys(black_holes)
+        self.host = host
+        self.serving: dict[PortKey, Serving] = {}
+        self.listening: dict[Place, Listening] = {}
+        self.places: dict[PortKey, dict[Place, None]] = {}
+        self.holders: dict[str, dict[PortKey, None]] = {}
+        self.node_ports: dict[PortKey, None] = {}
+        self.node: NodePart | None = None
+
+    def serve(self, key: PortKey, serving: Serving | None) -> None:
+        """Take in how a ServicePort is served; None: not any more."""
+        old = self.serving.pop(key, None)
+        if old is not None:
+            for address in old.addresses:
+                holders = self.holders[address]
+                del holders[key]
+                if not holders:
+                    del self.holders[address]
+            self.node_ports.pop(key, None)
+        if serving is not None:
+            self.serving[key] = serving
+            for address in serving.addresses:
+                self.holders.setdefault(address, {})[key] = None
+            if serving.has_node_ports:
+                self.node_ports[key] = None
+
+    def listen(self, place: Place, listening: Listening | None) -> None:
+        """Take in who listens somewhere; None: nobody does."""
+        old = self.listening.pop(place, None)
+        if old is not None:
+            places = self.places[old.owner]
+            del places[place]
+            if not places:
+                del self.places[old.owner]
+        if listening is not None:
+            self.listening[place] = listening
+            self.places.setdefault(listening.owner, {})[place] = None

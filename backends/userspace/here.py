@@ -1,0 +1,64 @@
+"""Who is on this node: the node itself, and pods here (detectLocalMode). Pure.
+
+To whoever is here, external frontends with policy Local offer all endpoints. The node asks from one of its own addresses, or
+from the very address it asks.
+"""
+
+from typing import Final, Literal
+
+from proxy.addresses import bounds_of, pack_ip
+from proxy.desired_node import DesiredNode, family_of
+from proxy.model import FAMILIES, Family, Value
+
+LocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
+BY_INTERFACE: Final = frozenset(["BridgeInterface", "InterfaceNamePrefix"])
+
+
+class Detector(Value, frozen=True, kw_only=True):
+    """How pods here are told: by address (`cidrs`, or the Node's own ranges), or by the interface they come in by."""
+
+    mode: LocalMode = "ClusterCIDR"
+    cidrs: tuple[str, ...] = ()
+    interface: str = ""
+
+    @property
+    def is_by_interface(self) -> bool:
+        return self.mode in BY_INTERFACE
+
+    def ranges(self, node: DesiredNode) -> tuple[str, ...]:
+        """Return the ranges of pods here; none where interfaces tell."""
+        if self.is_by_interface:
+            return ()
+        return node.pod_cidrs if self.mode == "NodeCIDR" else self.cidrs
+
+    def is_pod_interface(self, name: str) -> bool:
+        """Whether what comes in by that interface comes from a pod here."""
+        if self.mode == "BridgeInterface":
+            return name == self.interface
+        return self.mode == "InterfaceNamePrefix" and name.startswith(self.interface)
+
+
+class Here:
+    """The addresses of whoever is here: those of this host, and ranges of pods."""
+
+    def __init__(self, host: frozenset[str] = frozenset(), ranges: tuple[str, ...] = ()) -> None:
+        self.host = host
+        self.ranges = ranges
+        self._bounds: dict[Family, list[tuple[int, int]]] = {
+            family: [bounds_of(cidr) for cidr in ranges if family_of(cidr) == family]
+            for family in FAMILIES
+        }
+
+    def is_node(self, client: str, asked: str) -> bool:
+        """Whether a client with that canonical address, which asks another one, is the node itself."""
+        return client == asked or client in self.host
+
+    def holds(self, client: str, asked: str) -> bool:
+        """Whether it is the node or a pod here."""
+        if self.is_node(client, asked):
+            return True
+        bounds = self._bounds[family_of(client)]
+        if not bounds:
+            return False
+        number = int.from_bytes(pack_ip(client))
+        return any(first <= number < beyond for first, beyond in bounds)

@@ -1,0 +1,125 @@
+"""The door to listening sockets: opened, taken over from the process before, and told whom to let in. Shell; holds no policy."""
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+from backends.userspace import filters
+from backends.userspace.model import Admission, Place
+from proxy.listeners import Listeners, listener_key
+from proxy.model import IPV6
+
+BACKLOG: Final = 4096
+"""Connections that wait to be accepted; the kernel takes no more than net.core.somaxconn."""
+
+_SO_ATTACH_FILTER: Final = 26
+_SO_DETACH_FILTER: Final = 27
+_FREEBIND: Final = {"IPv4": (socket.IPPROTO_IP, 15), "IPv6": (socket.IPPROTO_IPV6, 78)}
+_PKTINFO: Final = {"IPv4": (socket.IPPROTO_IP, 8), "IPv6": (socket.IPPROTO_IPV6, 49)}
+_FAMILIES: Final = {"IPv4": socket.AF_INET, "IPv6": socket.AF_INET6}
+_TYPES: Final = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
+_PROGRAM: Final = struct.Struct("@HP")  # struct sock_fprog
+
+
+class Sockets:
+    """Opens the listening sockets of this process. `listeners` has those that the process before has passed on."""
+
+    def __init__(
+        self, listeners: Listeners | None = None, *, needs_interface: bool = False
+    ) -> None:
+        """`needs_interface`: whoever arrives is told apart by the interface."""
+        self._listeners = listeners or Listeners()
+        self._needs_interface = needs_interface
+
+    def open(self, place: Place, admission: Admission, here: Iterable[str]) -> socket.socket:
+        """Return a socket that listens there and does not block. Raises OSError."""
+        key = listener_key(place.protocol, place.address, place.port)
+        inherited = self._listeners.take(key)
+        if inherited is not None:
+            if is_alive(inherited):
+                admit(inherited, place, admission, here)
+                return inherited
+            self._listeners.drop(key)
+            inherited.close()
+        listener = socket.socket(_FAMILIES[place.family], _TYPES[place.protocol])
+        try:
+            self._prepare(listener, place)
+            admit(listener, place, admission, here)
+            listener.bind((place.address, place.port))
+            if place.protocol == "TCP":
+                listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        self._listeners.keep(key, listener)
+        return listener
+
+    def leave(self, place: Place) -> None:
+        """Note that a socket is about to be closed: the next process shall not have it."""
+        self._listeners.drop(listener_key(place.protocol, place.address, place.port))
+
+    def _prepare(self, listener: socket.socket, place: Place) -> None:
+        listener.setblocking(False)
+        # The route that makes the address local may be gone for a moment, and IPv6 takes no notice of it at all.
+        level, option = _FREEBIND[place.family]
+        listener.setsockopt(level, option, 1)
+        if place.family == IPV6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if self._needs_interface:
+            level, option = _PKTINFO[place.family]
+            listener.setsockopt(level, option, 1)
+        if place.protocol == "TCP":
+            # so that connections of an earlier process, which still linger, are not in the way
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # What is accepted inherits these: small answers go at once, and clients that vanish are noticed some day.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def admit(
+    listener: socket.socket, place: Place, admission: Admission, here: Iterable[str]
+) -> None:
+    """Have a socket be shown the packets of those who are to be let in, and no others. Raises OSError.
+
+    With EMSGSIZE when there are too many ranges; nobody is let in then.
+    """
+    program = filters.program(place.family, admission, here)
+    if len(program) > filters.MOST:
+        _attach(listener, filters.program(place.family, Admission(()), ()))
+        raise OSError(errno.EMSGSIZE, "too many source ranges for a socket filter")
+    if program:
+        _attach(listener, program)
+        return
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
+def _attach(listener: socket.socket, program: list[filters.Instruction]) -> None:
+    packed = ctypes.create_string_buffer(filters.pack(program))
+    described = _PROGRAM.pack(len(program), ctypes.addressof(packed))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
+
+
+def is_alive(listener: socket.socket) -> bool:
+    """Whether a socket listens still: somebody may have ended it (ss --kill)."""
+    try:
+        if listener.type == socket.SOCK_STREAM:
+            return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        return bool(listener.getsockname()[1])
+    except OSError:
+        return False
+
+
+def describe(place: Place, error: OSError) -> str:
+    """Return why nobody can listen there, in words."""
+    reason = error.strerror or os.strerror(error.errno or 0)
+    if error.errno == errno.EADDRINUSE:
+        reason = "another program listens at this port, on this address or on all"
+    return f"listen at {place}: {reason}"

@@ -1,0 +1,219 @@
+"""Listening sockets outlive their process: the next one is passed them, and nobody is refused between the two. Shell.
+
+Whoever listens keeps its sockets here under a key. A process that starts asks the one that runs, over a Unix socket that only its
+own user can open, and is passed all of them (SCM_RIGHTS, unix(7)). From then on both accept from the same queues, until the old
+process is told to stop: it closes its descriptors, and the sockets live on in the new one.
+
+Usually there is nobody to ask. That somebody does not answer is no reason not to start: what was not passed is bound anew by
+whoever wants it.
+"""
+
+import array
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from proxy.addresses import join_host_port
+from proxy.model import Protocol
+
+FILE: Final = "listeners.sock"
+"""The socket's name in the directory for state."""
+CLOSE_REST_S: Final = 30.0
+"""How long after the start everybody must have taken what it wants: pages are served some seconds after the services."""
+ANSWER_S: Final = 3.0
+"""How long a message may be waited for, from a process that has other work as well."""
+AT_ONCE: Final = 200
+"""Descriptors in one message; the kernel takes 253 (SCM_MAX_FD)."""
+_PAUSE_S: Final = 1.0
+_MESSAGE: Final = 1 << 16
+_CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
+_SIOCGSKNS: Final = 0x894C  # linux/sockios.h
+_NAMESPACE: Final = Path("/proc/self/ns/net")
+_TYPES: Final[dict[int, str]] = {socket.SOCK_STREAM: "tcp", socket.SOCK_DGRAM: "udp"}
+
+log = logging.getLogger(__name__)
+
+
+def listener_key(protocol: Protocol, address: str, port: int) -> str:
+    """Return the name of a listening socket, which says where it is bound."""
+    return f"{protocol.lower()} {join_host_port(address, port)}"
+
+
+def place_to_ask(path: Path) -> socket.socket:
+    """Return the socket where the next process will ask, in place of the one where we did. Raises OSError."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.ExitStack() as unless_done:
+        asked = unless_done.enter_context(
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        )
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        new.unlink(missing_ok=True)
+        asked.bind(os.fspath(new))
+        unless_done.callback(new.unlink, missing_ok=True)
+        new.chmod(0o600)
+        asked.listen(1)
+        new.rename(path)
+        unless_done.pop_all()
+    return asked
+
+
+class Listeners:
+    """The listening sockets of this process, and those that the one before has passed on and nobody has taken yet."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, socket.socket] = {}
+        self._inherited: dict[str, socket.socket] = {}
+
+    @property
+    def inherited(self) -> list[str]:
+        """What was passed on and not taken yet."""
+        return sorted(self._inherited)
+
+    def take(self, key: str) -> socket.socket | None:
+        """Return what was passed on under this key, which the caller owns from now on; it is kept. None if there is nothing."""
+        listener = self._inherited.pop(key, None)
+        if listener is not None:
+            self._kept[key] = listener
+        return listener
+
+    def keep(self, key: str, listener: socket.socket) -> None:
+        """Remember a socket of the caller's, to be passed to the next process."""
+        self._kept[key] = listener
+
+    def drop(self, key: str) -> None:
+        """Forget one that its owner is about to close."""
+        self._kept.pop(key, None)
+
+    def close_rest(self) -> None:
+        """Close what nobody took: it is not wanted any more. To be called when all is programmed."""
+        while self._inherited:
+            _, listener = self._inherited.popitem()
+            listener.close()
+
+    @classmethod
+    def inherited_from(cls, path: Path, answer_s: float = ANSWER_S) -> Self:
+        """Ask the process that runs for its sockets. Blocks, for `answer_s` at most if it hangs."""
+        listeners = cls()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+            asking.settimeout(answer_s)
+            try:
+                asking.connect(os.fspath(path))
+                listeners._receive(asking)
+            except OSError as error:
+                if error.errno not in {errno.ENOENT, errno.ECONNREFUSED}:
+                    log.warning("asked for listening sockets at %s: %s", path, error)
+        if listeners._inherited:
+            log.info("took over %d listening sockets", len(listeners._inherited))
+        return listeners
+
+    def _receive(self, asking: socket.socket) -> None:
+        """Take in messages up to the empty one. Raises OSError."""
+        while True:
+            message, descriptors, flags, _ = socket.recv_fds(asking, _MESSAGE, AT_ONCE)
+            sockets = [socket.socket(fileno=each) for each in descriptors]
+            try:
+                keys = msgspec.json.decode(message, type=list[str])
+            except msgspec.DecodeError:
+                keys = []
+            for key, listener in zip(keys, sockets, strict=False):
+                if _key(listener) == key:
+                    listener.setblocking(False)
+                    self._inherited[key] = listener
+            for listener in set(sockets).difference(self._inherited.values()):
+                listener.close()
+            if not message or not keys:
+                return
+            if flags & socket.MSG_CTRUNC:
+                raise OSError(errno.EMFILE, "not all of them came: too many open files")
+            asking.send(b"+")
+
+    async def pass_on(self, asked: socket.socket) -> None:
+        """Pass what is kept to whoever asks there, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                answering, _ = await loop.sock_accept(asked)
+            except OSError as error:  # too many open files
+                log.warning("could not answer the next process: %s", error)
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            with answering, contextlib.suppress(OSError, TimeoutError):
+                if _peer(answering) in {0, os.geteuid()}:
+                    await self._answer(answering)
+
+    async def _answer(self, answering: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        keys = list(self._kept)
+        count = 0
+        for at in range(0, len(keys), AT_ONCE):
+            # some may have gone since
+            some = {key: self._kept[key] for key in keys[at : at + AT_ONCE] if key in self._kept}
+            if not some:
+                continue
+            count += len(some)
+            _send(answering, some)
+            async with asyncio.timeout(ANSWER_S):
+                if not await loop.sock_recv(answering, 1):
+                    return
+        _send(answering, {})
+        log.info("passed %d listening sockets to the next process", count)
+
+
+def _send(answering: socket.socket, some: dict[str, socket.socket]) -> None:
+    descriptors = array.array("i", [each.fileno() for each in some.values()])
+    socket.send_fds(answering, [msgspec.json.encode(list(some))], descriptors)
+
+
+def _key(listener: socket.socket) -> str:
+    """Return the key that a socket must have, empty if it is of no use here. Raises OSError where the kernel does not tell."""
+    protocol = _TYPES.get(listener.type)
+    if protocol is None or listener.family not in {socket.AF_INET, socket.AF_INET6}:
+        return ""
+    if _namespace(listener) != _NAMESPACE.stat().st_ino:
+        return ""
+    address, port = listener.getsockname()[:2]
+    return f"{protocol} {join_host_port(address, port)}"
+
+
+def _namespace(listener: socket.socket) -> int:
+    """Return the inode of the network namespace of a socket: several may share a directory for state."""
+    descriptor = fcntl.ioctl(listener, _SIOCGSKNS)
+    try:
+        return os.fstat(descriptor).st_ino
+    finally:
+        os.close(descriptor)
+
+
+def _peer(connection: socket.socket) -> int:
+    """Return whose process it is (user id)."""
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user, _ = _CREDENTIALS.unpack(packed)
+    return int(user)
+
+
+async def run(listeners: Listeners, path: Path, is_synced: asyncio.Event) -> None:
+    """Pass listening sockets to the next process, and close those that this one has no use for, until cancelled."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_close_rest(listeners, is_synced))
+        try:
+            asked = place_to_ask(path)
+        except OSError as error:
+            log.warning("the next process will not be passed listening sockets: %s", error)
+            return
+        with asked:
+            await listeners.pass_on(asked)
+
+
+async def _close_rest(listeners: Listeners, is_synced: asyncio.Event) -> None:
+    await is_synced.wait()
+    await asyncio.sleep(CLOSE_REST_S)
+    listeners.close_rest()

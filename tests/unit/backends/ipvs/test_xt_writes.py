@@ -1,0 +1,108 @@
+"""Transactions as messages to ipset: in which order, and how many members there are after them."""
+
+from backends.ipvs.layout import fixed_sets
+from backends.ipvs.model import (
+    ALLOWED,
+    BOUND,
+    EXTERNALS,
+    GUARDED,
+    NODEPORTS,
+    REFUSED,
+    SERVICE_CIDRS,
+    SERVICES,
+    SHORTCUTS,
+)
+from backends.ipvs.xt_members import ip_set
+from backends.ipvs.xt_writes import Message, additions, counted, removals
+from backends.kernel import ipset_messages
+from backends.kernel.ipset_objects import Member
+from backends.kernel.nft_phrases import word
+from backends.kernel.nft_table import Data
+from backends.kernel.nft_transaction import Batch, Element, Transaction
+from proxy.model import FAMILIES
+from tests.model_builders import make_key
+
+HTTP = bytes([10, 0, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0])
+KEY = make_key("default/web")
+COUNTS = {ip_set(f, s.name).name: (5, ip_set(f, s.name)) for f in FAMILIES for s in fixed_sets(f)}
+
+
+def batch(name: str, *keys: bytes, data: Data = None) -> Batch:
+    return Batch("IPv4", name, tuple([Element(key, data, KEY) for key in keys]))
+
+
+def sets_of(messages: list[Message]) -> list[str]:
+    """The sets that messages are about, in order."""
+    words = [ipset_messages.describe(each.request).split() for each in messages]
+    return list(dict.fromkeys([each[-1].removeprefix("slice-ipvs4-") for each in words]))
+
+
+def nobody(_: str) -> list[Member]:
+    return []
+
+
+def test_what_a_packet_is_asked_about_next_is_there_before_and_goes_after() -> None:
+    allowed = bytes([192, 0, 2, 0]) + HTTP + bytes([192, 0, 2, 255]) + HTTP
+    batches = (
+        batch(EXTERNALS, HTTP, data=word(1)),
+        batch(SHORTCUTS, HTTP, data=word(3)),
+        batch(GUARDED, HTTP),
+        batch(ALLOWED, allowed),
+        batch(BOUND, HTTP[:4]),
+    )
+    there = {"slice-ipvs4-allowed": [Member("10.0.0.1", 6, 80, "192.0.2.0/24")]}
+
+    added = additions(Transaction(adds=batches))
+    removed = removals(Transaction(deletes=batches), lambda name: there.get(name, []))
+
+    assert sets_of(added) == [BOUND, ALLOWED, GUARDED, SHORTCUTS, EXTERNALS]
+    assert sets_of(removed) == [EXTERNALS, SHORTCUTS, GUARDED, ALLOWED, BOUND]
+    assert {each.owner for each in (*added, *removed)} == {KEY}
+
+
+def test_what_is_removed_and_added_stays() -> None:
+    step = Transaction(
+        deletes=(batch(EXTERNALS, HTTP, data=word(1)),),
+        adds=(batch(EXTERNALS, HTTP, data=word(2)),),
+    )
+
+    assert removals(step, nobody) == []
+    assert [ipset_messages.describe(each.request) for each in additions(step)] == [
+        "add 10.0.0.1,tcp:80 skbmark 0x2 to set slice-ipvs4-externals"
+    ]
+
+
+def test_of_a_family_that_is_made_anew_all_goes_that_is_not_to_be_there() -> None:
+    step = Transaction(rebuild=("IPv4",), adds=(batch(BOUND, HTTP[:4]),))
+    there = [Member("10.0.0.1"), Member("10.9.9.9")]
+
+    found = removals(step, lambda name: there if name.endswith("4-bound") else [])
+
+    assert [ipset_messages.describe(each.request) for each in found] == [
+        "delete 10.9.9.9 from set slice-ipvs4-bound"
+    ]
+
+
+def test_members_are_counted_as_they_come_and_go() -> None:
+    step = Transaction(
+        deletes=(batch(REFUSED, HTTP), batch(EXTERNALS, HTTP, data=word(1))),
+        adds=(
+            batch(SERVICES, HTTP),
+            batch(EXTERNALS, HTTP, data=word(2)),
+            batch(NODEPORTS, HTTP[4:], data=word(1)),
+        ),
+    )
+
+    after = counted(step, COUNTS)
+
+    assert after is not None
+    changed = {n.removeprefix("slice-ipvs4-"): c for n, (c, _) in after.items() if c != 5}
+    assert changed == {REFUSED: 4, SERVICES: 6, NODEPORTS: 7}
+
+
+def test_of_ranges_and_of_sets_that_are_not_there_nobody_knows_how_many_there_will_be() -> None:
+    services = Transaction(adds=(batch(SERVICES, HTTP),))
+
+    assert counted(services, {}) is None
+    assert counted(services._replace(rebuild=("IPv4",)), COUNTS) is None
+    assert counted(Transaction(adds=(batch(SERVICE_CIDRS, HTTP[:4] + b"\0"),)), COUNTS) is None

@@ -1,0 +1,176 @@
+"""The backend around engine and kernel. The laws are contract tests; here is what they do not ask for."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from backends.userspace.backend import UserspaceBackend
+from backends.userspace.model import ROUTE_PROTOCOL
+from backends.userspace.settings import ForwarderSettings
+from proxy.desired import Frontend
+from proxy.errors import KernelError
+from proxy.netlink.fib import Route
+from tests.contract.driving import adopt
+from tests.contract.userspace_host import FakeUserspaceGround, UserspaceHost
+from tests.desired_strategies import desired_state, make_desired, many_services, whole
+from tests.fakes.routes import RoutesKernel
+from tests.unit.backends.userspace.test_settings import make_settings
+
+
+def run(test: Callable[[UserspaceHost], Coroutine[Any, Any, None]]) -> None:
+    with FakeUserspaceGround().fresh() as host:
+        asyncio.run(test(host))
+
+
+def test_it_is_made_of_the_settings_alone_and_closed_unused() -> None:
+    backend = UserspaceBackend.from_settings(make_settings())
+
+    assert backend.name == "userspace"
+    assert [sum(figure.values.values()) for figure in backend.figures()] == [0.0] * 6
+    backend.close()
+
+
+def test_what_cannot_be_forwarded_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(host: UserspaceHost) -> None:
+        backend = host.start()
+        ports = desired_state(make_desired("default/web", "10.1.0.1:80", protocol="SCTP"))
+        observed = await adopt(backend, ports)
+        changed = desired_state(make_desired("default/web", "10.1.0.2:80", protocol="SCTP"))
+        await backend.apply(backend.plan(whole(changed), observed, list(changed)), observed)
+
+    run(test)
+    assert caplog.text.count("is not served: mode userspace forwards TCP and UDP") == 1
+
+
+def test_one_frontend_that_is_taken_leaves_the_others_served() -> None:
+    async def test(host: UserspaceHost) -> None:
+        backend = host.start()
+        observed = await adopt(backend, {})
+        port = make_desired(
+            "default/web", "10.1.0.1:80", outer=(Frontend("ExternalIP", "203.0.113.1", 80),)
+        )
+        host.occupy(port)
+
+        ports = desired_state(port)
+        applied = await backend.apply(backend.plan(whole(ports), observed, list(ports)), observed)
+
+        assert "another program listens" in applied.failed[port.key]
+        assert [place.address for place in observed.listening] == ["203.0.113.1"]
+
+    run(test)
+
+
+def test_a_refused_route_is_its_service_ports_failure_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = "10.96.0.2/32"
+
+    def change(self: RoutesKernel, kind: int, route: Any) -> int:
+        return 1 if route.cidr == refused else real(self, kind, route)
+
+    real = RoutesKernel._change
+    monkeypatch.setattr(RoutesKernel, "_change", change)
+
+    async def test(host: UserspaceHost) -> None:
+        backend, ports = host.start(), many_services(3)
+        observed = await backend.observe()
+
+        applied = await backend.apply(backend.plan(whole(ports), observed, list(ports)), observed)
+
+        assert [str(key.name) for key in applied.failed] == ["default/s2"]
+        assert sorted(observed.routes) == ["10.96.0.1", "10.96.0.3"]
+        assert host.state(await backend.observe()) == host.state(observed)
+
+    run(test)
+
+
+def test_giving_way_removes_the_addresses() -> None:
+    async def test(host: UserspaceHost) -> None:
+        backend = host.start()
+        await adopt(backend, many_services(3))
+
+        retired = await backend.retire()
+
+        assert (retired.removed, retired.again_s) == (("3 routes",), None)
+        assert not host.own()
+        assert (await backend.retire()).removed == ()
+
+    run(test)
+
+
+def test_what_somebody_does_to_addresses_of_this_host_is_noticed() -> None:
+    async def test() -> None:
+        kernel = RoutesKernel()
+        with kernel.entered():
+            backend = UserspaceBackend(ForwarderSettings())
+            with contextlib.closing(backend):
+                observed = await backend.observe()
+                assert not backend.has_foreign_change(observed)
+                kernel.add("eth1", "", "192.0.2.1")
+                assert backend.has_foreign_change(observed)
+                assert await backend.verify(observed) == []
+                assert observed.host == {"192.0.2.1"}
+
+    asyncio.run(test())
+
+
+def test_node_ports_follow_an_address_with_the_next_plan_at_the_latest() -> None:
+    async def test() -> None:
+        kernel = RoutesKernel()
+        kernel.add("eth0", "", "127.0.0.8")
+        with kernel.entered():
+            backend = UserspaceBackend(ForwarderSettings())
+            port = make_desired(
+                "default/web", "10.1.0.1:80", outer=(Frontend("NodePort", None, 39081),)
+            )
+            ports = desired_state(port)
+            with contextlib.closing(backend):
+                observed = await backend.observe()
+                await backend.apply(backend.plan(whole(ports), observed, list(ports)), observed)
+                kernel.add("eth1", "", "192.0.2.1")
+                kernel.put(Route("local", "10.96.7.7/32", ROUTE_PROTOCOL))
+                other = make_desired(
+                    "default/other", "10.1.0.1:80", cluster_ip="127.0.0.99", port=39082
+                )
+                ports[other.key] = other
+
+                plan = backend.plan(whole(ports), observed, [other.key])
+                applied = await backend.apply(plan, observed)
+                assert applied.again_s is None  # a route is not as believed, so all is looked at
+                assert backend.has_foreign_change(observed)
+                assert len(await backend.verify(observed)) == 2
+
+                kernel.add("eth2", "", "192.0.2.2")
+                plan = backend.plan(whole(ports), observed, [])
+                applied = await backend.apply(plan, observed)
+                assert applied.again_s == 0.0
+                assert not backend.has_foreign_change(observed)
+                later = backend.plan(whole(ports), observed, [])
+                assert [str(place) for place, _ in later.listening] == ["TCP 192.0.2.2:39081"]
+
+    asyncio.run(test())
+
+
+def test_a_kernel_that_is_out_of_reach_is_an_error() -> None:
+    async def test(host: UserspaceHost) -> None:
+        backend, ports = host.start(), many_services(1)
+        observed = await backend.observe()
+        plan = backend.plan(whole(ports), observed, list(ports))
+        error = KernelError("routes", 110, "no reply")
+        with host.failing(backend, error, is_done=False), pytest.raises(KernelError):
+            await backend.apply(plan, observed)
+        assert observed.serving == {}
+
+    run(test)
+
+
+def test_draining_without_connections_is_done_at_once() -> None:
+    async def test(host: UserspaceHost) -> None:
+        backend = host.start()
+        assert isinstance(backend, UserspaceBackend)
+        assert await backend.drain(1.0) == 0
+
+    run(test)

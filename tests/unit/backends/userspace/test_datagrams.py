@@ -1,0 +1,145 @@
+"""Forwarded datagrams, on loopback addresses."""
+
+import asyncio
+
+from backends.userspace.settings import ForwarderSettings
+from tests import forwarding
+from tests.forwarding import (
+    KEY,
+    heard_by,
+    listen,
+    nobody,
+    serving,
+    udp_client,
+    udp_endpoint,
+    until,
+)
+
+
+def test_an_answer_comes_from_where_was_asked() -> None:
+    async def test() -> None:
+        async with (
+            forwarding.forwarding() as forwarder,
+            udp_endpoint(lambda data: b"re: " + data) as (target, _),
+        ):
+            forwarder.serve(KEY, serving(target))
+            # a connected client hears only the address it asks
+            async with udp_client(listen(forwarder, "UDP")) as (transport, client):
+                transport.sendto(b"one")
+                assert await heard_by(client) == b"re: one"
+                transport.sendto(b"two")
+                assert await heard_by(client) == b"re: two"
+            assert len(forwarder.flows) == 1
+            counted = forwarder.services[KEY].counted
+            assert (counted["accepted"], counted["received"], counted["sent"]) == (1, 6, 14)
+
+    asyncio.run(test())
+
+
+def test_a_client_keeps_its_endpoint_and_others_get_theirs() -> None:
+    async def test() -> None:
+        async with (
+            forwarding.forwarding() as forwarder,
+            udp_endpoint(lambda _: b"a") as (a, _),
+            udp_endpoint(lambda _: b"b") as (b, _),
+        ):
+            forwarder.serve(KEY, serving(a, b))
+            place = listen(forwarder, "UDP")
+            async with udp_client(place) as (first, one), udp_client(place) as (second, two):
+                answers: list[list[bytes]] = [[], []]
+                for _ in range(3):
+                    first.sendto(b"?")
+                    second.sendto(b"?")
+                    answers[0].append(await heard_by(one))
+                    answers[1].append(await heard_by(two))
+            assert sorted(answers) == [[b"a"] * 3, [b"b"] * 3]
+
+    asyncio.run(test())
+
+
+def test_a_flow_whose_endpoint_has_gone_goes_on_at_another() -> None:
+    async def test() -> None:
+        async with (
+            forwarding.forwarding() as forwarder,
+            udp_endpoint(lambda _: b"a") as (a, _),
+            udp_endpoint(lambda _: b"b") as (b, _),
+        ):
+            forwarder.serve(KEY, serving(a))
+            async with udp_client(listen(forwarder, "UDP")) as (transport, client):
+                transport.sendto(b"?")
+                assert await heard_by(client) == b"a"
+                forwarder.serve(KEY, serving(b))
+                assert not forwarder.flows
+                transport.sendto(b"?")
+                assert await heard_by(client) == b"b"
+            assert forwarder.services[KEY].balancer.open == {b: 1}
+
+    asyncio.run(test())
+
+
+def test_where_nobody_listens_the_next_datagram_goes_elsewhere() -> None:
+    async def test() -> None:
+        async with (
+            forwarding.forwarding() as forwarder,
+            udp_endpoint(lambda _: b"a") as (a, _),
+        ):
+            forwarder.serve(KEY, serving(nobody(), a))
+            async with udp_client(listen(forwarder, "UDP")) as (transport, client):
+                transport.sendto(b"lost")
+                await until(lambda: forwarder.services[KEY].failures == 1)
+                transport.sendto(b"?")
+                assert await heard_by(client) == b"a"
+
+    asyncio.run(test())
+
+
+def test_silent_flows_end_and_there_are_never_more_than_allowed() -> None:
+    async def test() -> None:
+        settings = ForwarderSettings(udp_s=0.05, flows=2)
+        async with (
+            forwarding.forwarding(settings) as forwarder,
+            udp_endpoint(lambda _: b"a") as (a, _),
+        ):
+            forwarder.serve(KEY, serving(a))
+            place = listen(forwarder, "UDP")
+            async with (
+                udp_client(place) as (first, one),
+                udp_client(place) as (second, two),
+                udp_client(place) as (third, three),
+            ):
+                for transport, client in ((first, one), (second, two), (third, three)):
+                    transport.sendto(b"?")
+                    assert await heard_by(client) == b"a"
+                    assert len(forwarder.flows) <= 2
+                await until(lambda: not forwarder.flows)
+                first.sendto(b"?")
+                assert await heard_by(one) == b"a"
+
+    asyncio.run(test())
+
+
+def test_without_an_endpoint_a_datagram_is_lost_and_counted() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder:
+            forwarder.serve(KEY, serving())
+            async with udp_client(listen(forwarder, "UDP")) as (transport, _):
+                transport.sendto(b"?")
+                await until(lambda: forwarder.services[KEY].refused == 1)
+
+    asyncio.run(test())
+
+
+def test_more_than_is_taken_at_once_is_all_forwarded() -> None:
+    async def test() -> None:
+        async with (
+            forwarding.forwarding() as forwarder,
+            udp_endpoint(lambda data: data) as (a, _),
+        ):
+            forwarder.serve(KEY, serving(a))
+            async with udp_client(listen(forwarder, "UDP")) as (transport, client):
+                for number in range(150):
+                    transport.sendto(b"%d" % number)
+                found = {await heard_by(client) for _ in range(150)}
+            assert found == {b"%d" % number for number in range(150)}
+
+    asyncio.run(test())

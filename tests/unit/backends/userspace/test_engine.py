@@ -1,0 +1,124 @@
+"""The engine: what is served and where somebody listens, on loopback addresses."""
+
+import asyncio
+import socket
+
+import pytest
+
+from backends.userspace.engine import Engine
+from backends.userspace.model import NOBODY, Admission, Listening
+from backends.userspace.settings import ForwarderSettings
+from tests.forwarding import KEY, ask, endpoint, naming, serving
+from tests.model_builders import make_key
+from tests.unit.backends.userspace.test_sockets import free_place, is_let_in
+
+
+def test_before_anything_is_served_there_is_nothing() -> None:
+    engine = Engine(ForwarderSettings())
+
+    assert (engine.serving(), engine.listening(), engine.totals()) == ({}, {}, {})
+    assert not engine.is_listening(free_place())
+    assert engine.counts(KEY) == {}
+    assert asyncio.run(engine.drain(0.0)) == 0
+    engine.close()
+
+
+def test_what_is_served_is_told_and_ends() -> None:
+    async def test() -> None:
+        engine, place = Engine(ForwarderSettings()), free_place()
+        async with endpoint(naming(b"a")) as target:
+            engine.serve(KEY, serving(target))
+            engine.listen(place, Listening(KEY, "internal"))
+            assert await ask(place) == b"a"
+
+            assert engine.serving() == {KEY: serving(target)}
+            assert engine.listening() == {place: Listening(KEY, "internal")}
+            assert engine.is_listening(place)
+            assert engine.has(place)
+            assert engine.counts(KEY)["accepted"] == engine.totals()["accepted"] == 1
+
+            engine.stop(place)
+            engine.forget(KEY)
+            assert (engine.serving(), engine.listening()) == ({}, {})
+            assert not engine.has(place)
+        engine.close()
+
+    asyncio.run(test())
+
+
+def test_a_listener_changes_its_owner_and_whom_it_lets_in_in_place() -> None:
+    other = make_key("default/other")
+
+    async def test() -> None:
+        engine, place = Engine(ForwarderSettings()), free_place()
+        engine.serve(KEY, serving())
+        engine.serve(other, serving())
+        engine.listen(place, Listening(KEY, "internal"))
+        before = engine.forwarder.listeners[place].socket
+
+        engine.listen(place, Listening(other, "external", NOBODY))
+
+        assert engine.forwarder.listeners[place].socket is before
+        assert engine.listening() == {place: Listening(other, "external", NOBODY)}
+        assert not is_let_in(place, "127.0.0.1")
+        engine.close()
+
+    asyncio.run(test())
+
+
+def test_a_listener_that_somebody_has_ended_is_opened_anew() -> None:
+    async def test() -> None:
+        engine, place = Engine(ForwarderSettings()), free_place()
+        engine.serve(KEY, serving())
+        engine.listen(place, Listening(KEY, "internal"))
+        engine.forwarder.listeners[place].socket.shutdown(socket.SHUT_RDWR)
+        assert not engine.is_listening(place)
+
+        engine.listen(place, Listening(KEY, "internal"))
+        assert engine.is_listening(place)
+
+        engine.forwarder.listeners[place].socket.shutdown(socket.SHUT_RDWR)
+        assert engine.listening() == {}
+        assert not engine.has(place)
+        engine.close()
+
+    asyncio.run(test())
+
+
+def test_who_is_here_is_told_to_listeners_that_let_in_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[tuple[str, ...]] = []
+
+    async def test() -> None:
+        engine, first, second = Engine(ForwarderSettings()), free_place(), free_place()
+        engine.set_here(frozenset(["192.0.2.1"]), ())
+        engine.serve(KEY, serving())
+        engine.listen(first, Listening(KEY, "external", Admission(only_here=True)))
+        engine.listen(second, Listening(KEY, "external"))
+        monkeypatch.setattr(
+            "backends.userspace.engine.admit", lambda *arguments: told.append(arguments[3])
+        )
+
+        engine.set_here(frozenset(["192.0.2.1"]), ("10.244.0.0/24",))
+        engine.set_here(frozenset(["192.0.2.2"]), ("10.244.0.0/24",))
+
+        assert engine.forwarder.here.holds("192.0.2.2", "")
+        assert engine.forwarder.here.holds("10.244.0.7", "")
+        engine.close()
+
+    asyncio.run(test())
+    assert told == [("10.244.0.0/24",)]
+
+
+def test_draining_leaves_nobody_listening() -> None:
+    async def test() -> None:
+        engine, place = Engine(ForwarderSettings()), free_place()
+        engine.serve(KEY, serving())
+        engine.listen(place, Listening(KEY, "internal"))
+
+        assert await engine.drain(1.0) == 0
+        assert not engine.has(place)
+        engine.close()
+
+    asyncio.run(test())

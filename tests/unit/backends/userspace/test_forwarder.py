@@ -1,0 +1,286 @@
+"""The forwarder: what is served in place, drained, given up, and put off."""
+
+import asyncio
+import contextlib
+import logging
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backends.userspace import forwarder as forwarder_module
+from backends.userspace.forwarder import Forwarder
+from backends.userspace.here import Detector
+from backends.userspace.model import Listening, Target
+from backends.userspace.settings import ForwarderSettings
+from tests import forwarding
+from tests.forwarding import KEY, ask, connect, echo, endpoint, listen, naming, serving, until
+from tests.model_builders import make_key
+
+
+def test_endpoints_change_in_place_and_open_connections_go_on_for_a_while() -> None:
+    async def test() -> None:
+        settings = ForwarderSettings(drain_s=0.3)
+        async with (
+            forwarding.forwarding(settings) as forwarder,
+            endpoint(echo) as old,
+            endpoint(naming(b"new")) as new,
+        ):
+            forwarder.serve(KEY, serving(old))
+            place = listen(forwarder)
+            reader, writer = await connect(place)
+            writer.write(b"one")
+            assert await reader.readexactly(3) == b"one"
+
+            forwarder.serve(KEY, serving(new))
+            assert await ask(place) == b"new"
+            writer.write(b"two")
+            assert await reader.readexactly(3) == b"two"
+            with pytest.raises(ConnectionResetError):
+                async with asyncio.timeout(forwarding.LIMIT_S):
+                    await reader.read()
+            writer.close()
+
+    asyncio.run(test())
+
+
+def test_a_connection_whose_endpoint_comes_back_is_left_alone() -> None:
+    async def test() -> None:
+        settings = ForwarderSettings(drain_s=0.05)
+        async with forwarding.forwarding(settings) as forwarder, endpoint(echo) as target:
+            forwarder.serve(KEY, serving(target))
+            reader, writer = await connect(listen(forwarder))
+            writer.write(b"one")
+            assert await reader.readexactly(3) == b"one"
+            forwarder.serve(KEY, serving())
+            forwarder.serve(KEY, serving(target))
+            await until(lambda: not forwarder._leaving)
+            writer.write(b"two")
+            assert await reader.readexactly(3) == b"two"
+            writer.close()
+
+    asyncio.run(test())
+
+
+def test_a_service_that_goes_keeps_its_connections_for_a_while_and_its_counts() -> None:
+    async def test() -> None:
+        settings = ForwarderSettings(drain_s=0.05, udp_s=0.05)
+        async with forwarding.forwarding(settings) as forwarder, endpoint(echo) as target:
+            forwarder.serve(KEY, serving(target))
+            place = listen(forwarder)
+            reader, writer = await connect(place)
+            writer.write(b"one")
+            assert await reader.readexactly(3) == b"one"
+            forwarder.stop(place)
+            forwarder.forget(KEY)
+            assert len(forwarder.connections) == 1
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            await until(lambda: not forwarder._ended)
+            assert forwarder.counted()["received"] == 3
+            with pytest.raises(ConnectionRefusedError):
+                await connect(place)
+            writer.close()
+
+    asyncio.run(test())
+
+
+def test_a_listener_is_given_to_another_service_without_refusing_anybody() -> None:
+    other = make_key("default/other")
+
+    async def test() -> None:
+        async with (
+            forwarding.forwarding() as forwarder,
+            endpoint(naming(b"a")) as a,
+            endpoint(naming(b"b")) as b,
+        ):
+            forwarder.serve(KEY, serving(a))
+            forwarder.serve(other, serving(b))
+            place = listen(forwarder)
+            before = forwarder.listeners[place].socket
+            assert await ask(place) == b"a"
+
+            forwarder.assign(place, Listening(other, "internal"))
+
+            assert await ask(place) == b"b"
+            assert forwarder.listeners[place].socket is before
+
+    asyncio.run(test())
+
+
+def test_silent_connections_end() -> None:
+    async def test() -> None:
+        settings = ForwarderSettings(idle_s=0.1)
+        async with forwarding.forwarding(settings) as forwarder, endpoint(echo) as target:
+            forwarder.serve(KEY, serving(target))
+            reader, writer = await connect(listen(forwarder))
+            with pytest.raises(ConnectionResetError):
+                async with asyncio.timeout(forwarding.LIMIT_S):
+                    await reader.read()
+            writer.close()
+
+    asyncio.run(test())
+
+
+def test_half_closed_connections_end_sooner() -> None:
+    async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write_eof()
+        await asyncio.get_running_loop().create_future()
+
+    async def test() -> None:
+        settings = ForwarderSettings(half_closed_s=0.1)
+        async with (
+            forwarding.forwarding(settings) as forwarder,
+            endpoint(echo) as whole,
+            endpoint(talk) as half,
+        ):
+            forwarder.serve(KEY, serving(whole, half))
+            place = listen(forwarder)
+            ends = [await connect(place) for _ in range(2)]
+            await until(lambda: any(each.is_half_closed for each in forwarder.connections))
+            await until(lambda: len(forwarder.connections) == 1)
+            (left,) = forwarder.connections
+            assert left.target == whole
+            for _, writer in ends:
+                writer.close()
+
+    asyncio.run(test())
+
+
+@contextlib.contextmanager
+def few_files(spare: int) -> Iterator[None]:
+    """The process may open only so many more files."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path("/dev/null").open() as next_one:
+        limit = next_one.fileno() + spare
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_without_files_nobody_is_accepted_for_a_moment_and_then_all_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forwarder_module, "REST_S", 0.02)
+
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(naming(b"a")) as target:
+            forwarder.serve(KEY, serving(target))
+            place = listen(forwarder)
+            with few_files(1):  # for the client itself
+                asking = asyncio.create_task(ask(place))
+                await until(lambda: forwarder.rests >= 2)
+                assert not asking.done()
+            assert await asking == b"a"
+
+    asyncio.run(test())
+
+
+def test_a_mistake_ends_one_connection_only(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(echo) as target:
+            forwarder.serve(KEY, serving(target))
+            place = listen(forwarder)
+            reader, writer = await connect(place)
+            await until(lambda: forwarder.connections)
+            (connection,) = forwarder.connections
+
+            def mistaken(*_: object, **__: object) -> bool:
+                raise ZeroDivisionError
+
+            with monkeypatch.context() as patch:
+                patch.setattr(type(connection), "run", mistaken)
+                writer.write(b"x")
+                await until(lambda: connection.is_over)
+            assert await ask(place, b"y") == b"y"
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+            writer.close()
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(test())
+    assert "a mistake of ours" in caplog.text
+
+
+def test_draining_refuses_new_connections_and_waits_for_old_ones() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(echo) as target:
+            forwarder.serve(KEY, serving(target))
+            place = listen(forwarder)
+            reader, writer = await connect(place)
+            writer.write(b"one")
+            assert await reader.readexactly(3) == b"one"
+
+            draining = asyncio.create_task(forwarder.drain(forwarding.LIMIT_S))
+            await until(lambda: not forwarder.listeners)
+            with pytest.raises(ConnectionRefusedError):
+                await connect(place)
+            writer.write(b"two")
+            assert await reader.readexactly(3) == b"two"
+            assert not draining.done()
+            writer.write_eof()
+            assert await reader.read() == b""
+            assert await draining == 0
+            writer.close()
+
+    asyncio.run(test())
+
+
+def test_draining_ends_at_its_deadline() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(echo) as target:
+            forwarder.serve(KEY, serving(target))
+            _, writer = await connect(listen(forwarder))
+            await until(lambda: forwarder.connections)
+            assert await forwarder.drain(0.02) == 1
+            writer.close()
+
+    asyncio.run(test())
+
+
+def test_many_connections_leave_nothing_behind() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(naming(b"a")) as target:
+            forwarder.serve(KEY, serving(target))
+            place = listen(forwarder)
+            for _ in range(20):
+                assert await asyncio.gather(*[ask(place, b"?") for _ in range(20)]) == [b"a"] * 20
+            await until(lambda: not forwarder.connections)
+            service = forwarder.services[KEY]
+            assert (service.accepted, service.balancer.open) == (400, {})
+            assert len(forwarder._handlers) == 1
+            assert not forwarder.connecting
+
+    asyncio.run(test())
+
+
+def test_interfaces_of_pods_are_known_by_their_names() -> None:
+    async def test() -> None:
+        settings = ForwarderSettings(detector=Detector(mode="BridgeInterface", interface="lo"))
+        async with forwarding.forwarding(settings) as forwarder:
+            assert forwarder.is_pod_interface(1)
+            assert not forwarder.is_pod_interface(1 << 30)
+
+    asyncio.run(test())
+
+
+def test_closing_ends_everything() -> None:
+    async def test() -> None:
+        async with endpoint(echo) as target:
+            forwarder = Forwarder(ForwarderSettings())
+            forwarder.serve(KEY, serving(target, Target("127.0.0.1", 9)))
+            place = listen(forwarder)
+            reader, writer = await connect(place)
+            writer.write(b"one")
+            await reader.read(3)
+            forwarder.close()
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            writer.close()
+
+    asyncio.run(test())

@@ -1,0 +1,63 @@
+"""What follows from the daemon's settings."""
+
+import argparse
+from pathlib import Path
+
+from msgspec import structs
+
+from backends.userspace.settings import forwarder_settings
+from proxy.config import load
+from proxy.config.flags import add_flags
+from proxy.config.settings import Settings
+
+
+def make_settings() -> Settings:
+    parser = argparse.ArgumentParser()
+    add_flags(parser)
+    args = parser.parse_args([])
+    return load.load(args, hostname="n1", read_file=lambda path: Path(path).read_bytes())[0]
+
+
+def test_the_own_section_of_the_configuration_counts() -> None:
+    settings = make_settings()
+    own = structs.replace(
+        settings.userspace,
+        scheduler="lc",
+        connect_timeout_s=1.5,
+        tcp_idle_timeout_s=60.0,
+        udp_idle_timeout_s=7.0,
+        drain_timeout_s=9.0,
+        uses_proxy_protocol=True,
+    )
+
+    found = forwarder_settings(structs.replace(settings, userspace=own))
+
+    assert found.is_least
+    assert (found.connect_s, found.idle_s, found.udp_s, found.drain_s) == (1.5, 60.0, 7.0, 9.0)
+    assert found.sends_proxy_header
+
+
+def test_pods_here_are_told_as_configured() -> None:
+    settings = structs.replace(
+        make_settings(),
+        detect_local_mode="InterfaceNamePrefix",
+        interface_name_prefix="veth",
+        bridge_interface="br0",
+    )
+
+    by_prefix = forwarder_settings(settings).detector
+    by_bridge = forwarder_settings(
+        structs.replace(settings, detect_local_mode="BridgeInterface")
+    ).detector
+
+    assert (by_prefix.interface, by_bridge.interface) == ("veth", "br0")
+
+
+def test_nodes_begin_their_turns_at_different_endpoints() -> None:
+    settings = make_settings()
+    offsets = {
+        forwarder_settings(structs.replace(settings, node_name=name)).offset
+        for name in ("a", "b", "c")
+    }
+
+    assert len(offsets) == 3

@@ -1,0 +1,266 @@
+"""Forwarded connections, on loopback addresses."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+
+import pytest
+
+from backends.userspace.forwarder import Forwarder
+from backends.userspace.model import Place, Target
+from backends.userspace.settings import ForwarderSettings
+from tests import forwarding
+from tests.forwarding import (
+    KEY,
+    ask,
+    connect,
+    echo,
+    endpoint,
+    listen,
+    naming,
+    nobody,
+    serving,
+    until,
+)
+
+_RESET = struct.pack("ii", 1, 0)
+
+
+def run(test: object) -> None:
+    asyncio.run(test)  # type: ignore[arg-type] # a coroutine
+
+
+def start(forwarder: Forwarder, *targets: Target) -> Place:
+    forwarder.serve(KEY, serving(*targets))
+    return listen(forwarder)
+
+
+def test_what_a_client_says_is_answered_and_counted() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(echo) as target:
+            place = start(forwarder, target)
+
+            assert await ask(place, b"hello") == b"hello"
+            await until(lambda: not forwarder.connections)
+            counted = forwarder.services[KEY].counted
+            assert (counted["accepted"], counted["received"], counted["sent"]) == (1, 5, 5)
+            assert forwarder.services[KEY].balancer.open == {}
+
+    run(test())
+
+
+def test_an_endpoint_may_speak_first() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(naming(b"220 ready")) as target:
+            reader, writer = await connect(start(forwarder, target))
+
+            assert await reader.read(100) == b"220 ready"
+            writer.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 65_537, 30_000_000])
+def test_data_of_any_size_comes_back_as_it_was_said(size: int) -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(echo) as target:
+            place = start(forwarder, target)
+            said = bytes(range(256)) * (size // 256) + bytes(size % 256)
+            reader, writer = await connect(place)
+
+            async def say() -> None:
+                writer.write(said)
+                await writer.drain()
+                writer.write_eof()
+
+            saying = asyncio.create_task(say())
+            assert await reader.read() == said
+            await saying
+            writer.close()
+            await until(lambda: not forwarder.connections)
+            assert forwarder.services[KEY].received == forwarder.services[KEY].sent == size
+
+    run(test())
+
+
+def test_one_direction_may_end_long_before_the_other() -> None:
+    heard: list[bytes] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"that is all")
+        writer.write_eof()
+        heard.append(await reader.read())
+
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(talk) as target:
+            reader, writer = await connect(start(forwarder, target))
+            assert await reader.read() == b"that is all"
+            (connection,) = forwarder.connections
+            assert connection.is_half_closed
+            writer.write(b"but I have more")
+            writer.write_eof()
+            await until(lambda: heard)
+            await until(lambda: not forwarder.connections)
+            writer.close()
+
+    run(test())
+    assert heard == [b"but I have more"]
+
+
+def test_a_dead_endpoint_costs_no_error() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(naming(b"alive")) as target:
+            place = start(forwarder, nobody(), nobody(), target)
+
+            assert [await ask(place, b"?") for _ in range(6)] == [b"alive"] * 6
+            assert 2 <= forwarder.services[KEY].failures <= 4
+
+    run(test())
+
+
+def test_what_a_client_has_said_is_said_to_the_endpoint_that_accepts_alone() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(echo) as target:
+            place = start(forwarder, nobody(), target)
+
+            assert await ask(place, b"once") == b"once"
+
+    run(test())
+
+
+def test_without_an_endpoint_that_accepts_the_client_is_reset() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding(ForwarderSettings(attempts=2)) as forwarder:
+            place = start(forwarder, nobody(), nobody(), nobody())
+            with pytest.raises(ConnectionResetError):
+                await ask(place, b"?")
+            assert forwarder.services[KEY].failures == 2
+            assert forwarder.services[KEY].refused == 1
+
+    run(test())
+
+
+def test_an_endpoint_that_does_not_answer_in_time_is_given_up() -> None:
+    async def test() -> None:
+        # A listener whose queue is full: the kernel does not answer further clients.
+        with socket.socket() as full, contextlib.ExitStack() as waiting:
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            dead = Target(*full.getsockname())
+            for _ in range(2):
+                filler = waiting.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(dead)
+            async with (
+                forwarding.forwarding(ForwarderSettings(connect_s=0.05)) as forwarder,
+                endpoint(naming(b"alive")) as target,
+            ):
+                place = start(forwarder, dead, target)
+                assert await ask(place, b"?") == b"alive"
+                assert forwarder.services[KEY].failures == 1
+
+    run(test())
+
+
+def test_a_client_that_breaks_off_has_the_endpoint_broken_off() -> None:
+    broken = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"x")
+        try:
+            await reader.read()
+        except ConnectionResetError:
+            broken.set()
+
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(talk) as target:
+            place = start(forwarder, target)
+            client = socket.create_connection((place.address, place.port))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            await until(lambda: any(c.down and c.down.moved for c in forwarder.connections))
+            client.close()
+            async with asyncio.timeout(forwarding.LIMIT_S):
+                await broken.wait()
+            assert not forwarder.connections
+
+    run(test())
+
+
+def test_an_endpoint_that_breaks_off_has_the_client_broken_off_after_its_last_word() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        writer.transport.abort()
+
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(talk) as target:
+            reader, writer = await connect(start(forwarder, target))
+            writer.write(b"x")
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            writer.close()
+
+    run(test())
+
+
+def test_a_client_that_never_reads_costs_one_pipe_and_no_more() -> None:
+    async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(bytes(1 << 20))
+            await writer.drain()
+
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(talk) as target:
+            place = start(forwarder, target)
+            with socket.create_connection((place.address, place.port)):
+                await until(
+                    lambda: any(c.down and c.down.is_blocked for c in forwarder.connections)
+                )
+                (connection,) = forwarder.connections
+                assert connection.down is not None
+                assert connection.down.piped <= 1 << 20
+                moved = connection.down.moved
+                # others are served all the same
+                assert len(await _some(place)) == 1000
+                assert connection.down.moved == moved
+
+    async def _some(place: Place) -> bytes:
+        reader, writer = await connect(place)
+        data = await reader.readexactly(1000)
+        writer.transport.abort()
+        return data
+
+    run(test())
+
+
+def test_without_files_for_a_pipe_data_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(echo) as target:
+            monkeypatch.setattr(forwarder.pipes, "take", lambda: None)
+            said = bytes(9_000_000)
+            place = start(forwarder, target)
+            reader, writer = await connect(place)
+            writer.write(said)
+            writer.write_eof()
+            assert await reader.read() == said
+            writer.close()
+
+    run(test())
+
+
+def test_each_endpoint_that_is_tried_is_told_the_client_first() -> None:
+    async def test() -> None:
+        settings = ForwarderSettings(sends_proxy_header=True)
+        async with forwarding.forwarding(settings) as forwarder, endpoint(echo) as target:
+            place = start(forwarder, nobody(), target)
+
+            answer = await ask(place, b"hello")
+
+            assert answer.startswith(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\1\x7f\0\0\1")
+            assert answer.endswith(place.port.to_bytes(2) + b"hello")
+            assert len(answer) == 28 + 5
+            await until(lambda: not forwarder.connections)
+            assert forwarder.services[KEY].received == 5
+
+    run(test())
