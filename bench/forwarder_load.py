@@ -4,6 +4,7 @@ Bulk data is sent from a file in memory and thrown away unread (MSG_TRUNC), so t
 connection is one small question, one small answer, and the server ends it. What was measured is printed as JSON.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -56,28 +57,29 @@ _BUFFER: Final = bytearray(AT_ONCE)
 
 def send_bulk(address: str, port: int, count: int, seconds: float) -> dict[str, float]:
     """Send by so many connections for so long, and wait until all of it has arrived."""
-    memory = os.memfd_create("bulk")
-    os.ftruncate(memory, FILE)
-    os.pwrite(memory, bytes(FILE), 0)
-    clients = [socket.create_connection((address, port)) for _ in range(count)]
-    polled = select.epoll()
-    for client in clients:
-        client.setblocking(False)
-        polled.register(client, select.EPOLLOUT)
-    begun_s = time.perf_counter()
-    sent = 0
-    while time.perf_counter() < begun_s + seconds:
-        for descriptor, _ in polled.poll(1):
-            try:
-                sent += os.sendfile(descriptor, memory, 0, AT_ONCE)
-            except BlockingIOError:
-                continue
-    for client in clients:
-        client.shutdown(socket.SHUT_WR)
-    for client in clients:
-        client.setblocking(True)
-        client.recv(1)
-    return {"bytes": sent, "seconds": time.perf_counter() - begun_s}
+    with contextlib.ExitStack() as opened:
+        memory = os.memfd_create("bulk")
+        opened.callback(os.close, memory)
+        os.pwrite(memory, bytes(FILE), 0)
+        clients = [
+            opened.enter_context(socket.create_connection((address, port))) for _ in range(count)
+        ]
+        polled = opened.enter_context(select.epoll())
+        for client in clients:
+            client.setblocking(False)
+            polled.register(client, select.EPOLLOUT)
+        begun_s = time.perf_counter()
+        sent = 0
+        while time.perf_counter() < begun_s + seconds:
+            for descriptor, _ in polled.poll(1):
+                with contextlib.suppress(BlockingIOError):
+                    sent += os.sendfile(descriptor, memory, 0, AT_ONCE)
+        for client in clients:
+            client.shutdown(socket.SHUT_WR)
+        for client in clients:
+            client.setblocking(True)
+            client.recv(1)
+        return {"bytes": sent, "seconds": time.perf_counter() - begun_s}
 
 
 def serve_short(address: str, port: int) -> None:
@@ -131,15 +133,21 @@ class _Asking:
             client.close()
             self.begin()
 
+    def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._polled.close()
+
 
 def ask_short(address: str, port: int, count: int, seconds: float) -> dict[str, float]:
     """Ask by so many clients at the same time, for so long."""
     asking = _Asking(address, port)
-    for _ in range(count):
-        asking.begin()
-    begun_s = time.perf_counter()
-    while time.perf_counter() < begun_s + seconds:
-        asking.turn()
+    with contextlib.closing(asking):
+        for _ in range(count):
+            asking.begin()
+        begun_s = time.perf_counter()
+        while time.perf_counter() < begun_s + seconds:
+            asking.turn()
     took_s = time.perf_counter() - begun_s
     return {"done": asking.done, "failed": asking.failed, "seconds": took_s}
 

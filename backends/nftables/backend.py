@@ -88,7 +88,7 @@ class NftablesBackend:
         return prune(desired, observed, self.layout)
 
     async def apply(self, plan: NftPlan, observed: Observed) -> Applied:
-        operations = 0
+        operations, has_begun = 0, False
         async with self._lock:
             for number, transaction in enumerate(plan.transactions):
                 size = transaction.size
@@ -109,8 +109,11 @@ class NftablesBackend:
                     )
                 operations += size
                 observed.fold(transaction)
-                if number == 0 and len(plan.transactions) > 1:
+                is_last = number + 1 == len(plan.transactions)
+                # sets and chains alone are nobody's: should the elements be refused, all is as before
+                if not (has_begun or is_last) and (transaction.deletes or transaction.adds):
                     observed.begin(plan)
+                    has_begun = True
             observed.occupy(plan)
         return Applied(
             operations=operations,

@@ -20,7 +20,8 @@ from backends.nftables.model import (
     Target,
 )
 from backends.nftables.names import timeout_of
-from proxy.model import Family, PortKey
+from backends.nftables.ranges import LENGTHS
+from proxy.model import IPV4, Family, PortKey
 
 Place = tuple[Family, str]
 """A chain or a set of one family's table, by its name."""
@@ -61,6 +62,7 @@ class Observed:
     one occupies a frontend: after one has moved, its former owner must not take it down.
     `services` are the numbers of ServicePorts with session affinity, `services_found` those there were when everything
     was read: they are adopted, and not given to others until all ServicePorts have been planned once.
+    `ranges_found` are likewise the source ranges by frontend: whoever has it now says which of them stay.
     `generation` is the ruleset generation our belief stands for, `commits` how many of them were ours.
     `leaving` is what was left for packets on their way since the last sweep, `due` what goes with the next one.
     `node` is what the tables hold for the node itself, None as long as nothing is known of it.
@@ -78,6 +80,7 @@ class Observed:
         self.holders: dict[tuple[Family, bytes], PortKey] = {}
         self.services: dict[tuple[Family, int], PortKey] = {}
         self.services_found = {family: _services(facts) for family, facts in tables.items()}
+        self.ranges_found = _ranges(tables)
         self._next_services: dict[Family, int] = {}
         self._timeouts: dict[tuple[Family, int], int] = {}
         self.leaving = Leaving()
@@ -173,7 +176,7 @@ class Observed:
         self._next_services |= plan.next_services
         if plan.is_pruned:
             self._next_services = {f: self.next_service(f) for f in self.tables}
-            self.services_found = {}
+            self.services_found, self.ranges_found = {}, {}
 
     def sweep_away(self, family: Family, set_name: str, key: bytes) -> None:
         """Have the next sweep remove an element that is somebody else's."""
@@ -248,6 +251,19 @@ def _services(facts: TableFacts) -> frozenset[int]:
         for word in facts.elements.get(name, {}).values()
     ]
     return frozenset([number for word in words if (number := parse_service(word)) is not None])
+
+
+def _ranges(
+    tables: Mapping[Family, TableFacts],
+) -> dict[tuple[Family, bytes], list[tuple[str, bytes]]]:
+    """Return the source ranges that were found, by the frontend to which they let in."""
+    found: dict[tuple[Family, bytes], list[tuple[str, bytes]]] = {}
+    for family, facts in tables.items():
+        width = 4 if family == IPV4 else 16
+        for name in LENGTHS[family].keys() & facts.elements.keys():
+            for key in facts.elements[name]:
+                found.setdefault((family, key[:-width]), []).append((name, key))
+    return found
 
 
 def _is_for(place: Place, family: Family, timeout_s: int) -> bool:

@@ -86,10 +86,12 @@ class Draft:
             if self._holders.get((owner.family, target.key)) != owner:
                 continue
             left = keep.get((target.kind, target.key))
+            lost: Iterable[tuple[str, bytes]] = target.ranges
             if left is None:
                 self._has_withdrawn = True
-                for name, key in target.places():
-                    self.values(owner.family, name)[key] = gone
+                lost = target.places()
+            for name, key in lost:  # `put` asks again for ranges that stay
+                self.values(owner.family, name)[key] = gone
             for row in target.rows():
                 pool = (left.local if row.first else left.cluster) if left is not None else ()
                 if pool is not None and row.length <= len(pool):
@@ -125,6 +127,8 @@ class Draft:
         if frontend.local is not None:
             self._put_list(owner, target, LOCAL_FROM, frontend.local)
         places = PLACES[target.kind]
+        for name, key in self._observed.ranges_found.get((family, target.key), ()):
+            self.values(family, name)[key] = (ABSENT, owner)
         for name, key in target.places():
             data: Data | Absent = ABSENT
             if name == places.affinity:
@@ -134,7 +138,7 @@ class Draft:
                 data = pack_service(service)
             if name == places.verdicts:
                 data = f"goto {self._lead(family, target, frontend.lead)}"
-            elif name in frontend.members:
+            elif name in frontend.members or name in LENGTHS[family]:
                 data = None
             self.values(family, name)[key] = (data, owner)
 

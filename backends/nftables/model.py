@@ -81,9 +81,9 @@ SharedMember = tuple[str, bytes]
 
 
 class Target(NamedTuple):
-    """One frontend as rendered: its class, its key, and how many slots each of its lists has.
+    """One frontend as rendered: its class, its key, how many slots each of its lists has, and who may come in.
 
-    `prefix` is what the keys of its slots begin with.
+    `prefix` is what the keys of its slots begin with. `ranges` are the sets and keys of its source ranges.
     """
 
     kind: Kind
@@ -92,12 +92,15 @@ class Target(NamedTuple):
     protocol: Protocol
     slots: int = 0
     local_slots: int = 0
+    ranges: tuple[tuple[str, bytes], ...] = ()
 
     def places(self) -> list[tuple[str, bytes]]:
         """Return where this frontend may have elements of its own, slots apart: set and key."""
         places = PLACES[self.kind]
         found = [(n, self.key) for n in (places.verdicts, places.refused, places.affinity)]
-        return [*found, (GUARDED, self.key)] if self.kind == "external-ip" else found
+        if self.kind != "external-ip":
+            return found
+        return [*found, (GUARDED, self.key), *self.ranges]
 
     def rows(self) -> list["Row"]:
         """Return the slots of this frontend."""

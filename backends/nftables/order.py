@@ -7,7 +7,8 @@ state. So
 - what a verdict leads to comes in the same transaction or an earlier one, and goes in a later one;
 - what a packet looks up later than the verdict of a frontend that stays is left for a while (`belief.Leaving`): the
   slots of a list that is not used any more, and what has a packet masqueraded after its endpoint was chosen;
-- what stops a packet before the verdict comes one transaction before it, and goes one after;
+- what stops a packet before the verdict comes one transaction before all that it must not reach, endpoints too (an address
+  may go over to another ServicePort), and goes one after;
 - what lets a source in, and what lets it in no longer, go the same way: all of the new before any of the old goes.
 
 One more thing about a packet that is under way while a transaction takes effect: it sees the elements after it, but
@@ -18,19 +19,16 @@ Most plans need no more than one transaction.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from backends.kernel.nft_table import ChainSpec, TableFacts
 from backends.kernel.nft_transaction import Batch, Element, Transaction
 from backends.kernel.nft_values import Values, differences
 from backends.nftables.belief import Leaving, Place
-from backends.nftables.model import EXTERNAL_IPS, GUARDED, PLACES, SOURCES, Keys
+from backends.nftables.model import GUARDED, SOURCES, Keys
 from backends.nftables.names import form_of
 from backends.nftables.ranges import LENGTHS
 from proxy.model import Family
-
-_OUTER: Final = frozenset([PLACES["external-ip"].verdicts, PLACES["node-port"].verdicts])
-_LAST_IN: Final = _OUTER | {EXTERNAL_IPS}
 
 
 class Going(NamedTuple):
@@ -70,22 +68,24 @@ def in_order(
     facts: Mapping[Family, TableFacts],
     going: Going,
 ) -> tuple[Step, Step, Step, list[Keys]]:
-    """Compare wanted values with belief, and return what to write first, then, and last, and what to leave for a while."""
+    """Compare wanted values with belief, and return what to write first, then, and last, and what to leave for a while.
+
+    In a table that is just being made all comes at once: nobody is served by it yet, or everybody was until it was unmade.
+    """
     first, middle, last = Step(), Step(), Step()
     left: list[Keys] = []
     is_limiting = False
     for (family, set_name), values in sets.items():
         believed = facts[family].elements.get(set_name, {})
         gone, new = differences(values, believed, form_of(set_name))
-        if set_name in _LAST_IN:
-            middle.note(family, set_name, gone, new)
-            continue
         waiting = going.late.get((family, set_name), ())
         leaving = going.leaving.get((family, set_name), ())
         ended = {element.key for element in gone} - {element.key for element in new}
+        is_served = facts[family].is_present
+        step = middle if is_served else first
         if set_name == GUARDED or set_name in LENGTHS[family]:
-            waiting = ended
-            is_limiting = is_limiting or bool(new)
+            step, waiting = first, ended
+            is_limiting = is_limiting or (is_served and bool(new))
         if ended and leaving:
             left.append((family, set_name, ended.intersection(leaving)))
             gone = [e for e in gone if e.key not in ended or e.key not in leaving]
@@ -94,7 +94,7 @@ def in_order(
                 family, set_name, [e for e in gone if e.key in ended and e.key in waiting], []
             )
             gone = [e for e in gone if e.key not in ended or e.key not in waiting]
-        first.note(family, set_name, gone, new)
+        step.note(family, set_name, gone, new)
     if not (is_limiting and middle.adds):
         first.merge(middle)
         middle = Step()

@@ -12,7 +12,7 @@ from typing import Final
 from backends.kernel import nft_phrases as say
 from backends.kernel.nft_table import ChainSpec, RuleSpec, SetSpec, declared, rule
 from backends.nftables import rules
-from backends.nftables.model import GUARDED, SOURCES, SharedMember
+from backends.nftables.model import GUARDED, SOURCES
 from backends.nftables.sets import address_type, frontend_type
 from proxy.addresses import pack_ip
 from proxy.model import FAMILIES, IPV4, Family
@@ -24,14 +24,14 @@ LENGTHS: Final[dict[Family, dict[str, int]]] = {
 """The length of the prefixes in a set, by its name. Length 0 does not occur: it would be no limit."""
 
 
-def admitted(frontend: bytes, cidrs: Iterable[str]) -> Iterator[SharedMember]:
+def admitted(frontend: bytes, cidrs: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """Yield what lets sources in these canonical CIDRs in to a frontend."""
     for cidr in cidrs:
         name, network = _parse(cidr)
         yield name, frontend + network
 
 
-def admitted_itself(frontend: bytes, address: bytes) -> SharedMember:
+def admitted_itself(frontend: bytes, address: bytes) -> tuple[str, bytes]:
     """Return what lets a VIP in to itself: the node's own packets to it come back with it as their source."""
     return f"ranges-{8 * len(address)}", frontend + address
 

@@ -5,7 +5,6 @@ four bytes; `slots` appends the number of a slot.
 """
 
 import functools
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
@@ -27,7 +26,6 @@ from proxy.desired import DesiredPort, Frontend, FrontendKind
 from proxy.model import LOCAL, Protocol
 
 _PADDING: Final = b"\0\0"
-_BEHIND_ADDRESS: Final = 8  # protocol and port in the key of a frontend
 _KINDS: Final[dict[FrontendKind, Kind]] = {
     "ClusterIP": "cluster-ip",
     "NodePort": "node-port",
@@ -76,7 +74,7 @@ def render_port(port: DesiredPort) -> RenderedPort:
     frontends = [_render_frontend(port, each, cluster, local, affinity) for each in port.frontends]
     return RenderedPort(
         tuple(frontends),
-        _render_shared(port, frontends),
+        _render_shared(port),
         affinity,
         cluster,
         local,
@@ -102,8 +100,12 @@ def _render_frontend(
     if affinity is not None:
         uses_cluster = uses_local = False  # its slots are the ServicePort's, see `sticky`
     members = [] if port.is_any_usable else [PLACES[kind].refused]
+    ranges: dict[tuple[str, bytes], None] = {}
     if port.source_ranges and frontend.kind == "LoadBalancer":
         members.append(GUARDED)
+        ranges = dict.fromkeys(admitted(key, port.source_ranges))
+        if port.allows_own_vips:
+            ranges[admitted_itself(key, address)] = None
     target = Target(
         kind,
         key,
@@ -111,6 +113,7 @@ def _render_frontend(
         protocol,
         len(cluster) if uses_cluster else 0,
         len(local) if uses_local else 0,
+        tuple(ranges),
     )
     return RenderedFrontend(
         target,
@@ -137,14 +140,12 @@ def _lead(
     return Lead(chain(everywhere, act="external"), () if cluster else ("capacity",))
 
 
-def _render_shared(
-    port: DesiredPort, frontends: Iterable[RenderedFrontend]
-) -> frozenset[SharedMember]:
+def _render_shared(port: DesiredPort) -> frozenset[SharedMember]:
     """Render what several ServicePorts may share.
 
     The cluster IP marks all other ports of that address as undefined. A pod that reaches itself through a
     service must be masqueraded, or it would answer itself directly. Only endpoints on this node can do that;
-    manifests may not say on which node an endpoint is. What lets sources in is a frontend's own, but that may change hands.
+    manifests may not say on which node an endpoint is.
     """
     members: set[SharedMember] = set()
     for frontend in port.frontends:
@@ -155,10 +156,4 @@ def _render_shared(
         if endpoint.flags & LOCAL or endpoint.node_name is None:
             address = endpoint.packed[:-4]
             members.add((HAIRPIN, address + address))
-    for rendered in frontends:
-        if GUARDED in rendered.members:
-            key = rendered.target.key
-            members.update(admitted(key, port.source_ranges))
-            if port.allows_own_vips:
-                members.add(admitted_itself(key, key[:-_BEHIND_ADDRESS]))
     return frozenset(members)

@@ -57,6 +57,7 @@ class Forwarder:
         self.connecting: dict[Connection, float] = {}
         self.flows: dict[Flow, None] = {}
         self.resting: dict[Listener, None] = {}
+        self.starved: dict[Connection, None] = {}
         self.rests = 0
         self._clock = clock
         self._epoll = select.epoll()
@@ -68,7 +69,7 @@ class Forwarder:
         self._past = dict.fromkeys(COUNTED, 0)
         self._names: dict[int, str] = {}
         self._next_sweep_s = 0.0
-        self._rested_s = 0.0
+        self._is_resting = False
         self._is_drained = asyncio.Event()
         self._is_drained.set()
         self._is_due = False
@@ -178,7 +179,7 @@ class Forwarder:
         try:
             handler(argument)
         except Exception:
-            owner = getattr(handler, "__self__", None)
+            owner = getattr(handler, "__self__", argument)
             log.exception("a mistake of ours, in %s", type(owner).__name__)
             if isinstance(owner, (Connection, Flow)):
                 owner.close()
@@ -187,13 +188,22 @@ class Forwarder:
 
     def rest(self) -> None:
         """Accept nobody for a moment: the process may open no more files."""
-        if not self.rests or self.now_s >= self._rested_s:
+        if not self._is_resting:
             self.rests += 1
-            self._rested_s = self.now_s + REST_S
+            self._is_resting = True
             self._loop.call_later(REST_S, self._resume)
 
+    def put_off(self, connection: Connection) -> None:
+        """Have a connection try again to get to an endpoint after a moment: the process may open no more files."""
+        self.starved[connection] = None
+        self.rest()
+
     def _resume(self) -> None:
+        self._is_resting = False
         self.now_s = self._clock()
+        starved, self.starved = self.starved, {}
+        for connection in starved:
+            self._call(Connection.begin, connection)
         resting, self.resting = self.resting, {}
         for listener in resting:
             self.later(listener.on_event, 0)

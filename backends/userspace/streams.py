@@ -44,11 +44,12 @@ class _SourceBrokenError(Exception):
 class Half:
     """One direction. `waiting` is data that the sink did not take yet, `piped` how much of it is in the pipe.
 
-    `is_blocked`: until the sink takes more. `is_ended`: the source has said all; `is_done`: that was passed on, too.
+    `is_blocked`: until the sink takes more. `is_ending`: an end may stand behind what is to be read, of which nobody will be
+    told again. `is_ended`: the source has said all; `is_done`: that was passed on, too.
     """
 
     __slots__ = (
-        "is_blocked", "is_bulk", "is_done", "is_ended", "moved", "pipe", "piped", "sink", "source", "waiting",
+        "is_blocked", "is_bulk", "is_done", "is_ended", "is_ending", "moved", "pipe", "piped", "sink", "source", "waiting",
     )  # fmt: skip
 
     def __init__(self, source: socket.SocketType, sink: socket.SocketType | None) -> None:
@@ -58,7 +59,7 @@ class Half:
         self.pipe: Pipe | None = None
         self.piped = 0
         self.moved = 0
-        self.is_blocked = self.is_bulk = self.is_ended = self.is_done = False
+        self.is_blocked = self.is_bulk = self.is_ending = self.is_ended = self.is_done = False
 
 
 class Connection:
@@ -128,12 +129,9 @@ class Connection:
         family = socket.AF_INET6 if ":" in target.ip else socket.AF_INET
         try:
             server = socket.SocketType(family, _NEW, 0)
-        except (
-            OSError
-        ):  # too many open files: this client has to try again, others wait for a while
-            forwarder.rest()
-            self.tried = (*self.tried, *self.pool.targets)
-            return False
+        except OSError:  # too many open files
+            forwarder.put_off(self)
+            return True
         self.server, self.target = server, target
         open_now = self.service.balancer.open
         open_now[target] = open_now.get(target, 0) + 1
@@ -197,7 +195,9 @@ class Connection:
             if self.is_connecting and mask & FAILED:
                 self.abort()
             else:
-                self.run(self.up, is_ending=mask & ENDS != 0)
+                if mask & ENDS:
+                    self.up.is_ending = True
+                self.run(self.up)
 
     def on_server(self, mask: int) -> None:
         """The endpoint's socket has."""
@@ -217,16 +217,18 @@ class Connection:
             if not self.run(up):
                 return
         if mask & (IN | ENDS) and down is not None:
-            self.run(down, is_ending=mask & ENDS != 0)
+            if mask & ENDS:
+                down.is_ending = True
+            self.run(down)
 
     # --- moving data
 
-    def run(self, half: Half, *, is_ending: bool = False) -> bool:
-        """Move what there is in one direction; return whether the connection goes on. `is_ending`: an end may stand behind it."""
+    def run(self, half: Half) -> bool:
+        """Move what there is in one direction; return whether the connection goes on."""
         if half.is_blocked or half.is_done or self.is_over:
             return not self.is_over
         try:
-            is_more = self._move(half, is_ending=is_ending)
+            is_more = self._move(half)
         except _SourceBrokenError:
             self.abort()
         except OSError:
@@ -248,9 +250,10 @@ class Connection:
             if self.down.is_done:
                 self.close()
             else:
-                self.run(self.down, is_ending=True)
+                self.down.is_ending = True
+                self.run(self.down)
 
-    def _move(self, half: Half, *, is_ending: bool) -> bool:
+    def _move(self, half: Half) -> bool:
         """Return whether there may be more. Raises OSError when the sink is broken, or that the source is."""
         if (half.waiting or half.piped) and not self._flush(half):
             return False
@@ -259,9 +262,9 @@ class Connection:
             return False
         if half.is_bulk:
             return self._splice(half)
-        return self._copy(half, is_ending=is_ending)
+        return self._copy(half)
 
-    def _copy(self, half: Half, *, is_ending: bool, is_alone: bool = False) -> bool:
+    def _copy(self, half: Half, *, is_alone: bool = False) -> bool:
         """Receive and send. `is_alone`: go on with this whatever the portions, as there is no pipe."""
         budget = TURN
         while budget > 0:
@@ -282,7 +285,7 @@ class Connection:
             if size == PORTION and not is_alone:
                 half.is_bulk = True
                 return self._splice(half)
-            if size < PORTION and not is_ending:
+            if size < PORTION and not half.is_ending:
                 return False
         return True
 
@@ -322,7 +325,7 @@ class Connection:
             pipe = half.pipe = pipes.take()
             if pipe is None:  # too many open files
                 half.is_bulk = False
-                return self._copy(half, is_ending=True, is_alone=True)
+                return self._copy(half, is_alone=True)
             self.client.setblocking(False)
         budget, into, source = TURN, pipe.into, half.source.fileno()
         try:
@@ -396,6 +399,7 @@ class Connection:
         self.is_over = True
         forwarder, service = self._forwarder, self.service
         forwarder.connecting.pop(self, None)
+        forwarder.starved.pop(self, None)
         service.connections.discard(self)
         service.received += max(self.up.moved, 0)
         if self.target is not None:

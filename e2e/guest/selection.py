@@ -31,15 +31,11 @@ LONG = (
 )
 RACES = ("e2e/test_race.py", "e2e/test_flow_race.py")
 FLOWS = "e2e/test_flows.py"
-# with the side rules for kernels without nftables, what shows that this kernel has all of them
-BESIDE = tuple(
-    [
-        f"{LAWS}::TestIpvsBesideIptables::{law}"
-        for law in (
-            "test_probing_leaves_nothing_behind",
-            "test_l1_without_services_there_is_nothing_to_do_either",
-        )
-    ]
+# with the side rules for kernels without nftables; and what shows that this kernel can have all of them
+BESIDE = f"{LAWS}::TestIpvsBesideIptables"
+WRITTEN = (
+    f"{BESIDE}::test_probing_leaves_nothing_behind",
+    f"{BESIDE}::test_l1_without_services_there_is_nothing_to_do_either",
 )
 
 _MINUTE_S = 60.0
@@ -63,14 +59,22 @@ class Run(NamedTuple):
 
 def usual() -> list[Run]:
     """What fits into the time that continuous integration has."""
-    return [_run(12, f"{LAWS}::TestIpvs", *BESIDE, *DOORS, *_flows("--sample"), effort="0.05")]
+    return [_run(12, f"{LAWS}::TestIpvs", *WRITTEN, *DOORS, *_flows("--sample"), effort="0.05")]
 
 
 def everything() -> list[Run]:
     """All that this kernel is there for."""
     return [
-        _run(150, LAWS, *DOORS, *LONG, *_flows(), effort="0.5"),
-        _run(150, *_flows(backend="ipvs-iptables"), effort="0.5"),
+        _run(
+            150,
+            f"{LAWS}::TestIpvs",
+            f"{LAWS}::TestNftables",
+            *DOORS,
+            *LONG,
+            *_flows(),
+            effort="0.5",
+        ),
+        _run(150, BESIDE, *_flows(backend="ipvs-iptables"), effort="0.5"),
         _run(60, *RACES, effort="0.1", processors=2),
     ]
 

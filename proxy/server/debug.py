@@ -62,7 +62,7 @@ def add_routes(
         "/debug": debug.get_redirect,
         "/debug/": debug.get_front,
         "/debug/services": debug.get_services,
-        "/debug/services/{namespace}/{name}": debug.get_service,
+        "/debug/services/{namespace:[^/]+}/{name:[^/]+}": debug.get_service,
         "/debug/state": debug.get_state,
         "/debug/explain": debug.get_explain,
         "/debug/changes": debug.get_changes,

@@ -263,7 +263,7 @@ class IpvsHost:
     def plant_foreign(self) -> None:
         self._others.plant(self._admin)
 
-    def foreign(self) -> object:
+    def foreign(self) -> Any:
         return self._others.list(self._admin)
 
     def own(self) -> object:
@@ -353,7 +353,7 @@ class OtherThings:
                 ]
             )
 
-    def list(self, scene: Scene) -> object:
+    def list(self, scene: Scene) -> Any:
         """Everything but ours."""
         ours = scene.servers()
         servers = {

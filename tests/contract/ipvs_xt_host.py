@@ -246,7 +246,11 @@ class XtIpvsHost(IpvsHost):
     def foreign(self) -> object:
         rules, sets = self._everything()
         theirs = [line for line in rules if CHAINS not in line]
-        return super().foreign(), theirs, [each for each in sets if not each[0].startswith(SETS)]
+        servers, addresses, listed = super().foreign()
+        # what nftables has of iptables, ours among it, is in the rules
+        tables = {key: content for key, content in listed.items() if key[1] not in TABLES}
+        others = [each for each in sets if not each[0].startswith(SETS)]
+        return servers, addresses, tables, theirs, others
 
     def own(self) -> object:
         rules, sets = self._everything()

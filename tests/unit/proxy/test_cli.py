@@ -169,7 +169,8 @@ def test_cleaning_up_after_a_mode_that_does_not_exist_is_the_operators_mistake()
 
     assert (answer.code, answer.stdout) == (2, "")
     assert (
-        answer.stderr == "sliceproxy: --mode: 'ipvz' is none of nftables, ipvs, iptables, userspace, null\n"
+        answer.stderr
+        == "sliceproxy: --mode: 'ipvz' is none of nftables, ipvs, iptables, userspace, null\n"
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from backends.iptables import restoring
 from backends.iptables.restoring import INLINE_LINES, LOCK_TRIES, Restoring
-from backends.kernel.xtables import LockHeld, Programs, Refused, Xtables
+from backends.kernel.xtables import Begun, LockHeld, Programs, Refused, Xtables
 from backends.kernel.xtables_text import Flavour, Version
 from proxy.errors import KernelError
 from proxy.model import IPV4
@@ -150,6 +150,25 @@ def test_short_texts_take_no_thread_and_long_ones_do(
 
     assert threads == [INLINE_LINES + 1]
     assert counted(calls) == {"done": 4, "refused": 0, "locked": 0}
+
+
+def test_an_answer_that_is_there_already_is_not_waited_for(
+    kept: Xtables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = kept.begin
+
+    def answered(table: str, lines: Sequence[str]) -> Begun | None:
+        begun = begin(table, lines)
+        assert begun is not None
+        begun._call.talk.wait(20)
+        return begun
+
+    monkeypatch.setattr(kept, "begin", answered)
+    calls = Restoring()
+
+    run(asyncio.wait_for(calls.restore(kept, "nat", LINES), 20))
+
+    assert counted(calls)["done"] == 1
 
 
 def test_more_than_fits_into_a_pipe_is_given_piece_by_piece(kept: Xtables, tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ from backends.nftables import backend as module
 from backends.nftables.backend import NftablesBackend
 from backends.nftables.belief import Observed
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import CLUSTER_IPS, SERVICES, TABLE
+from backends.nftables.model import CLUSTER_IPS, NODEPORTS, SERVICES, TABLE
 from proxy.backend import Retired
 from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
+from proxy.desired import Frontend
 from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES, IPV4
 from proxy.netlink.codec import Request
@@ -190,6 +191,34 @@ def test_a_refused_plan_names_the_service_port_and_the_reason(
         assert "File exists" in applied.failed[WEB.key]
         elements = observed.tables["IPv4"].elements
         assert (elements["endpoints-tcp"], elements[SERVICES]) == ({}, {services_key: "drop"})
+
+    run(work())
+
+
+def test_what_was_there_before_stays_if_the_first_elements_are_refused(
+    backend: NftablesBackend, nft: Nft
+) -> None:
+    """Chains were laid for them; all the same the ServicePort has nothing but what an earlier process left."""
+    three = ("10.1.0.1:80", "10.1.0.2:80", "10.1.0.3:80")
+    node_port = Frontend("NodePort", None, 30080)
+
+    async def work() -> None:
+        before = await adopt(backend, desired_state(make_desired("default/web", *three)))
+        pools = dict(before.tables["IPv4"].elements["endpoints-tcp"])
+        observed = await backend.observe()
+        desired = desired_state(make_desired("default/web", *three[:2], outer=(node_port,)))
+        plan = backend.plan(whole(desired), observed, list(desired))
+        laid, *_ = plan.transactions
+        assert laid.size == len(laid.chains) > 0
+        key = bytes([6, 0, 0, 0]) + (30080).to_bytes(2) + bytes(2)
+        element = nft_elements.pack_element(nft_elements.Element(key, (0, "")))
+        nft.commit(nft_elements.new_elements(NFPROTO_IPV4, TABLE, NODEPORTS, [element]))
+
+        applied = await backend.apply(plan, observed)
+        await backend.apply(backend.prune(whole(desired), observed), observed)
+
+        assert list(applied.failed) == [WEB.key]
+        assert observed.tables["IPv4"].elements["endpoints-tcp"] == pools
 
     run(work())
 

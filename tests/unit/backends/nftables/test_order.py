@@ -16,9 +16,12 @@ def ordered(
     wanted: dict[str, Data | Absent],
     late: tuple[str, ...] = (),
     leaving: tuple[str, ...] = (),
+    *,
+    is_present: bool = True,
 ) -> list[list[str]]:
     """What is written to which sets, step by step, and what is left, for one element of each set."""
     facts = TableFacts()
+    facts.is_present = is_present
     facts.elements = {name: {KEY: data} for name, data in believed.items()}
     sets: dict[tuple[Family, str], Values] = {
         ("IPv4", name): {KEY: (data, None)} for name, data in wanted.items()
@@ -70,6 +73,20 @@ def test_what_checks_the_source_comes_before_the_address_and_goes_after_it() -> 
     assert ordered(believed, gone) == [["-external-ips", "-externals"], ["-guarded"]]
 
 
+def test_a_check_comes_before_the_endpoints_of_whoever_takes_the_address_over() -> None:
+    believed: dict[str, Data] = {"externals": "a", "endpoints-tcp": b"x"}
+
+    assert ordered(believed, {"externals": "a", "endpoints-tcp": b"y", "guarded": None}) == [
+        ["+guarded"], ["-endpoints-tcp", "+endpoints-tcp"],
+    ]  # fmt: skip
+
+
+def test_a_table_that_is_made_anew_serves_everybody_from_the_start() -> None:
+    new: dict[str, Data | Absent] = {"guarded": None, "external-ips": None, "externals": "a"}
+
+    assert ordered({}, new, is_present=False) == [["+guarded", "+external-ips", "+externals"]]
+
+
 def test_a_check_alone_needs_no_second_step() -> None:
     assert ordered({"guarded": "a"}, {"guarded": "b"}) == [["-guarded", "+guarded"]]
 
@@ -96,8 +113,10 @@ def test_what_is_left_for_packets_on_their_way_is_not_written() -> None:
 def test_what_is_changed_does_not_leave() -> None:
     changed = ["-endpoints-tcp", "+endpoints-tcp"]
 
-    for options in ({"late": ("endpoints-tcp",)}, {"leaving": ("endpoints-tcp",)}):
-        assert ordered({"endpoints-tcp": b"x"}, {"endpoints-tcp": b"y"}, **options) == [changed]
+    for late, leaving in ((("endpoints-tcp",), ()), ((), ("endpoints-tcp",))):
+        assert ordered({"endpoints-tcp": b"x"}, {"endpoints-tcp": b"y"}, late, leaving) == [
+            changed
+        ]
 
 
 def test_ranges_are_written_as_a_whole() -> None:

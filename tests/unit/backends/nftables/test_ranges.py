@@ -132,7 +132,8 @@ def test_ranges_are_checked_before_the_address_is_served() -> None:
     assert before[0] == "set ranges-24"
     assert f"chain {SOURCES}" in before
     assert {f"+{GUARDED}", "+ranges-24"} <= set(first)
-    assert set(then) == {"+externals", "+nodeports", "+external-ips"}
+    assert set(then) >= {"+externals", "+nodeports", "+external-ips", "+endpoints-tcp"}
+    assert not {f"+{GUARDED}", "+ranges-24"} & set(then)
 
 
 def test_a_new_length_is_asked_for_before_there_is_anything_of_that_length() -> None:
@@ -186,18 +187,54 @@ def test_ranges_for_the_first_time_come_with_what_asks_for_them() -> None:
     carry_out(plan_for(observed, ranged("192.0.2.0/24")), observed)
     carry_out(plan_for(observed, ranged()), observed)
 
-    assert written(plan_for(observed, ranged("192.0.2.0/24"))) == [["+ranges-24", f"+{GUARDED}"]]
+    assert written(plan_for(observed, ranged("192.0.2.0/24"))) == [[f"+{GUARDED}", "+ranges-24"]]
 
 
-def test_ranges_go_with_the_last_service_port_that_has_them_at_an_address() -> None:
-    """The one that has the address is changed first, then the one that has lost it."""
+def test_whoever_takes_an_address_over_does_not_inherit_its_ranges() -> None:
+    """The one that has the address is changed first; the one that has lost it may have to wait, refused by the kernel."""
     observed = believing(ranged("192.0.2.0/24", "10.0.0.0/8"))
-    other = make_desired(
-        "default/other", A, cluster_ip="10.96.0.11", outer=(VIP,), source_ranges=("192.0.2.0/24",)
+
+    def taking(*ranges: str) -> DesiredPort:
+        return make_desired(
+            "default/other", A, cluster_ip="10.96.0.11", outer=(VIP,), source_ranges=ranges
+        )
+
+    network = KEY + bytes([192, 0, 2, 0])
+    carry_out(plan_for(observed, taking("192.0.2.0/24")), observed)
+    assert held(observed) == {GUARDED: {KEY}, "ranges-24": {network}}
+    carry_out(plan_for(observed, taking("192.0.2.0/24", "10.0.0.0/8")), observed)
+    carry_out(plan_for(observed, taking("192.0.2.0/24")), observed)
+    assert held(observed) == {GUARDED: {KEY}, "ranges-24": {network}}
+
+    assert steps(plan_for(observed, ranged(outer=(NODE_PORT,)))) == []
+    carry_out(plan_for(observed, ranged(outer=(NODE_PORT,))), observed)
+    assert held(observed) == {GUARDED: {KEY}, "ranges-24": {network}}
+    carry_out(plan_for(observed, gone=["default/other"]), observed)
+    assert held(observed) == {}
+
+
+@pytest.mark.parametrize("ranges", [("192.0.2.0/24",), ()])
+def test_ranges_taken_while_no_daemon_ran_go_with_the_first_plan_for_the_address(
+    ranges: tuple[str, ...],
+) -> None:
+    before = believing(ranged("192.0.2.0/24", "10.0.0.0/8", allows_own_vips=True))
+    observed = Observed(before.tables)
+
+    planned = plan_for(observed, ranged(*ranges))
+    carry_out(planned, observed)
+
+    gone = {"ranges-8": 1, "ranges-32": 1}
+    assert steps(planned)[-1] == (gone if ranges else gone | {GUARDED: 1, "ranges-24": 1})
+    network = KEY + bytes([192, 0, 2, 0])
+    assert held(observed) == ({GUARDED: {KEY}, "ranges-24": {network}} if ranges else {})
+    assert not plan_for(observed, ranged(*ranges))
+
+
+def test_ranges_that_did_not_change_while_no_daemon_ran_are_not_written() -> None:
+    before = believing(ranged("192.0.2.0/24", "10.0.0.0/8", allows_own_vips=True))
+
+    planned = plan_for(
+        Observed(before.tables), ranged("192.0.2.0/24", "10.0.0.0/8", allows_own_vips=True)
     )
 
-    carry_out(plan_for(observed, other), observed)
-    assert GUARDED in held(observed)
-    carry_out(plan_for(observed, ranged(outer=(NODE_PORT,))), observed)
-
-    assert held(observed) == {GUARDED: {KEY}, "ranges-24": {KEY + bytes([192, 0, 2, 0])}}
+    assert steps(planned) == []

@@ -152,8 +152,9 @@ def test_half_closed_connections_end_sooner() -> None:
 def few_files(spare: int) -> Iterator[None]:
     """The process may open only so many more files."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with Path("/dev/null").open() as next_one:
-        limit = next_one.fileno() + spare
+    with contextlib.ExitStack() as opened:
+        free = [opened.enter_context(Path("/dev/null").open()) for _ in range(spare)]
+        limit = max(each.fileno() for each in free) + 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
         yield
@@ -175,6 +176,24 @@ def test_without_files_nobody_is_accepted_for_a_moment_and_then_all_are(
                 await until(lambda: forwarder.rests >= 2)
                 assert not asking.done()
             assert await asking == b"a"
+
+    asyncio.run(test())
+
+
+def test_without_files_for_an_endpoint_a_client_waits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forwarder_module, "REST_S", 0.02)
+
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(echo) as target:
+            forwarder.serve(KEY, serving(target))
+            place = listen(forwarder)
+            with few_files(2):  # for both ends of the client's connection
+                asking = asyncio.create_task(ask(place, b"hello"))
+                await until(lambda: forwarder.rests >= 2)
+                assert len(forwarder.starved) == 1
+            assert await asking == b"hello"
+            assert not forwarder.starved
+            assert forwarder.services[KEY].refused == 0
 
     asyncio.run(test())
 

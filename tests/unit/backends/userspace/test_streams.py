@@ -234,6 +234,44 @@ def test_a_client_that_never_reads_costs_one_pipe_and_no_more() -> None:
     run(test())
 
 
+def test_an_end_that_came_while_nobody_was_reading_is_passed_on() -> None:
+    async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(bytes(60_000))
+        await writer.drain()
+        said.set()
+        await is_blocked.wait()
+        writer.write(b"the end")
+
+    said, is_blocked = asyncio.Event(), asyncio.Event()
+
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(talk) as target:
+            place = start(forwarder, target)
+            listener = forwarder.listeners[place].socket
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(client, (place.address, place.port))
+                await until(
+                    lambda: any(c.down and c.down.is_blocked for c in forwarder.connections)
+                )
+                (connection,) = forwarder.connections
+                assert connection.down is not None
+                down = connection.down
+                is_blocked.set()
+                await until(lambda: down.is_ending)
+                heard = b""
+                async with asyncio.timeout(forwarding.LIMIT_S):
+                    while data := await loop.sock_recv(client, 1 << 16):
+                        heard += data
+                assert len(heard) == 60_007
+                assert not down.is_bulk
+
+    run(test())
+
+
 def test_without_files_for_a_pipe_data_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         async with forwarding.forwarding() as forwarder, endpoint(echo) as target:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from msgspec import structs
 
 from proxy.explain import shown
@@ -152,6 +152,7 @@ def test_a_service_is_told_with_its_endpoints_and_what_the_kernel_holds(
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(names, names, names)
+@example("{", "http", "a")  # which routes treat apart
 def test_names_of_any_kind_are_text_and_never_markup(name: str, port: str, zone: str) -> None:
     base = make_service("x/y", make_service_port("x/y", port))
     identity = base.name._replace(namespace=f"n{name}", name=name or "x")
