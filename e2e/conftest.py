@@ -29,6 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 _LONG = (
     # each of their many changes starts programs; on fakes they are told in seconds
     *[f"e2e/test_contract.py::TestIptables::test_{law}_" for law in ("l1", "l2", "what")],
+    # ten thousand sockets are opened and closed; on fakes they are told in seconds
+    *[f"e2e/test_userspace_contract.py::TestUserspace::test_l6_{law}" for law in ("a_", "pl")],
     # another mode is shown, and each of these ways is gone by another test as well
     "e2e/test_demo.py::test_it_succeeds_in_another_mode_too",
     "e2e/test_ladder.py::test_a_named_mode_falls_back_if_that_is_configured",

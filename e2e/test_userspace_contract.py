@@ -46,7 +46,7 @@ class NamespacedEngine(Engine):
         return super().is_listening(place)
 
     def serve(self, key: PortKey, serving: Serving) -> None:
-        if key in self.serving():
+        if self._made is not None and key in self._made.services:
             self._meter.count(is_writing=True)
         super().serve(key, serving)
 

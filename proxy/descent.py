@@ -12,7 +12,7 @@ from typing import Any
 
 from proxy import handover, ladder
 from proxy.announcer import Announcer
-from proxy.backend import Backend
+from proxy.backend import Backend, Draining
 from proxy.errors import KernelError, Unsupported
 from proxy.journal import Round
 from proxy.ladder import Endurance, Refusal
@@ -60,7 +60,7 @@ class Descent:
 
     `modes` are all that may be tried, best first, and `create` makes their backends; `leave` makes those that are to give way. `others` names for a mode those whose work is to go once it has done its own.
     `keep` is told of each backend that was taken into use, to close it at the end: a look that began at the one before may
-    still be under way.
+    still be under way. `lend` offers its listening sockets to the one that takes over.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Descent:
         leave: Create,
         others: Callable[[str], Sequence[str]],
         keep: Callable[[Backend[Any, Any]], object],
+        lend: Callable[[], object],
         limit_s: float,
     ) -> None:
         self._reconciler = reconciler
@@ -82,9 +83,11 @@ class Descent:
         self._leave = leave
         self._others = others
         self._keep = keep
+        self._lend = lend
         self._limit_s = limit_s
         self._endurance = Endurance(limit_s)
         self._is_over = asyncio.Event()
+        self._is_done = asyncio.Event()
 
     def heard(self, ended: Round) -> None:
         """Hear of a round of the reconciler."""
@@ -92,6 +95,10 @@ class Descent:
             self._is_over.set()
         if not (ended.trouble or ended.error):
             self._reconciler.stuck = ""
+            self._is_over.clear()
+        # a mode that has everything refused is synced all the same, and what others have left still serves
+        if not ended.trouble and self._reconciler.is_synced.is_set():
+            self._is_done.set()
 
     async def run(self) -> None:
         """Have other modes' work go once all is programmed, and go down when it must be; until cancelled."""
@@ -99,16 +106,14 @@ class Descent:
             async with asyncio.TaskGroup() as tasks:
                 others = self._others(self._reconciler.backend.name)
                 # what it removes may be of the mode that comes next: so it ends before that begins
-                leaving = tasks.create_task(
-                    handover.run(self._reconciler.is_synced, others, self._leave)
-                )
+                leaving = tasks.create_task(handover.run(self._is_done, others, self._leave))
                 await self._is_over.wait()
                 leaving.cancel()
-            self._is_over.clear()
             await self._go_down()
 
     async def _go_down(self) -> None:
-        reconciler, mode = self._reconciler, self._reconciler.backend.name
+        reconciler, old = self._reconciler, self._reconciler.backend
+        mode = old.name
         what = f"nothing could be programmed for {self._limit_s:g} s"
         failed = Refusal(mode=mode, primitive=what, how=self._endurance.trouble)
         candidates = ladder.below(mode, self._modes)
@@ -122,9 +127,21 @@ class Descent:
             reconciler.stuck = f"mode {failed}; {why}; trying on"
             log.error("%s", reconciler.stuck)
             self._announcer.stuck(reconciler.stuck)
+            self._is_over.clear()
+            return
+        if not self._is_over.is_set():
+            backend.close()
+            log.warning("mode %s can program again, and stays", mode)
             return
         self._keep(backend)
         passed_over = (*reconciler.passed_over, failed, *refusals)
         log.warning("mode %s; going on in mode %s", failed, backend.name)
         await reconciler.use(backend, passed_over)
+        # what was heard of the old one meanwhile says nothing of the new one
+        self._endurance = Endurance(self._limit_s)
+        self._is_over.clear()
+        self._is_done.clear()
+        self._lend()
+        if isinstance(old, Draining):  # two cannot listen at one place; what began goes on
+            await old.drain(0.0)
         self._announcer.fell_back(backend.name, passed_over)

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import logging
 import os
+import resource
 import socket
 import struct
 from pathlib import Path
@@ -46,6 +47,16 @@ log = logging.getLogger(__name__)
 def listener_key(protocol: Protocol, address: str, port: int) -> str:
     """Return the name of a listening socket, which says where it is bound."""
     return f"{protocol.lower()} {join_host_port(address, port)}"
+
+
+def allow_many_files() -> None:
+    """Raise the soft limit of open files to the hard one, as every Go program does: each listener is one.
+
+    Container runtimes leave it at 1024, so that old programs with `select` do not stumble.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def place_to_ask(path: Path) -> socket.socket:
@@ -93,6 +104,13 @@ class Listeners:
         """Forget one that its owner is about to close."""
         self._kept.pop(key, None)
 
+    def lend(self) -> None:
+        """Offer what is kept to another owner in this process, before the one of now stops listening there."""
+        for key, listener in self._kept.items():
+            if key not in self._inherited:
+                with contextlib.suppress(OSError):  # too many open files: then it is bound anew
+                    self._inherited[key] = listener.dup()
+
     def close_rest(self) -> None:
         """Close what nobody took: it is not wanted any more. To be called when all is programmed."""
         while self._inherited:
@@ -103,6 +121,7 @@ class Listeners:
     def inherited_from(cls, path: Path, answer_s: float = ANSWER_S) -> Self:
         """Ask the process that runs for its sockets. Blocks, for `answer_s` at most if it hangs."""
         listeners = cls()
+        allow_many_files()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
             asking.settimeout(answer_s)
             try:
@@ -127,10 +146,13 @@ class Listeners:
             for key, listener in zip(keys, sockets, strict=False):
                 if _key(listener) == key:
                     listener.setblocking(False)
+                    listener.set_inheritable(False)  # what comes by a message is not by itself
                     self._inherited[key] = listener
             for listener in set(sockets).difference(self._inherited.values()):
                 listener.close()
-            if not message or not keys:
+            if not message:
+                raise OSError(errno.ECONNRESET, "it ended before it had passed all")
+            if not keys:
                 return
             if flags & socket.MSG_CTRUNC:
                 raise OSError(errno.EMFILE, "not all of them came: too many open files")
@@ -150,13 +172,17 @@ class Listeners:
                 if _peer(answering) in {0, os.geteuid()}:
                     await self._answer(answering)
 
+    def _offered(self) -> dict[str, socket.socket]:
+        """What the next process may want: also what this one was passed and has not taken yet."""
+        return {**self._inherited, **self._kept}
+
     async def _answer(self, answering: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        keys = list(self._kept)
+        keys = list(self._offered())
         count = 0
         for at in range(0, len(keys), AT_ONCE):
-            # some may have gone since
-            some = {key: self._kept[key] for key in keys[at : at + AT_ONCE] if key in self._kept}
+            offered = self._offered()  # some may have gone since
+            some = {key: offered[key] for key in keys[at : at + AT_ONCE] if key in offered}
             if not some:
                 continue
             count += len(some)
@@ -207,13 +233,18 @@ async def run(listeners: Listeners, path: Path, is_synced: asyncio.Event) -> Non
         try:
             asked = place_to_ask(path)
         except OSError as error:
-            log.warning("the next process will not be passed listening sockets: %s", error)
+            log.warning(
+                "no socket at %s (--state-dir), so the next process will not be passed listening sockets: %s",
+                *(path, error),
+            )
             return
         with asked:
             await listeners.pass_on(asked)
 
 
 async def _close_rest(listeners: Listeners, is_synced: asyncio.Event) -> None:
-    await is_synced.wait()
-    await asyncio.sleep(CLOSE_REST_S)
-    listeners.close_rest()
+    while True:
+        await is_synced.wait()
+        await asyncio.sleep(CLOSE_REST_S)
+        if is_synced.is_set():  # another mode that takes over may still want what it was lent
+            listeners.close_rest()

@@ -209,13 +209,12 @@ class Reconciler:
             await self._work()
             trouble = self._refused_altogether()
         except Exception as failure:  # forwarding goes on and the next round looks anew
-            if isinstance(failure, Busy):
+            error = str(failure) or type(failure).__name__
+            if isinstance(failure, Busy):  # that passes, and is none of the kernel's
                 self._again_s = 0.0  # the plan for no keys may be what could not be carried out
             else:
                 self.observed, self._is_belief_stale = None, True
-            error = str(failure) or type(failure).__name__
-            if isinstance(failure, KernelError | Unsupported):
-                trouble = error
+                trouble = error if isinstance(failure, KernelError | Unsupported) else ""
             log.error("reconcile failed: %s", error, exc_info=not isinstance(failure, ProxyError))
         self.last_error = error
         ended_s = time.monotonic()

@@ -122,6 +122,8 @@ class Engine:
         """Accept nobody any more and wait for connections to end, at most so long; return how many are left."""
         if self._made is None:
             return 0
+        for place in self._made.listeners:
+            self._sockets.leave(place)
         return await self._made.drain(deadline_s)
 
     def close(self) -> None:

@@ -4,12 +4,16 @@ The kernel is read in a thread. What differs is read a second time before it cou
 """
 
 import asyncio
+from typing import Final
 
 from backends.userspace.belief import Observed
 from backends.userspace.engine import Engine
 from backends.userspace.kernel import Facts, Kernel, News, address_of
 from proxy.backend import Drift
 from proxy.threads import to_thread
+
+AT_ONCE: Final = 500
+"""Listeners that are asked before others have their turn."""
 
 
 async def verify(
@@ -18,10 +22,10 @@ async def verify(
     """Return what differed from belief, which is corrected."""
     facts = await to_thread(kernel.read)
     if is_as_believed(facts, observed):
-        return check_listeners(engine, observed)
+        return await check_listeners(engine, observed)
     async with lock:
         facts = await to_thread(kernel.read)
-        return [*correct(facts, observed), *check_listeners(engine, observed)]
+        return [*correct(facts, observed), *await check_listeners(engine, observed)]
 
 
 def is_as_believed(facts: Facts, observed: Observed) -> bool:
@@ -57,11 +61,13 @@ def correct(facts: Facts, observed: Observed) -> list[Drift]:
     return drifts
 
 
-def check_listeners(engine: Engine, observed: Observed) -> list[Drift]:
+async def check_listeners(engine: Engine, observed: Observed) -> list[Drift]:
     """Ask of each listener whether it listens; return those that do not. They are believed gone."""
     drifts: list[Drift] = []
-    for place, listening in list(observed.listening.items()):
-        if not engine.is_listening(place):
+    for number, (place, listening) in enumerate(list(observed.listening.items()), start=1):
+        if not number % AT_ONCE:
+            await asyncio.sleep(0)
+        if place in observed.listening and not engine.is_listening(place):
             if engine.has(place):
                 engine.stop(place)
             observed.listen(place, None)

@@ -14,7 +14,6 @@ import contextlib
 import json
 import logging
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
@@ -25,6 +24,7 @@ from proxy.addresses import join_host_port
 from proxy.desired_node import DesiredNode
 from proxy.health_checks import HealthCheck
 from proxy.journal import Round
+from proxy.listeners import allow_many_files
 from proxy.model import Family, ServiceName
 from proxy.reconciler import Reconciler
 from proxy.server.connections import Connections, Listener
@@ -69,16 +69,6 @@ def answer(check: HealthCheck, family: Family, *, is_healthy: bool) -> tuple[int
         "}"
     )
     return (200 if count and is_healthy else 503), body.encode(), count
-
-
-def allow_many_files() -> None:
-    """Raise the soft limit of open files to the hard one, as every Go program does: each listener is one.
-
-    Container runtimes leave it at 1024, so that old programs with `select` do not stumble.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class HealthCheckNodePorts:

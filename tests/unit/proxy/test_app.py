@@ -23,6 +23,7 @@ from proxy.config.settings import Settings
 from proxy.conntrack_sweeper import Sweeper
 from proxy.errors import ConfigError, KernelError, ProxyError, Unsupported
 from proxy.events_recorder import Recorder
+from proxy.journal import Round
 from proxy.listeners import Listeners
 from proxy.meter import Meter
 from proxy.model import NodeInfo, Rejected
@@ -204,6 +205,7 @@ def test_what_other_modes_have_left_goes_unless_this_one_programs_nothing(
         assert seen == []
 
         parts.reconciler.is_synced.set()
+        parts.reconciler.on_round(Round(started_s=0.0, ended_s=1.0, is_full=True, families=()))
         await settled()
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -12,7 +12,7 @@ from proxy import descent
 from proxy.announcer import Announcer
 from proxy.backend import Retired
 from proxy.descent import Descent
-from proxy.errors import KernelError, ProxyError, Unsupported
+from proxy.errors import Busy, KernelError, ProxyError, Unsupported
 from proxy.events_recorder import Recorder
 from proxy.journal import Round
 from proxy.ladder import Refusal
@@ -127,6 +127,7 @@ class Site:
         self.daemon = daemon
         self.ladder = Ladder()
         self.kept: list[str] = []
+        self.told: list[str] = []
         self.recorder = Recorder("n1", clock=lambda: 0.0, unix_ns=lambda: 1)
         daemon.backend.name = "first"
         self.descent = Descent(
@@ -137,6 +138,7 @@ class Site:
             leave=lambda mode: Rung(mode, self.ladder.seen),
             others=lambda mode: [each for each in MODES if each != mode],
             keep=lambda backend: self.kept.append(backend.name),
+            lend=lambda: self.told.append("lend"),
             limit_s=LIMIT_S,
         )
         daemon.reconciler.on_round = self.descent.heard
@@ -360,3 +362,120 @@ def test_a_mistake_of_ours_is_no_reason(site: Site) -> None:
     site.live(life)
 
     assert {(each.error, each.trouble) for each in rounds} == {("'mistake'", "")}
+
+
+def test_that_somebody_else_is_in_the_way_is_no_reason(site: Site) -> None:
+    async def life() -> None:
+        site.daemon.backend.failure = Busy("write", 0, "the lock is held")
+        site.daemon.tell(make_service("default/d", make_service_port("default/d")))
+        await site.daemon.pass_s(LONG_S)
+        assert "the lock is held" in site.daemon.reconciler.last_error
+        assert site.mode == "first"
+
+    site.live(life)
+
+
+def test_where_the_new_mode_has_everything_refused_what_the_old_one_left_serves_on(
+    site: Site,
+) -> None:
+    refused = {make_key(f"default/{name}"): "No space left" for name in "abcd"}
+    original = site.ladder.create
+
+    def full(mode: str) -> Rung:
+        made = original(mode)
+        made.refused = dict(refused)
+        return made
+
+    site.descent._create = full
+
+    async def life() -> None:
+        await site.daemon.pass_s()
+        site.ladder.seen.clear()
+        site.daemon.backend.failure = unreachable()
+        site.daemon.tell(make_service("default/d", make_service_port("default/d")))
+        await site.daemon.pass_s(LIMIT_S + 15.0)
+        assert site.mode == "second"
+        assert site.daemon.reconciler.is_synced.is_set()
+        await site.daemon.pass_s(20.0)
+        assert site.ladder.seen == ["probe second"]
+
+        site.ladder.made["second"].refused.clear()
+        await site.daemon.pass_s(60.0)
+        assert site.mode == "second"
+        assert "retire first" in site.ladder.seen
+
+    site.live(life)
+
+
+class Slow(Rung):
+    """Takes its time to be tried."""
+
+    async def probe(self) -> None:
+        await asyncio.sleep(LONG_S)
+        await super().probe()
+
+
+def test_failures_of_the_old_mode_are_not_the_new_ones(site: Site) -> None:
+    site.descent._create = lambda mode: Slow(mode, site.ladder.seen)
+
+    async def life() -> None:
+        site.daemon.backend.failure = unreachable()
+        site.daemon.tell(make_service("default/d", make_service_port("default/d")))
+        await site.daemon.pass_s(LIMIT_S + LONG_S + 10.0)
+        assert site.mode == "second"
+        await site.daemon.pass_s(LONG_S + 10.0)
+        assert site.mode == "second"
+
+    site.live(life)
+
+    assert site.daemon.reconciler.falls == 1
+
+
+def test_a_mode_that_can_program_again_while_others_are_tried_stays(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.descent._create = lambda mode: Slow(mode, site.ladder.seen)
+
+    async def life() -> None:
+        site.daemon.backend.failure = unreachable()
+        site.daemon.tell(make_service("default/d", make_service_port("default/d")))
+        await site.daemon.pass_s(LIMIT_S + 10.0)
+        site.daemon.backend.failure = None
+        await site.daemon.pass_s(LONG_S)
+
+    site.live(life)
+
+    assert (site.mode, site.words, site.kept) == ("first", "", [])
+    assert "close second" in site.ladder.seen
+    assert "mode first can program again, and stays" in caplog.text
+
+
+class Listening(FakeBackend):
+    """A backend that listens in this process."""
+
+    name = "first"
+
+    def __init__(self, told: list[str]) -> None:
+        super().__init__()
+        self.told = told
+
+    async def drain(self, deadline_s: float) -> int:
+        self.told.append(f"drain {deadline_s:g}")
+        return 1
+
+
+def test_where_the_old_mode_listens_the_new_one_is_lent_its_sockets(site: Site) -> None:
+    old = Listening(site.told)
+    site.daemon.reconciler.backend = site.daemon.backend = old
+
+    async def life() -> None:
+        old.failure = unreachable()
+        site.daemon.tell(make_service("default/d", make_service_port("default/d")))
+        await site.daemon.pass_s(LIMIT_S - 5.0)
+        assert site.told == []
+        await site.daemon.pass_s(10.0)
+        assert site.mode == "second"
+
+    site.live(life)
+
+    assert site.told == ["lend", "drain 0"]

@@ -1,6 +1,7 @@
 """Listening sockets that are passed from one process to the next, over a real Unix socket."""
 
 import asyncio
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,17 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from proxy.listeners import AT_ONCE, Listeners, listener_key, place_to_ask
+from proxy import listeners
+from proxy.listeners import (
+    AT_ONCE,
+    CLOSE_REST_S,
+    Listeners,
+    _send,
+    listener_key,
+    place_to_ask,
+)
+from tests.fakes.clock import JumpingClock
+from tests.fakes.clock import run as run_on
 
 
 def make_listener(
@@ -25,9 +36,9 @@ def make_listener(
 
 @pytest.fixture
 def old() -> Iterator[Listeners]:
-    listeners = Listeners()
-    yield listeners
-    for each in listeners._kept.values():
+    kept = Listeners()
+    yield kept
+    for each in kept._kept.values():
         each.close()
 
 
@@ -107,6 +118,125 @@ def test_what_was_dropped_is_not_passed_on(old: Listeners, tmp_path: Path) -> No
     old.drop(key)
     listener.close()
     assert run(old, tmp_path / "socket").inherited == []
+
+
+def test_what_was_not_taken_yet_is_passed_on_too(old: Listeners, tmp_path: Path) -> None:
+    key, listener = make_listener()
+    old.keep(key, listener)
+    second = run(old, tmp_path / "socket")
+    third = run(second, tmp_path / "socket")
+    assert second.inherited == third.inherited == [key]
+    second.close_rest()
+    third.close_rest()
+
+
+def test_as_many_come_as_this_process_may_open_at_all(old: Listeners, tmp_path: Path) -> None:
+    for _ in range(40):
+        old.keep(*make_listener(socket.SOCK_DGRAM))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(each.fileno() for each in old._kept.values()) + 30
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    try:
+        new = run(old, tmp_path / "socket")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert new.inherited == sorted(old._kept)
+    new.close_rest()
+
+
+def test_programs_that_are_started_do_not_have_them(old: Listeners, tmp_path: Path) -> None:
+    key, listener = make_listener()
+    old.keep(key, listener)
+    inherited = run(old, tmp_path / "socket").take(key)
+    assert inherited is not None
+    with inherited:
+        assert not inherited.get_inheritable()
+
+
+def test_what_is_lent_is_taken_by_another_owner_in_this_process(
+    old: Listeners, tmp_path: Path
+) -> None:
+    key, listener = make_listener()
+    listener.setblocking(False)
+    old.keep(key, listener)
+    old.lend()
+    old.lend()
+    with socket.create_connection(listener.getsockname()) as client:
+        old.drop(key)
+        listener.close()
+        lent = old.take(key)
+        assert lent is not None
+        assert not lent.getblocking()
+        with lent.accept()[0] as server:
+            assert server.getpeername() == client.getsockname()
+    new = run(old, tmp_path / "socket")
+    assert new.inherited == [key]
+    new.close_rest()
+
+
+def test_who_ends_in_the_middle_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, listener = make_listener()
+
+    async def begin() -> Listeners:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
+            asked.bind(str(tmp_path / "socket"))
+            asked.listen()
+            asking = asyncio.create_task(
+                asyncio.to_thread(Listeners.inherited_from, tmp_path / "socket")
+            )
+            answering, _ = await asyncio.to_thread(asked.accept)
+            with answering:
+                _send(answering, {key: listener})
+                await asyncio.to_thread(answering.recv, 1)
+            return await asking
+
+    with listener:
+        new = asyncio.run(begin())
+    assert new.inherited == [key]
+    assert "it ended before it had passed all" in caplog.text
+    new.close_rest()
+
+
+def test_where_nobody_can_be_asked_it_says_where_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / ("x" * 108)
+
+    async def main() -> None:
+        living = asyncio.create_task(listeners.run(Listeners(), path, asyncio.Event()))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not living.done()
+        living.cancel()
+
+    asyncio.run(main())
+    assert f"no socket at {path} (--state-dir)" in caplog.text
+
+
+def test_what_nobody_took_goes_when_all_is_programmed_also_by_another_mode() -> None:
+    clock = JumpingClock()
+    of_process = Listeners()
+    key, listener = make_listener()
+    of_process.keep(key, listener)
+
+    async def main() -> None:
+        is_synced = asyncio.Event()
+        closing = asyncio.create_task(listeners._close_rest(of_process, is_synced))
+        is_synced.set()
+        await asyncio.sleep(CLOSE_REST_S - 1.0)
+        is_synced.clear()
+        of_process.lend()
+        await asyncio.sleep(CLOSE_REST_S)
+        assert of_process.inherited == [key]
+        is_synced.set()
+        await asyncio.sleep(CLOSE_REST_S + 1.0)
+        assert of_process.inherited == []
+        closing.cancel()
+
+    with listener:
+        run_on(clock, main)
 
 
 def test_a_socket_that_is_not_what_its_key_says_is_closed(old: Listeners, tmp_path: Path) -> None:

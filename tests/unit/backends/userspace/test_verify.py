@@ -1,5 +1,10 @@
 """What differs from belief, and whom that concerns."""
 
+import asyncio
+
+import pytest
+
+from backends.userspace import verify as verify_module
 from backends.userspace.belief import Observed
 from backends.userspace.engine import Engine
 from backends.userspace.kernel import Facts, News
@@ -68,10 +73,26 @@ def test_a_listener_that_is_gone_concerns_its_owner() -> None:
     observed, place = believed(), Place("IPv4", "TCP", "10.96.0.1", 80)
     observed.listen(place, Listening(KEY, "internal"))
 
-    (drift,) = check_listeners(Engine(ForwarderSettings()), observed)
+    (drift,) = asyncio.run(check_listeners(Engine(ForwarderSettings()), observed))
 
     assert (drift.key, drift.what) == (KEY, f"nobody listens at {place} any more")
     assert observed.listening == {}
+
+
+def test_what_is_closed_while_listeners_are_asked_is_no_drift(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verify_module, "AT_ONCE", 1)
+    observed, place = believed(), Place("IPv4", "TCP", "10.96.0.1", 80)
+    observed.listen(place, Listening(KEY, "internal"))
+
+    async def test() -> None:
+        asking = asyncio.create_task(check_listeners(Engine(ForwarderSettings()), observed))
+        await asyncio.sleep(0)
+        observed.listen(place, None)
+        assert await asking == []
+
+    asyncio.run(test())
 
 
 def test_only_news_that_are_not_believed_are_of_concern() -> None:
