@@ -15,7 +15,7 @@ demo: ## a node, pods, clients in namespaces: roll-outs under load, no failed co
 
 test: ## unit, contract and end-to-end tests; says what ran and what could not
 	@.ci/setup
-	@$(PYTHON) -m pytest tests e2e
+	@status=0; $(PYTHON) -m pytest --numprocesses auto tests || status=$$?; $(PYTHON) -m pytest e2e && exit $$status
 
 e2e: ## only the end-to-end tests, in network namespaces (root)
 	@.ci/setup --root e2e

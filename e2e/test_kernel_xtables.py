@@ -249,26 +249,33 @@ def test_a_table_that_cannot_be_read_can_be_written_and_asked(
     namespace: Namespace, family: Family
 ) -> None:
     rules, of = Xtables(find_programs(family)[Flavour.NFT]), {"IPv4": "ip", "IPv6": "ip6"}[family]
-    jump = '-m comment --comment "0123456789abcdef" -m conntrack ! --ctstate DNAT -j SP-A'
+    mark = "0123456789abcdef"
+    jump = f'-m comment --comment "{mark}" -m conntrack ! --ctstate DNAT -j SP-A'
     rules.restore("nat", [":SP-A - [0:0]", ":SP-OLD - [0:0]", f"-I OUTPUT 1 {jump}"])
-    strange = "udp dport 9 numgen random mod 2 0 counter"
-    namespace.run(["nft", f"add rule {of} nat OUTPUT {strange}"])
-    with pytest.raises(Incompatible):
-        rules.save("nat")
+    # one that save tells in words, and one that the programs give up at, before and behind ours
+    for strange in ("udp dport 9 numgen random mod 2 0 counter", "meta cgroup 7 counter"):
+        for verb in ("insert", "add"):
+            namespace.run(["nft", f"{verb} rule {of} nat OUTPUT {strange}"])
+        with pytest.raises(Incompatible):
+            rules.save("nat")
 
     rules.restore(
         "nat", [":SP-A - [0:0]", "-A SP-A -p tcp -j RETURN", ":SP-OLD - [0:0]", "-X SP-OLD"]
     )
 
     assert set(rules.chain_names("nat")) - BUILT_IN == {"SP-A"}
-    assert rules.has_rule("nat", "OUTPUT", jump)
-    assert not rules.has_rule("nat", "OUTPUT", "-j SP-A")
-    assert not rules.has_rule("nat", "OUTPUT", "-j SP-NONE")
-    rules.restore("nat", [f"-D OUTPUT {jump}"])
-    assert not rules.has_rule("nat", "OUTPUT", jump)
-    listed = namespace.run(["nft", f"list chain {of} nat OUTPUT"])
-    assert "numgen random mod 2 0 counter" in listed
+    assert rules.has_comment("nat", "OUTPUT", mark)
+    assert not rules.has_comment("nat", "OUTPUT", mark[::-1])
+    assert not rules.has_comment("nat", "POSTROUTING", mark)
+    assert not rules.has_comment("nat", "NONE", mark)
     assert "return" in namespace.run(["nft", f"list chain {of} nat SP-A"])
+    rules.restore("nat", [f"-I OUTPUT 1 {jump}"])
+    assert rules.remove_commented("nat", "OUTPUT", mark) == 2
+    assert rules.remove_commented("nat", "OUTPUT", mark) == 0
+    rules.restore("nat", [":SP-A - [0:0]", "-X SP-A"])
+    listed = namespace.run(["nft", f"list table {of} nat"])
+    assert listed.count("random mod 2 0 counter") == listed.count("meta cgroup 7 counter") == 2
+    assert "SP-A" not in listed
 
 
 def test_foreign_rules_keep_their_place_and_words(rules: Xtables) -> None:

@@ -22,6 +22,8 @@ from e2e.topology import CLUSTER_CIDRS, World
 from tests.apiserver.process import StandIn
 
 VIP = address(10)
+NODE_PORT_VIP, NODE_PORT = address(11), 30080
+POD_PORTS: Final = [("web", "tcp", 8080)]
 HEALTH_PORT: Final = 10256
 REFUSED: Final = "open a netlink socket: Protocol not supported"
 KEPT_FROM_NETFILTER: Final = [sys.executable, "-I", str(Path(without_netfilter.__file__))]
@@ -183,6 +185,36 @@ def test_a_named_mode_stays_and_says_that_nobody_may_take_over(site: Site) -> No
     until(lambda: site.answering() == set("abc"), "the same mode serves")
     state = synced(site.daemon)
     assert (state["mode"], state["modeChanges"]) == ("nftables", 0)
+    assert site.daemon.terminate() == 0
+
+
+@pytest.mark.requires("nftables")
+def test_nobody_listens_on_for_a_mode_that_has_given_way(site: Site, tmp_path: Path) -> None:
+    made = service("open", NODE_PORT_VIP, [("web", "tcp", 80)])
+    made["spec"]["type"] = "NodePort"
+    made["spec"]["ports"][0]["nodePort"] = NODE_PORT
+    directory = Directory(tmp_path / "manifests")
+    directory.put("open", made, *slices("open", site.world.pods, POD_PORTS, site.world))
+    site.configure("mode: nftables", "fallback: userspace", "fallbackAfter: 1s")
+    site.daemon.arguments += ["--nodeport-addresses", "0.0.0.0/0,::/0"]
+    site.start()
+
+    def at_localhost() -> set[str]:
+        found = [
+            each
+            for at in ("127.0.0.1", "::1")
+            for each in site.world.node.ask_often(12, at, NODE_PORT, timeout_s=1.0)
+        ]
+        return {each.name if isinstance(each, Answer) else each.value for each in found}
+
+    assert at_localhost() == set("abc")
+    with tables_taken(site.world.node.namespace):
+        directory.put("more", service("more", address(12), [("web", "tcp", 80)]))
+        state = site.wait_for_mode("userspace")
+
+        assert (state["quarantined"], state["modeChanges"]) == ([], 1)
+        # what the old mode believed of endpoints is not kept up any more
+        until(lambda: at_localhost() == {"refused"}, "the old mode's listener has gone")
     assert site.daemon.terminate() == 0
 
 

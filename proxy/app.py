@@ -258,7 +258,7 @@ def _lives(
         leave=functools.partial(backends.create, settings=parts.settings),
         others=backends.others,
         keep=lambda backend: made.callback(backend.close),
-        lend=parts.listeners.lend,
+        listeners=parts.listeners,
         limit_s=parts.settings.fallback_after_s,
     )
     hearers: list[Callable[[Round], None]] = [

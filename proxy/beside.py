@@ -20,6 +20,8 @@ from proxy.model import Family, PortKey
 
 LABEL: Final = "localhost"
 """What the second says is told by."""
+RETRY_S: Final = 30.0
+"""When a port that could not be had at localhost is tried again, if nothing else happens before."""
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ class BesideObserved:
     def __init__(self, first: Observed, second: Observed | None) -> None:
         self.first = first
         self.second = second
+        self.refused: dict[PortKey, str] = {}
+        """Whom the second could not serve, and why."""
 
     @property
     def is_rebuild_due(self) -> bool:
@@ -41,11 +45,14 @@ class BesideObserved:
 
 
 class BesidePlan:
-    """What both are to do."""
+    """What both are to do. `tried` are those whom the second is to serve though it could not before."""
 
-    def __init__(self, first: Plan, second: Plan | None) -> None:
+    def __init__(
+        self, first: Plan, second: Plan | None, tried: frozenset[PortKey] = frozenset()
+    ) -> None:
         self.first = first
         self.second = second
+        self.tried = tried
 
     def __bool__(self) -> bool:
         return bool(self.first) or bool(self.second)
@@ -94,12 +101,12 @@ class Beside:
     def plan(
         self, desired: Desired, observed: BesideObserved, changed: Collection[PortKey]
     ) -> BesidePlan:
-        return BesidePlan(
-            self._first.plan(desired, observed.first, changed),
-            None
-            if observed.second is None
-            else self._second.plan(self.localhost.of(desired), observed.second, changed),
-        )
+        first = self._first.plan(desired, observed.first, changed)
+        if observed.second is None:
+            return BesidePlan(first, None)
+        keys = sorted({*changed, *observed.refused})
+        second = self._second.plan(self.localhost.of(desired), observed.second, keys)
+        return BesidePlan(first, second, frozenset(observed.refused))
 
     def prune(self, desired: Desired, observed: BesideObserved) -> BesidePlan:
         return BesidePlan(
@@ -118,13 +125,27 @@ class Beside:
             except KernelError as error:
                 self._note(str(error))
                 observed.second = None
+            else:
+                self._refuse(plan, second, observed)
         again = [each.again_s for each in (first, second) if each.again_s is not None]
+        if observed.refused:
+            again.append(RETRY_S)
         return Applied(  # what is written is what the mode writes
             operations=first.operations,
             transactions=first.transactions,
-            failed={**second.failed, **first.failed},
+            failed=first.failed,
             again_s=min(again, default=None),
         )
+
+    def _refuse(self, plan: BesidePlan, second: Applied, observed: BesideObserved) -> None:
+        """Remember who cannot be served at localhost, and say it once of each."""
+        for key in plan.tried - second.failed.keys():
+            del observed.refused[key]
+            log.info("%s is served at localhost now, or is not to be any more", key)
+        for key, why in second.failed.items():
+            if key not in observed.refused:
+                log.error("%s is not served at localhost, trying again: %s", key, why)
+            observed.refused[key] = why
 
     async def verify(self, observed: BesideObserved) -> list[Drift]:
         drifts = await self._first.verify(observed.first)

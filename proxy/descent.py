@@ -16,6 +16,7 @@ from proxy.backend import Backend, Draining
 from proxy.errors import KernelError, Unsupported
 from proxy.journal import Round
 from proxy.ladder import Endurance, Refusal
+from proxy.listeners import Listeners
 from proxy.reconciler import Reconciler
 
 Create = Callable[[str], Backend[Any, Any]]
@@ -60,7 +61,7 @@ class Descent:
 
     `modes` are all that may be tried, best first, and `create` makes their backends; `leave` makes those that are to give way. `others` names for a mode those whose work is to go once it has done its own.
     `keep` is told of each backend that was taken into use, to close it at the end: a look that began at the one before may
-    still be under way. `lend` offers its listening sockets to the one that takes over.
+    still be under way. The one that takes over is lent its listening sockets.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Descent:
         leave: Create,
         others: Callable[[str], Sequence[str]],
         keep: Callable[[Backend[Any, Any]], object],
-        lend: Callable[[], object],
+        listeners: Listeners,
         limit_s: float,
     ) -> None:
         self._reconciler = reconciler
@@ -83,7 +84,7 @@ class Descent:
         self._leave = leave
         self._others = others
         self._keep = keep
-        self._lend = lend
+        self._listeners = listeners
         self._limit_s = limit_s
         self._endurance = Endurance(limit_s)
         self._is_over = asyncio.Event()
@@ -97,8 +98,13 @@ class Descent:
             self._reconciler.stuck = ""
             self._is_over.clear()
         # a mode that has everything refused is synced all the same, and what others have left still serves
-        if not ended.trouble and self._reconciler.is_synced.is_set():
+        if (
+            not ended.trouble
+            and self._reconciler.is_synced.is_set()
+            and not self._is_done.is_set()
+        ):
             self._is_done.set()
+            self._listeners.take_back()
 
     async def run(self) -> None:
         """Have other modes' work go once all is programmed, and go down when it must be; until cancelled."""
@@ -141,7 +147,7 @@ class Descent:
         self._endurance = Endurance(self._limit_s)
         self._is_over.clear()
         self._is_done.clear()
-        self._lend()
+        self._listeners.lend()
         if isinstance(old, Draining):  # two cannot listen at one place; what began goes on
             await old.drain(0.0)
         self._announcer.fell_back(backend.name, passed_over)

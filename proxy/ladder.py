@@ -76,7 +76,7 @@ class Endurance:
     """How long nothing could be programmed, and whether that is long enough to give the mode up.
 
     What counts is `Round.trouble`: that the kernel refuses single ServicePorts is no reason, and neither is a mistake of
-    our own, which another mode would meet too.
+    our own, which another mode would meet too, nor that somebody else is in the way, which passes.
     """
 
     def __init__(self, limit_s: float) -> None:

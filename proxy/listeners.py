@@ -30,6 +30,8 @@ FILE: Final = "listeners.sock"
 """The socket's name in the directory for state."""
 CLOSE_REST_S: Final = 30.0
 """How long after the start everybody must have taken what it wants: pages are served some seconds after the services."""
+LOOK_S: Final = 5.0
+"""How often it is looked whether the next process would find anybody."""
 ANSWER_S: Final = 3.0
 """How long a message may be waited for, from a process that has other work as well."""
 AT_ONCE: Final = 200
@@ -83,6 +85,7 @@ class Listeners:
     def __init__(self) -> None:
         self._kept: dict[str, socket.socket] = {}
         self._inherited: dict[str, socket.socket] = {}
+        self._lent: dict[str, socket.socket] = {}
 
     @property
     def inherited(self) -> list[str]:
@@ -90,8 +93,8 @@ class Listeners:
         return sorted(self._inherited)
 
     def take(self, key: str) -> socket.socket | None:
-        """Return what was passed on under this key, which the caller owns from now on; it is kept. None if there is nothing."""
-        listener = self._inherited.pop(key, None)
+        """Return what was passed on or lent under this key, which the caller owns from now on; it is kept. None if there is nothing."""
+        listener = self._inherited.pop(key, None) or self._lent.pop(key, None)
         if listener is not None:
             self._kept[key] = listener
         return listener
@@ -106,10 +109,16 @@ class Listeners:
 
     def lend(self) -> None:
         """Offer what is kept to another owner in this process, before the one of now stops listening there."""
+        self.take_back()
         for key, listener in self._kept.items():
-            if key not in self._inherited:
-                with contextlib.suppress(OSError):  # too many open files: then it is bound anew
-                    self._inherited[key] = listener.dup()
+            with contextlib.suppress(OSError):  # too many open files: then it is bound anew
+                self._lent[key] = listener.dup()
+
+    def take_back(self) -> None:
+        """Close what was lent and not taken: who connects there would wait for nobody."""
+        while self._lent:
+            _, listener = self._lent.popitem()
+            listener.close()
 
     def close_rest(self) -> None:
         """Close what nobody took: it is not wanted any more. To be called when all is programmed."""
@@ -174,7 +183,7 @@ class Listeners:
 
     def _offered(self) -> dict[str, socket.socket]:
         """What the next process may want: also what this one was passed and has not taken yet."""
-        return {**self._inherited, **self._kept}
+        return {**self._inherited, **self._lent, **self._kept}
 
     async def _answer(self, answering: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -226,25 +235,45 @@ def _peer(connection: socket.socket) -> int:
     return int(user)
 
 
-async def run(listeners: Listeners, path: Path, is_synced: asyncio.Event) -> None:
-    """Pass listening sockets to the next process, and close those that this one has no use for, until cancelled."""
+async def run(
+    listeners: Listeners, path: Path, is_synced: asyncio.Event, look_s: float = LOOK_S
+) -> None:
+    """Pass listening sockets to the next process, and close those that this one has no use for, until cancelled.
+
+    The next process may end without having told this one to stop. Then the one after it is to find this one again.
+    """
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_close_rest(listeners, is_synced))
-        try:
-            asked = place_to_ask(path)
-        except OSError as error:
-            log.warning(
-                "no socket at %s (--state-dir), so the next process will not be passed listening sockets: %s",
-                *(path, error),
-            )
-            return
-        with asked:
-            await listeners.pass_on(asked)
+        while True:
+            try:
+                asked = place_to_ask(path)
+                ours = os.stat(path).st_ino  # noqa: PTH116 - one look at a local file
+            except OSError as error:
+                log.warning(
+                    "no socket at %s (--state-dir), so the next process will not be passed listening sockets: %s",
+                    *(path, error),
+                )
+                return
+            with asked:
+                passing = asyncio.create_task(listeners.pass_on(asked))
+                try:
+                    while _is_answered(path, ours):  # noqa: ASYNC110 - nobody tells
+                        await asyncio.sleep(look_s)
+                finally:
+                    passing.cancel()
+                    await asyncio.wait([passing])
+
+
+def _is_answered(path: Path, ours: int) -> bool:
+    """Whether some process listens there: this one, whose socket has the inode `ours`, or the next."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_ino == ours:
+            return True
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as asking:
+        return asking.connect_ex(os.fspath(path)) not in {errno.ENOENT, errno.ECONNREFUSED}
 
 
 async def _close_rest(listeners: Listeners, is_synced: asyncio.Event) -> None:
-    while True:
-        await is_synced.wait()
-        await asyncio.sleep(CLOSE_REST_S)
-        if is_synced.is_set():  # another mode that takes over may still want what it was lent
-            listeners.close_rest()
+    await is_synced.wait()
+    await asyncio.sleep(CLOSE_REST_S)
+    listeners.close_rest()

@@ -152,7 +152,7 @@ class Observed:
             self.leaving_chains[family] |= leaving.chains
             self.leaving_chains[family] -= leaving.staying
             self.leaving_sets[family] |= leaving.sets
-            self.damaged[family] -= leaving.staying
+            self.damaged[family] -= leaving.mended
 
     def _occupy(self, key: PortKey, rendered: Rendered | None) -> None:
         old, new = self.rendered.pop(key, None) or _NOTHING, rendered or _NOTHING

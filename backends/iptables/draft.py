@@ -56,7 +56,8 @@ class Draft:
         self._unneeded_chains: set[str] = set()
         self._unneeded_sets: set[str] = set()
         self._puts: list[tuple[PortKey, tuple[Lead, ...], bool]] = []
-        for name in observed.damaged[family]:
+        self._damaged: Final = frozenset(observed.damaged[family])
+        for name in self._damaged:
             for tree in self.trees.values():
                 if tree.node(name) is not None:
                     tree.dirty.add(name)
@@ -176,6 +177,7 @@ class Draft:
             frozenset([name for name in self._unneeded_chains | gone if name in there]),
             frozenset([name for name in self._unneeded_sets if name in self.facts.sets]),
             frozenset(staying),
+            frozenset(staying & self._damaged),
         )
 
     def is_unneeded(self, chain: str) -> bool:

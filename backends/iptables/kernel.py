@@ -118,7 +118,7 @@ def outline(door: Xtables, table: Table) -> dict[str, Chain]:
     own = [name for name in door.chain_names(table) if name.startswith(CHAINS)]
     found = dict.fromkeys(own, Chain(None, ("",)))
     for jump in JUMPS[table]:
-        if door.has_rule(table, jump.chain, jump.rule):
+        if door.has_comment(table, jump.chain, jump.mark):
             found[jump.chain] = Chain("ACCEPT", (jump.rule,))
     return found
 

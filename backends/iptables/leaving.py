@@ -12,6 +12,7 @@ from typing import Final
 
 from backends.iptables import kernel
 from backends.iptables.adopt import read_chains, read_jumps
+from backends.iptables.layout import JUMPS
 from backends.iptables.model import SETS, TABLES, Table, TableStep
 from backends.iptables.restoring import Restoring
 from backends.kernel import ipset_messages
@@ -40,11 +41,17 @@ async def remove_rules(doors: Iterable[Xtables], restoring: Restoring) -> int:
             try:
                 saved = await to_thread(door.save, table)
             except Incompatible:
+                removed += await to_thread(_remove_jumps, door, table)
                 saved = await to_thread(kernel.outline, door, table)
             step = await _carry_out(leave(door.programs.family, table, saved), door, restoring)
             removed += len(step.removes) + len(step.gone_jumps)
         await to_thread(door.close)
     return removed
+
+
+def _remove_jumps(door: Xtables, table: Table) -> int:
+    """Remove our rules in built-in chains without the programs, which cannot look past a rule that they cannot read."""
+    return sum([door.remove_commented(table, j.chain, j.mark) for j in JUMPS[table]])
 
 
 async def _carry_out(step: TableStep, door: Xtables, restoring: Restoring) -> TableStep:

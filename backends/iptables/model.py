@@ -297,11 +297,15 @@ class IptablesPlan:
 
 
 class Leaving(NamedTuple):
-    """Chains of nat, and sets, of one family that nothing leads to any more; chains of trees that are needed."""
+    """Chains of nat, and sets, of one family that nothing leads to any more; chains of trees that are needed.
+
+    `mended` are those of the latter that somebody had changed when the plan was made.
+    """
 
     chains: frozenset[str] = frozenset()
     sets: frozenset[str] = frozenset()
     staying: frozenset[str] = frozenset()
+    mended: frozenset[str] = frozenset()
 
 
 class Facts:

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from backends.kernel import xtables_legacy, xtables_text
 from backends.kernel.nft import Nft
+from backends.kernel.nft_messages import Rule, del_rule
 from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6
 from backends.kernel.xtables_fed import Ended
 from backends.kernel.xtables_kept import Call, KeptProgram
@@ -35,8 +36,6 @@ _LOCK: Final = "/run/xtables.lock"
 _LOOK_S: Final = 0.05
 _STEMS: Final[dict[Family, str]] = {IPV4: "iptables", IPV6: "ip6tables"}
 _NUMBERS: Final[dict[Family, int]] = {IPV4: NFPROTO_IPV4, IPV6: NFPROTO_IPV6}
-_SAYS_WHETHER: Final = (0, 1, 2)
-"""How a program that was asked for a rule ends: it is there, it is not, or the chain is not."""
 _KNOWS_WAIT: Final = (1, 6, 2)  # from here on iptables-restore takes --wait
 
 
@@ -142,17 +141,18 @@ class Xtables:
     def save(self, table: str) -> dict[str, Chain]:
         """Return the chains of a table, built-in ones too. A legacy table that nobody has used yet has none, and stays unused.
 
-        Raises Incompatible, where `chain_names` and `has_rule` still answer, and KernelError.
+        Raises Incompatible, where `chain_names` and `has_comment` still answer, and KernelError.
         """
         if not self._has(table):
             return {}
         name = f"{self.programs.stem}-save"
         request = f"{name}: table {table}"
         done = self._run(request, [name, "-t", table], "", _WORKING_S)
+        # some such rules it notices beforehand, with others it fails
+        if xtables_text.is_incompatible(done.stdout) or xtables_text.is_incompatible(done.stderr):
+            raise Incompatible(request, 0, "it has rules that only nft can list")
         if done.returncode:
             raise KernelError(request, 0, done.stderr.strip() or f"exit {done.returncode}")
-        if xtables_text.is_incompatible(done.stdout):
-            raise Incompatible(request, 0, "it has rules that only nft can list")
         return xtables_text.parse_save(done.stdout).get(table, {})
 
     def chain_names(self, table: str) -> list[str]:
@@ -160,15 +160,25 @@ class Xtables:
         with Nft() as nft:
             return [chain.name for chain in nft.list_chains(_NUMBERS[self.programs.family], table)]
 
-    def has_rule(self, table: str, chain: str, rule: str) -> bool:
-        """Tell whether a rule is in a chain, whatever else is in the table; not if there is no such chain. Raises KernelError."""
-        request = f"{self.programs.stem}: rule in {chain} of table {table}"
-        words = xtables_text.split_rule(rule)
-        argv = [self.programs.stem, "-t", table, "-C", chain, *words]
-        done = self._run(request, argv, "", _WORKING_S)
-        if done.returncode not in _SAYS_WHETHER:
-            raise KernelError(request, 0, done.stderr.strip() or f"exit {done.returncode}")
-        return done.returncode == 0
+    def has_comment(self, table: str, chain: str, comment: str) -> bool:
+        """Tell whether a rule with such a comment is in a chain, whatever else is in the table; of the nft flavour.
+
+        The programs cannot be asked: they give up at the first rule that they cannot read. Raises KernelError.
+        """
+        with Nft() as nft:
+            return bool(self._commented(nft, table, chain, comment))
+
+    def remove_commented(self, table: str, chain: str, comment: str) -> int:
+        """Remove the rules of a chain that have such a comment, as `has_comment` finds them; return how many. Raises KernelError."""
+        with Nft() as nft:
+            rules = self._commented(nft, table, chain, comment)
+            nft.commit([del_rule(each.family, table, chain, each.handle) for each in rules])
+        return len(rules)
+
+    def _commented(self, nft: Nft, table: str, chain: str, comment: str) -> list[Rule]:
+        """Return rules by their comment, which some versions store as a match, others beside the rule."""
+        rules = nft.list_rules(_NUMBERS[self.programs.family], table, chain)
+        return [r for r in rules if comment == r.comment or comment.encode() in r.expressions]
 
     def _has(self, table: str) -> bool:
         """Tell whether it is there; to ask the nft flavour for one that is not does no harm."""

@@ -8,6 +8,7 @@ import errno
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -131,18 +132,19 @@ class Call:
         finished: Callable[[bool], None],
     ) -> None:
         self.limit_s = limit_s
+        self._deadline_s = time.monotonic() + limit_s
         self._fed = fed
         self._request = request
         self._finished = finished
         self.talk = fed.give(text)
 
     def finish(self) -> Ended:
-        """Wait for the end of it, at most for as long as it may take; return how it ended.
+        """Wait for the end of it, at most for as long as it may take since it began; return how it ended.
 
         Raises KernelError when the outcome is unknown: see `FedProgram`.
         """
         try:
-            self.talk.wait(self.limit_s)
+            self.talk.wait(max(self._deadline_s - time.monotonic(), 0))
             return self._fed.ended(self._request, self.talk, self.limit_s)
         finally:
             self._finished(self.talk.is_done)

@@ -53,7 +53,9 @@ _FAILED: Final = re.compile(r"^line ([0-9]+) failed(?:: (.*))?$")
 _REFUSED: Final = re.compile(r"^line ([0-9]+): (.*)$")
 _ASIDE: Final = re.compile(r"^(?:Try `|#|Error occurred at line: )")
 _LOCKED: Final = "holding the xtables lock"
-_INCOMPATIBLE: Final = re.compile(r"^# Table `\S+' is incompatible", re.MULTILINE).search
+_INCOMPATIBLE: Final = re.compile(
+    r"^# Table `\S+' is incompatible|Parsing nftables rule failed$", re.MULTILINE
+).search
 _FIRST_LINE: Final = 2  # the table's name stands before it
 
 
@@ -102,7 +104,7 @@ def is_locked(text: str) -> bool:
 
 
 def is_incompatible(text: str) -> bool:
-    """Tell whether `iptables-nft-save` found a table that it cannot say in its words."""
+    """Tell whether `iptables-nft-save` found a table that it cannot say in its words, by either of its outputs."""
     return _INCOMPATIBLE(text) is not None
 
 

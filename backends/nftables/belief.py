@@ -260,8 +260,8 @@ def _ranges(
     found: dict[tuple[Family, bytes], list[tuple[str, bytes]]] = {}
     for family, facts in tables.items():
         width = 4 if family == IPV4 else 16
-        for name in LENGTHS[family].keys() & facts.elements.keys():
-            for key in facts.elements[name]:
+        for name, keys in facts.elements.items():
+            for key in keys if name in LENGTHS[family] else ():
                 found.setdefault((family, key[:-width]), []).append((name, key))
     return found
 

@@ -21,6 +21,11 @@ class Pool:
         self.members = frozenset(targets)
         self._turn = offset
 
+    def replace(self, targets: tuple[Target, ...]) -> None:
+        """Have other endpoints from now on, also for who is looking for one at this moment."""
+        if targets != self.targets:
+            self.targets, self.members = targets, frozenset(targets)
+
     def in_turn(self) -> tuple[Target, ...]:
         """Return all endpoints, beginning with the one whose turn it is."""
         targets = self.targets

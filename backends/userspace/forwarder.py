@@ -129,6 +129,11 @@ class Forwarder:
         self._handlers[descriptor] = handler
         self._epoll.register(descriptor, _WRITING if is_writing else _READING)
 
+    def ignore(self, listener: socket.socket) -> None:
+        """Hear of a listening socket no more: where another process has it too, closing it here does not end that."""
+        with contextlib.suppress(OSError):
+            self._epoll.unregister(listener.fileno())
+
     def ask_for_room(self, end: socket.SocketType) -> None:
         """Have a socket's handler called as soon as it is writable."""
         descriptor = end.fileno()
@@ -162,7 +167,7 @@ class Forwarder:
         for descriptor, mask in self._epoll.poll(0, EVENTS):
             handler = handlers.get(descriptor)
             if handler is not None:
-                self._call(handler, mask)
+                self.call(handler, mask)
         self._bury()
 
     def _go_on(self) -> None:
@@ -171,11 +176,12 @@ class Forwarder:
         self.now_s = self._clock()
         for _ in range(len(self._later)):
             call, argument = self._later.popleft()
-            self._call(call, argument)
+            self.call(call, argument)
         self._bury()
 
     @staticmethod
-    def _call(handler: Callable[..., object], argument: object) -> None:
+    def call(handler: Callable[..., object], argument: object) -> None:
+        """Call a handler, whose mistakes are its connection's own."""
         try:
             handler(argument)
         except Exception:
@@ -203,7 +209,7 @@ class Forwarder:
         self.now_s = self._clock()
         starved, self.starved = self.starved, {}
         for connection in starved:
-            self._call(Connection.begin, connection)
+            self.call(Connection.begin, connection)
         resting, self.resting = self.resting, {}
         for listener in resting:
             self.later(listener.on_event, 0)
@@ -222,7 +228,7 @@ class Forwarder:
             connection = next(iter(self.connecting))
             if self.connecting[connection] > now_s:
                 break
-            connection.try_another()
+            self.call(Connection.try_another, connection)
         while self._leaving and self._leaving[0][0] <= now_s:
             _, service, gone = self._leaving.popleft()
             for each in service.leaving(gone - service.members):

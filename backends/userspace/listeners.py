@@ -58,6 +58,7 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening. What was accepted goes on."""
+        self._forwarder.ignore(self.socket)
         self._forwarder.close_later(self.socket)
 
     def _name(self, client: str) -> str:
@@ -106,9 +107,7 @@ class TcpListener(Listener):
                 head = proxy_header(peer[:2], (self.place.address, self.place.port))
             name = self._name(peer[0])
             connection = Connection(forwarder, self.service, pool, client, name, head)
-            connection.begin()
-            if not connection.is_over:
-                forwarder.watch(client, connection.on_client)
+            forwarder.call(connection.enter, 0)
         forwarder.later(self.on_event, 0)
 
     def _interface(self, client: socket.SocketType) -> int:
@@ -139,6 +138,8 @@ class UdpListener(Listener):
         super().__init__(forwarder, place, listening, listener, service)
 
     def on_event(self, _mask: int) -> None:
+        if self.socket.fileno() < 0:  # its turn was due when it was closed
+            return
         for _ in range(AT_ONCE):
             try:
                 datagram, control, _, client = self.socket.recvmsg(LARGEST, _CONTROL)
@@ -185,9 +186,10 @@ class UdpListener(Listener):
             return None
         try:
             flow = Flow(forwarder, self, service, client, target)
-        except OSError:  # no route, or too many open files
+        except OSError as error:  # no route, or too many open files, of which the endpoint knows nothing
             service.failures += 1
-            service.balancer.refused(target, forwarder.now_s)
+            if error.errno not in _EXHAUSTED:
+                service.balancer.refused(target, forwarder.now_s)
             return None
         self.flows[client] = flow
         forwarder.add_flow(flow)

@@ -30,7 +30,8 @@ class Service:
         self.received = self.sent = 0
         self.failures = self.refused = 0
         self._offset = offset
-        self.internal = self.outside = self.here = Pool()
+        self.internal, self.here = Pool((), offset), Pool((), offset)
+        self.outside = self.here
         self.members: frozenset[Target] = frozenset()
         self._describe()
 
@@ -44,15 +45,15 @@ class Service:
     def _describe(self) -> None:
         serving = self.serving
         self.balancer.affinity_s = serving.affinity_s
-        self.internal = self._pool(self.internal, serving.internal)
-        self.here = self._pool(self.here, serving.here)
-        is_split = serving.is_split
-        self.outside = self._pool(self.outside, serving.outside) if is_split else self.here
+        if serving.is_split and self.outside is self.here:
+            self.outside = Pool((), self._offset)
+        self.internal.replace(serving.internal)
+        self.outside.replace(serving.outside)
+        self.here.replace(serving.here)
+        if not serving.is_split:
+            self.outside = self.here
         self.members = self.internal.members | self.here.members | self.outside.members
         self.balancer.keep_only(self.members)
-
-    def _pool(self, old: Pool, targets: tuple[Target, ...]) -> Pool:
-        return old if old.targets == targets and old.members else Pool(targets, self._offset)
 
     def leaving(self, gone: Collection[Target]) -> list["Connection"]:
         """Return the connections to endpoints that have gone."""

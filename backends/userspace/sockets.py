@@ -41,6 +41,7 @@ class Sockets:
         inherited = self._listeners.take(key)
         if inherited is not None:
             if is_alive(inherited):
+                self._tell_interface(inherited, place)
                 admit(inherited, place, admission, here)
                 return inherited
             self._listeners.drop(key)
@@ -69,15 +70,17 @@ class Sockets:
         listener.setsockopt(level, option, 1)
         if place.family == IPV6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if self._needs_interface:
-            level, option = _PKTINFO[place.family]
-            listener.setsockopt(level, option, 1)
+        self._tell_interface(listener, place)
         if place.protocol == "TCP":
             # so that connections of an earlier process, which still linger, are not in the way
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # What is accepted inherits these: small answers go at once, and clients that vanish are noticed some day.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def _tell_interface(self, listener: socket.socket, place: Place) -> None:
+        level, option = _PKTINFO[place.family]
+        listener.setsockopt(level, option, self._needs_interface)
 
 
 def admit(

@@ -27,7 +27,8 @@ TURN: Final = 4 << 20
 """Bytes of one direction after which others have their turn."""
 IN: Final = 0x001
 OUT: Final = 0x004
-FAILED: Final = 0x008 | 0x010  # EPOLLERR, EPOLLHUP
+BROKEN: Final = 0x008  # EPOLLERR
+FAILED: Final = BROKEN | 0x010  # EPOLLHUP
 ENDS: Final = FAILED | 0x2000  # EPOLLRDHUP
 
 _NEW: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -66,8 +67,8 @@ class Connection:
     """A client, and the endpoint it is connected to or is to be connected to."""
 
     __slots__ = (
-        "_forwarder", "_head", "active_s", "client", "client_name", "down", "is_connecting", "is_over", "pool",
-        "server", "service", "target", "tried", "up",
+        "_forwarder", "_head", "active_s", "client", "client_name", "down", "is_broken", "is_connecting", "is_over",
+        "pool", "server", "service", "target", "tried", "up",
     )  # fmt: skip
 
     def __init__(
@@ -92,14 +93,20 @@ class Connection:
         self.up = Half(client, None)
         self.down: Half | None = None
         self.active_s = forwarder.now_s
-        self.is_connecting = False
-        self.is_over = False
+        self.is_broken = self.is_connecting = self.is_over = False
         if head:
             self.up.waiting, self.up.moved = head, -len(head)
         service.accepted += 1
         service.connections.add(self)
 
     # --- getting to an endpoint
+
+    def enter(self, _mask: int = 0) -> None:
+        """Begin, for a client that has just been accepted."""
+        self.begin()
+        if not self.is_over:
+            is_writing = self.down is not None and self.down.is_blocked
+            self._forwarder.watch(self.client, self.on_client, is_writing=is_writing)
 
     def begin(self) -> None:
         """Connect to an endpoint, the next one if some were tried; without any the client is refused.
@@ -120,7 +127,8 @@ class Connection:
                 server = self.server
                 goes_on = self.run(self.up)
                 if goes_on and server is not None and self.server is server:
-                    forwarder.watch(server, self.on_server, is_writing=self.is_connecting)
+                    is_writing = self.is_connecting or self.up.is_blocked
+                    forwarder.watch(server, self.on_server, is_writing=is_writing)
                 return
 
     def _connect(self, target: Target) -> bool:
@@ -192,12 +200,14 @@ class Connection:
             if not self.run(down):
                 return
         if mask & (IN | ENDS):
-            if self.is_connecting and mask & FAILED:
-                self.abort()
+            up = self.up
+            is_unread = self.is_connecting or up.is_blocked or up.is_done
+            if mask & BROKEN and is_unread:
+                self.abort()  # nobody would find out by reading
             else:
                 if mask & ENDS:
-                    self.up.is_ending = True
-                self.run(self.up)
+                    up.is_ending = True
+                self.run(up)
 
     def on_server(self, mask: int) -> None:
         """The endpoint's socket has."""
@@ -231,15 +241,18 @@ class Connection:
             is_more = self._move(half)
         except _SourceBrokenError:
             self.abort()
-        except OSError:
-            self._sink_broke(half)
+        except OSError as error:
+            self._sink_broke(half, error)
         else:
             if is_more:
                 self._forwarder.later(self.run, half)
         return not self.is_over
 
-    def _sink_broke(self, half: Half) -> None:
-        """Whoever is sent to is gone. What an endpoint has said before may still be passed on."""
+    def _sink_broke(self, half: Half, error: OSError) -> None:
+        """Whoever is sent to is gone. What an endpoint has said before may still be passed on.
+
+        That it broke off is told once, here: what is read afterwards looks like an end.
+        """
         if half is not self.up or self.down is None:
             self.abort()
         elif self.is_connecting:
@@ -247,8 +260,9 @@ class Connection:
         else:
             half.waiting = b""
             half.is_ended = half.is_done = True
+            self.is_broken = error.errno != errno.EPIPE  # that is said of one that had ended
             if self.down.is_done:
-                self.close()
+                self._finish()
             else:
                 self.down.is_ending = True
                 self.run(self.down)
@@ -376,9 +390,16 @@ class Connection:
         half.is_done = True
         other = self.up if half is self.down else self.down
         if other is None or other.is_done:
-            self.close()
+            self._finish()
         else:
             half.sink.shutdown(socket.SHUT_WR)
+
+    def _finish(self) -> None:
+        """Both directions are over: end as the endpoint did."""
+        if self.is_broken:
+            self.abort()
+        else:
+            self.close()
 
     @property
     def is_half_closed(self) -> bool:

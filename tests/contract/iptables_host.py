@@ -126,9 +126,14 @@ class MeteredXtables(Xtables):
         self._meter.count(1, 0)
         return self._door.chain_names(table)
 
-    def has_rule(self, table: str, chain: str, rule: str) -> bool:
+    def has_comment(self, table: str, chain: str, comment: str) -> bool:
         self._meter.count(1, 0)
-        return self._door.has_rule(table, chain, rule)
+        return self._door.has_comment(table, chain, comment)
+
+    def remove_commented(self, table: str, chain: str, comment: str) -> int:
+        self._meter.count(1, 1)
+        with self._meter.writing() as is_done:
+            return self._door.remove_commented(table, chain, comment) if is_done else 0
 
 
 class IptablesHost:

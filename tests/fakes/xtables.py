@@ -117,6 +117,11 @@ class XtablesKernel:
         if table not in BUILT_IN:
             return f"{_STEMS[family]}-restore: can't initialize table '{table}'\n"
         draft = _Draft(self._tables.setdefault((flavour, family, table), _Table(BUILT_IN[table])))
+        is_listed = flavour is Flavour.LEGACY or (family, table) not in self.only_nft
+        if not is_listed and any(line.startswith("-D ") for line in lines):
+            return (
+                f"{_STEMS[family]}-nft-restore v1.8.9 (nf_tables): Parsing nftables rule failed\n"
+            )
         try:
             for at, line in enumerate(lines):
                 self._take(draft, line, at, flavour, table)
@@ -130,6 +135,17 @@ class XtablesKernel:
             self._uses[used] = self._uses.get(used, 0) + more
         self.generation += flavour is Flavour.NFT
         return ""
+
+    def remove(self, of: Programs, table: str, chain: str, rules: Iterable[str]) -> None:
+        """Remove rules as the kernel does when it is told without the programs, which look at each first."""
+        draft = _Draft(self._tables[of.version.flavour, of.family, table])
+        left = list(draft.find(chain) or ())
+        for rule in rules:
+            left.remove(rule)
+        draft.put(chain, left)
+        for used, more in draft.commit().items():
+            self._uses[used] = self._uses.get(used, 0) + more
+        self.generation += 1
 
     def save(self, flavour: Flavour, family: Family, table: str) -> str:
         if flavour is Flavour.NFT and (family, table) in self.only_nft:
@@ -251,14 +267,22 @@ class FakeXtables(Xtables):
             self._kernel.chains(self.programs.version.flavour, self.programs.family, table)
         )
 
+    def has_comment(self, table: str, chain: str, comment: str) -> bool:
+        return bool(self._find_commented(table, chain, comment))
+
+    def remove_commented(self, table: str, chain: str, comment: str) -> int:
+        found = self._find_commented(table, chain, comment)
+        self._kernel.remove(self.programs, table, chain, found)
+        return len(found)
+
+    def _find_commented(self, table: str, chain: str, comment: str) -> list[str]:
+        rules = self._kernel.chains(self.programs.version.flavour, self.programs.family, table)
+        return [rule for rule in rules.get(chain, ()) if comment in shlex.split(rule)]
+
     def _run(
         self, request: str, argv: Sequence[str], stdin: str, limit_s: float
     ) -> subprocess.CompletedProcess[str]:
         flavour, family = self.programs.version.flavour, self.programs.family
-        if argv[3:4] == ["-C"]:
-            rules = self._kernel.chains(flavour, family, argv[2]).get(argv[4])
-            is_there = rules is not None and list(argv[5:]) in map(shlex.split, rules)
-            return subprocess.CompletedProcess(argv, 0 if is_there else 1, "", "")
         if argv[0].endswith("-save"):
             text = self._kernel.save(flavour, family, argv[-1])
             return subprocess.CompletedProcess(argv, 0, text, "")

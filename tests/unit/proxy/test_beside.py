@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pytest
 
 from proxy.backend import Backend, Draining, Figure, Held
-from proxy.beside import Beside, at_localhost
+from proxy.beside import RETRY_S, Beside, at_localhost
 from proxy.desired import Desired, Frontend
 from proxy.desired_node import DesiredNode
 from proxy.errors import KernelError
@@ -124,15 +124,33 @@ def test_leftovers_of_both_are_pruned(both: Both) -> None:
     assert (both.first.kernel, both.second.kernel) == ({}, {})
 
 
-def test_what_either_refuses_is_refused(both: Both) -> None:
+def test_a_refusal_at_localhost_is_none_of_the_mode_and_is_tried_again(
+    both: Both, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     both.second.refused[OPEN] = "127.0.0.1:30080 is taken"
-    assert both.program([PLAIN, OPEN]).failed == {OPEN: "127.0.0.1:30080 is taken"}
-    assert both.first.kernel.keys() == {PLAIN, OPEN}
+    both.first.refused = {PLAIN: "no room"}
 
-    other = Both()
-    other.second.refused[OPEN] = "127.0.0.1:30080 is taken"
-    other.first.refused = {OPEN: "no room", PLAIN: "no room"}
-    assert other.program([PLAIN, OPEN]).failed == {OPEN: "no room", PLAIN: "no room"}
+    for _ in range(3):
+        applied = both.program([PLAIN, OPEN])
+        assert applied.failed == {PLAIN: "no room"}
+        assert applied.again_s == RETRY_S
+    assert both.first.kernel.keys() == {OPEN}
+    assert caplog.text.count("127.0.0.1:30080 is taken") == 1
+
+    both.second.refused.clear()
+    assert both.program([]).again_s is None
+    assert both.second.kernel.keys() == {OPEN}
+    assert "is served at localhost now" in caplog.text
+
+
+def test_who_was_refused_and_goes_is_not_tried_any_more(both: Both) -> None:
+    both.second.refused[OPEN] = "127.0.0.1:30080 is taken"
+    both.program([PLAIN, OPEN])
+    del both.ports[OPEN]
+
+    assert both.program([OPEN]).again_s is None
+    assert not both.backend.plan(both.desired, both.observed, [])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from proxy.errors import Busy, KernelError, ProxyError, Unsupported
 from proxy.events_recorder import Recorder
 from proxy.journal import Round
 from proxy.ladder import Refusal
+from proxy.listeners import Listeners
 from proxy.sources.events import Delete
 from tests.daemon import Daemon, make_daemon
 from tests.fakes.backend import FakeBackend, unreachable
@@ -120,6 +121,20 @@ def test_a_mistake_of_ours_is_none_of_the_hosts() -> None:
 # --- while it runs
 
 
+class Lending(Listeners):
+    """Says what is asked of it."""
+
+    def __init__(self, told: list[str]) -> None:
+        super().__init__()
+        self.told = told
+
+    def lend(self) -> None:
+        self.told.append("lend")
+
+    def take_back(self) -> None:
+        self.told.append("take back")
+
+
 class Site:
     """A daemon on the first rung, with a few services."""
 
@@ -138,7 +153,7 @@ class Site:
             leave=lambda mode: Rung(mode, self.ladder.seen),
             others=lambda mode: [each for each in MODES if each != mode],
             keep=lambda backend: self.kept.append(backend.name),
-            lend=lambda: self.told.append("lend"),
+            listeners=Lending(self.told),
             limit_s=LIMIT_S,
         )
         daemon.reconciler.on_round = self.descent.heard
@@ -455,12 +470,12 @@ class Listening(FakeBackend):
 
     name = "first"
 
-    def __init__(self, told: list[str]) -> None:
+    def __init__(self, heard: list[str]) -> None:
         super().__init__()
-        self.told = told
+        self.heard = heard
 
     async def drain(self, deadline_s: float) -> int:
-        self.told.append(f"drain {deadline_s:g}")
+        self.heard.append(f"drain {deadline_s:g}")
         return 1
 
 
@@ -468,14 +483,22 @@ def test_where_the_old_mode_listens_the_new_one_is_lent_its_sockets(site: Site) 
     old = Listening(site.told)
     site.daemon.reconciler.backend = site.daemon.backend = old
 
+    def slow(mode: str) -> Rung:
+        made = Rung(mode, site.ladder.seen)
+        made.apply_s = 100.0
+        return made
+
     async def life() -> None:
         old.failure = unreachable()
         site.daemon.tell(make_service("default/d", make_service_port("default/d")))
         await site.daemon.pass_s(LIMIT_S - 5.0)
-        assert site.told == []
+        site.told.clear()
+        site.descent._create = slow
         await site.daemon.pass_s(10.0)
         assert site.mode == "second"
+        assert site.told == ["lend", "drain 0"]
+
+        await site.daemon.pass_s(150.0)
+        assert site.told == ["lend", "drain 0", "take back"]
 
     site.live(life)
-
-    assert site.told == ["lend", "drain 0"]

@@ -12,14 +12,11 @@ import uvloop
 from proxy import listeners
 from proxy.listeners import (
     AT_ONCE,
-    CLOSE_REST_S,
     Listeners,
     _send,
     listener_key,
     place_to_ask,
 )
-from tests.fakes.clock import JumpingClock
-from tests.fakes.clock import run as run_on
 
 
 def make_listener(
@@ -215,28 +212,18 @@ def test_where_nobody_can_be_asked_it_says_where_and_goes_on(
     assert f"no socket at {path} (--state-dir)" in caplog.text
 
 
-def test_what_nobody_took_goes_when_all_is_programmed_also_by_another_mode() -> None:
-    clock = JumpingClock()
-    of_process = Listeners()
+def test_what_was_lent_and_not_taken_is_listened_at_by_nobody(old: Listeners) -> None:
     key, listener = make_listener()
-    of_process.keep(key, listener)
+    old.keep(key, listener)
+    old.lend()
+    old.drop(key)
+    listener.close()
 
-    async def main() -> None:
-        is_synced = asyncio.Event()
-        closing = asyncio.create_task(listeners._close_rest(of_process, is_synced))
-        is_synced.set()
-        await asyncio.sleep(CLOSE_REST_S - 1.0)
-        is_synced.clear()
-        of_process.lend()
-        await asyncio.sleep(CLOSE_REST_S)
-        assert of_process.inherited == [key]
-        is_synced.set()
-        await asyncio.sleep(CLOSE_REST_S + 1.0)
-        assert of_process.inherited == []
-        closing.cancel()
+    old.take_back()
 
-    with listener:
-        run_on(clock, main)
+    assert old.take(key) is None
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(key.rpartition(":")[2])))
 
 
 def test_a_socket_that_is_not_what_its_key_says_is_closed(old: Listeners, tmp_path: Path) -> None:
@@ -264,3 +251,28 @@ def test_who_hangs_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_only_the_own_user_may_ask(old: Listeners, tmp_path: Path) -> None:
     run(old, tmp_path / "socket")
     assert (tmp_path / "socket").stat().st_mode & 0o777 == 0o600
+
+
+def test_after_a_successor_that_ended_the_next_one_finds_this_process_again(
+    old: Listeners, tmp_path: Path
+) -> None:
+    key, listener = make_listener()
+    old.keep(key, listener)
+    path = tmp_path / "socket"
+
+    async def live() -> list[str]:
+        life = asyncio.create_task(listeners.run(old, path, asyncio.Event(), look_s=0.01))
+        try:
+            async with asyncio.timeout(10):
+                with await asyncio.to_thread(place_to_ask, path):
+                    pass  # a successor, and its end
+                while True:
+                    found = await asyncio.to_thread(Listeners.inherited_from, path)
+                    if inherited := found.inherited:
+                        found.close_rest()
+                        return inherited
+        finally:
+            life.cancel()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(live()) == [key]

@@ -6,10 +6,11 @@ import pytest
 
 from backends.iptables import names, pools
 from backends.iptables.layout import IptablesSettings, Layout
-from backends.iptables.model import ChainState, SetStep, TableStep
+from backends.iptables.model import ChainState, ChainWrite, SetStep, TableStep, empty_chain
 from backends.iptables.names import list_chain, outer_chain
 from backends.iptables.plan import plan
 from backends.iptables.prune import prune
+from backends.iptables.tree import ROOTS
 from backends.kernel.ipset_objects import Member
 from proxy.desired import Frontend
 from proxy.desired_node import DesiredNode
@@ -556,6 +557,23 @@ def test_after_everything_was_flushed_services_come_back_one_by_one() -> None:
 
     assert world.chains("IPv4", "nat") == before
     assert not plan(whole(ports), observed, list(ports), LAYOUT)
+    assert observed.damaged == {"IPv4": set()}
+
+
+def test_what_is_changed_while_a_plan_waits_is_written_by_the_next_one() -> None:
+    """A verification may hold it up, and correct belief of what the plan had looked at and found in order."""
+    world = World()
+    believing(web(A), world=world)
+    before = {name: list(rules) for name, rules in world.chains("IPv4", "nat").items()}
+    observed = world.found()  # by a new process, which looks at every chain of a tree
+    waiting = plan_for(observed, web(A))
+    world.take(TableStep("IPv4", "nat", (ChainWrite(empty_chain(ROOTS["C"])),)))
+    observed.correct_chain("IPv4", "nat", ROOTS["C"], ChainState("", 0))
+
+    carry_out(waiting, observed, world)
+    carry_out(plan_for(observed, web(A)), observed, world)
+
+    assert world.chains("IPv4", "nat") == before
     assert observed.damaged == {"IPv4": set()}
 
 

@@ -9,10 +9,15 @@ from pathlib import Path
 import pytest
 
 from backends.kernel import xtables, xtables_kept, xtables_legacy
-from backends.kernel.xtables import LockHeld, Programs, Refused, Xtables
+from backends.kernel.nft import Nft
+from backends.kernel.nft_messages import new_chain, new_rule, new_table
+from backends.kernel.nft_numbers import NFPROTO_IPV4
+from backends.kernel.xtables import Incompatible, LockHeld, Programs, Refused, Xtables
 from backends.kernel.xtables_text import Chain, Flavour, RefusedLine, Version
 from proxy.errors import KernelError, Unsupported
 from proxy.model import IPV4, IPV6
+from proxy.netlink import codec
+from tests.fakes.nft import NftKernel
 
 NFT = Programs(IPV4, "iptables-nft", Version(Flavour.NFT, (1, 8, 9)))
 LEGACY = Programs(IPV4, "iptables-legacy", Version(Flavour.LEGACY, (1, 8, 9)))
@@ -327,21 +332,43 @@ def test_a_table_that_cannot_be_read_is_an_error(install: Install, body: str, wo
         Xtables(NFT).save("nat")
 
 
-@pytest.mark.parametrize(("status", "is_there"), [(0, True), (1, False), (2, False)])
-def test_whether_a_rule_is_there_is_asked(install: Install, status: int, is_there: bool) -> None:
-    place = install("iptables-nft", f'printf "%s|" "$@" > arguments; exit {status}')
+@pytest.mark.parametrize(
+    "body",
+    [
+        """echo "# Table \\`nat' is incompatible, use 'nft' tool." """,
+        "echo 'iptables-nft-save v1.8.9 (nf_tables): Parsing nftables rule failed' >&2; exit 3",
+    ],
+)
+def test_a_table_with_rules_that_only_nft_can_list_is_told_from_one_that_cannot_be_read(
+    install: Install, body: str
+) -> None:
+    install("iptables-nft-save", body)
+    with pytest.raises(Incompatible):
+        Xtables(NFT).save("nat")
 
-    asked = Xtables(NFT).has_rule("nat", "OUTPUT", '-m comment --comment "a b" -j A')
 
-    assert asked is is_there
-    words = "-t|nat|-C|OUTPUT|-m|comment|--comment|a b|-j|A|"
-    assert (place / "arguments").read_text() == words
+def test_whether_a_rule_is_there_is_known_by_its_comment_however_that_is_stored() -> None:
+    mark, other = "0123456789abcdef", "fedcba9876543210"
+    matched = codec.nested(
+        1,
+        codec.attr_string(1, "match")
+        + codec.nested(2, codec.attr_string(1, "comment") + codec.attr(3, mark.encode())),
+    )
+    with NftKernel().entered(), Nft() as nft:
+        nft.commit(
+            [
+                new_table(NFPROTO_IPV4, "nat"),
+                *[new_chain(NFPROTO_IPV4, "nat", name) for name in ("A", "B", "C")],
+                new_rule(NFPROTO_IPV4, "nat", "A", b"", mark),
+                new_rule(NFPROTO_IPV4, "nat", "B", matched),
+                new_rule(NFPROTO_IPV4, "nat", "C", b"", other),
+            ]
+        )
+        door = Xtables(NFT)
 
+        found = [name for name in ("A", "B", "C", "D") if door.has_comment("nat", name, mark)]
 
-def test_a_program_that_cannot_say_whether_a_rule_is_there_is_an_error(install: Install) -> None:
-    install("iptables-nft", "echo 'no rights' >&2; exit 4")
-    with pytest.raises(KernelError, match="no rights"):
-        Xtables(NFT).has_rule("nat", "OUTPUT", "-j A")
+    assert found == ["A", "B"]
 
 
 def test_a_legacy_table_that_is_not_used_is_not_asked_for(

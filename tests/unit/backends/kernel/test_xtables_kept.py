@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,6 +159,21 @@ def test_after_an_unknown_outcome_another_one_is_started(site: Site) -> None:
         call.finish()
     site.install(":")
     assert site.carry_out() == Ended(0, "", 1)
+
+
+def test_time_that_was_waited_before_counts(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.install("exec sleep 100")
+    call = site.kept.begin("request", "text\n", 20.0, waits=True)
+    assert call is not None
+    now = time.monotonic
+    began_s = now()
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 21)
+
+    with pytest.raises(KernelError, match="no end within 20 s"):
+        call.finish()
+
+    assert now() - began_s < 15
+    site.install(":")
 
 
 def test_the_kernels_time_is_that_of_the_one_that_is_there(site: Site) -> None:

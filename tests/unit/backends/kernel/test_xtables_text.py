@@ -144,6 +144,10 @@ def test_a_held_lock_is_told_from_other_failures(said: str, expected: bool) -> N
 
 def test_a_table_that_only_nft_can_say_is_noticed() -> None:
     assert is_incompatible("# Generated\n# Table `nat' is incompatible, use 'nft' tool.\n")
+    assert is_incompatible(
+        "Error: unknown ipv4 meta key\niptables-nft-save v1.8.9 (nf_tables): Parsing nftables rule"
+        " failed\nPerhaps iptables-nft-save or your kernel needs to be upgraded.\n"
+    )
     # chains of others on other hooks are no matter
     assert not is_incompatible("# Table `nat' contains incompatible base-chains, use 'nft'\n")
 

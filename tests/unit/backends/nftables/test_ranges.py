@@ -10,11 +10,19 @@ from backends.kernel.nft_expressions import Bitwise, Lookup, Payload, Verdict, p
 from backends.kernel.nft_numbers import VerdictCode
 from backends.nftables.belief import Observed
 from backends.nftables.model import GUARDED, SOURCES, NftPlan
+from backends.nftables.prune import prune
 from backends.nftables.ranges import LENGTHS, admitted, admitted_itself, sources_chain
 from proxy.desired import DesiredPort, Frontend
 from proxy.model import FAMILIES, IPV4, Family
-from tests.desired_strategies import make_desired
-from tests.unit.backends.nftables.planning import A, believing, carry_out, plan_for, steps
+from tests.desired_strategies import desired_state, make_desired, whole
+from tests.unit.backends.nftables.planning import (
+    LAYOUT,
+    A,
+    believing,
+    carry_out,
+    plan_for,
+    steps,
+)
 
 VIP = Frontend("LoadBalancer", "203.0.113.1", 80)
 EXTERNAL = Frontend("ExternalIP", "198.51.100.1", 80)
@@ -238,3 +246,75 @@ def test_ranges_that_did_not_change_while_no_daemon_ran_are_not_written() -> Non
     )
 
     assert steps(planned) == []
+
+
+# --- at every step of any change
+
+
+_CIDRS = ("192.0.2.0/24", "192.0.0.0/8", "192.0.2.7/32", "10.1.0.0/16", "10.0.0.0/8")
+_SOURCES = ("192.0.2.7", "192.0.2.9", "192.9.9.9", "10.1.9.9", "10.9.9.9", "8.8.8.8")
+_owners = st.tuples(
+    st.sampled_from(["web", "other", ""]),
+    st.lists(st.sampled_from(_CIDRS), max_size=3, unique=True).map(tuple),
+)
+
+
+def owned_by(owner: str, ranges: tuple[str, ...]) -> list[DesiredPort]:
+    """Two services of which one or neither has the VIP."""
+    return [
+        make_desired(
+            f"default/{name}",
+            A,
+            cluster_ip=ip,
+            outer=(VIP,) if name == owner else (),
+            source_ranges=ranges if name == owner else (),
+        )
+        for name, ip in (("web", "10.96.0.10"), ("other", "10.96.0.11"))
+    ]
+
+
+def let_in(observed: Observed) -> set[str]:
+    """Which of some sources would be served at the VIP."""
+    found = held(observed)
+    if KEY not in observed.tables["IPv4"].elements["externals"]:
+        return set()
+    ranges = [
+        ipaddress.ip_network((key[-4:], LENGTHS["IPv4"][name]))
+        for name, keys in found.items()
+        if name != GUARDED
+        for key in keys
+    ]
+    return {
+        source
+        for source in _SOURCES
+        if GUARDED not in found or any(ipaddress.ip_address(source) in each for each in ranges)
+    }
+
+
+@given(states=st.lists(_owners, min_size=2, max_size=5), is_restarted=st.booleans())
+def test_who_may_come_in_before_and_after_may_throughout_and_nobody_who_may_not(
+    states: list[tuple[str, tuple[str, ...]]], is_restarted: bool
+) -> None:
+    observed = believing(*owned_by(*states[0]))
+    for state in states[1:]:
+        before = let_in(observed)
+        if is_restarted:
+            observed = Observed(observed.tables)
+        planned = plan_for(observed, *owned_by(*state))
+        seen = []
+        for transaction in planned.transactions:
+            observed.fold(transaction)
+            seen.append(let_in(observed))
+        observed.occupy(planned)
+        if is_restarted:
+            carry_out(prune(whole(desired_state(*owned_by(*state))), observed, LAYOUT), observed)
+
+        after = let_in(observed)
+        owner, ranges = state
+        networks = [ipaddress.ip_network(each) for each in ranges or ("0.0.0.0/0",)]
+        assert after == {
+            source
+            for source in _SOURCES
+            if owner and any(ipaddress.ip_address(source) in each for each in networks)
+        }
+        assert all(before & after <= each <= before | after for each in seen)

@@ -8,6 +8,7 @@ import pytest
 from backends.userspace.engine import Engine
 from backends.userspace.model import NOBODY, Admission, Listening
 from backends.userspace.settings import ForwarderSettings
+from proxy.listeners import Listeners
 from tests.forwarding import KEY, ask, endpoint, naming, serving
 from tests.model_builders import make_key
 from tests.unit.backends.userspace.test_sockets import free_place, is_let_in
@@ -119,6 +120,65 @@ def test_draining_leaves_nobody_listening() -> None:
 
         assert await engine.drain(1.0) == 0
         assert not engine.has(place)
+        engine.close()
+
+    asyncio.run(test())
+
+
+def test_another_engine_of_this_process_goes_on_at_the_same_place() -> None:
+    async def test() -> None:
+        shared, place = Listeners(), free_place()
+        first = Engine(ForwarderSettings(), shared)
+        second = Engine(ForwarderSettings(), shared)
+        async with endpoint(naming(b"a")) as old, endpoint(naming(b"b")) as new:
+            first.serve(KEY, serving(old))
+            first.listen(place, Listening(KEY, "internal"))
+            assert await ask(place) == b"a"
+
+            shared.lend()
+            await first.drain(0.0)
+            between = asyncio.create_task(ask(place))
+            await asyncio.sleep(0)
+            second.serve(KEY, serving(new))
+            second.listen(place, Listening(KEY, "internal"))
+
+            assert await between == b"b"
+            assert [await ask(place) for _ in range(5)] == [b"b"] * 5
+            assert (first.listening(), shared.inherited) == ({}, [])
+            second.stop(place)
+            assert list(shared._offered()) == []
+        second.close()
+        first.close()
+
+    asyncio.run(test())
+
+
+def test_what_has_been_drained_is_not_passed_on() -> None:
+    async def test() -> None:
+        shared = Listeners()
+        engine = Engine(ForwarderSettings(), shared)
+        engine.serve(KEY, serving())
+        engine.listen(free_place(), Listening(KEY, "internal"))
+
+        await engine.drain(0.0)
+
+        assert list(shared._offered()) == []
+        engine.close()
+
+    asyncio.run(test())
+
+
+def test_a_socket_that_lives_on_in_another_process_keeps_nobody_awake_here() -> None:
+    async def test() -> None:
+        engine, place = Engine(ForwarderSettings()), free_place()
+        engine.serve(KEY, serving())
+        engine.listen(place, Listening(KEY, "internal"))
+        passed = engine.forwarder.listeners[place].socket.dup()
+
+        await engine.drain(0.0)
+
+        with passed, socket.create_connection((place.address, place.port)):
+            assert engine.forwarder._epoll.poll(0) == []
         engine.close()
 
     asyncio.run(test())

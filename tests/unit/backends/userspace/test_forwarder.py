@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import resource
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from backends.userspace.forwarder import Forwarder
 from backends.userspace.here import Detector
 from backends.userspace.model import Listening, Target
 from backends.userspace.settings import ForwarderSettings
+from backends.userspace.streams import Connection
 from tests import forwarding
 from tests.forwarding import KEY, ask, connect, echo, endpoint, listen, naming, serving, until
 from tests.model_builders import make_key
@@ -303,3 +305,44 @@ def test_closing_ends_everything() -> None:
             writer.close()
 
     asyncio.run(test())
+
+
+def test_without_files_a_datagram_is_lost_and_no_endpoint_is_blamed() -> None:
+    async def test() -> None:
+        one, other = Target("127.0.0.1", 1), Target("127.0.0.1", 2)
+        async with forwarding.forwarding() as forwarder:
+            forwarder.serve(KEY, serving(one, other))
+            place = listen(forwarder, "UDP")
+            service = forwarder.services[KEY]
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                with few_files(1), Path("/dev/null").open():
+                    client.sendto(b"?", (place.address, place.port))
+                    await until(lambda: service.failures)
+                chosen = [service.balancer.choose(service.internal, "c", 0.0) for _ in range(2)]
+                assert set(chosen) == {one, other}
+
+    asyncio.run(test())
+
+
+def test_a_mistake_at_an_endpoint_in_vain_ends_one_connection_only(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        settings = ForwarderSettings(connect_s=0.01)
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen(0)
+            target = Target(*silent.getsockname())
+            with socket.create_connection(target):  # its queue is full
+                async with forwarding.forwarding(settings) as forwarder:
+
+                    def mistaken(_: Connection) -> None:
+                        raise ZeroDivisionError
+
+                    monkeypatch.setattr(Connection, "_give_up", mistaken)
+                    forwarder.serve(KEY, serving(target))
+                    place = listen(forwarder)
+                    assert await ask(place) == b""
+
+    asyncio.run(test())
+    assert "a mistake of ours" in caplog.text

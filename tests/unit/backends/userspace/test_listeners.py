@@ -6,9 +6,11 @@ import struct
 
 import pytest
 
+from backends.userspace.datagrams import AT_ONCE
 from backends.userspace.here import Detector, Here
 from backends.userspace.model import Listening
 from backends.userspace.settings import ForwarderSettings
+from backends.userspace.streams import Connection
 from tests import forwarding
 from tests.forwarding import (
     KEY,
@@ -162,3 +164,67 @@ def test_a_client_that_is_gone_before_it_is_accepted_harms_nobody() -> None:
             await until(lambda: not forwarder.connections)
 
     asyncio.run(test())
+
+
+def test_a_listener_that_ends_while_its_turn_is_due_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        async with (
+            forwarding.forwarding() as forwarder,
+            udp_endpoint(lambda _: b"a") as (target, _),
+        ):
+            forwarder.serve(KEY, serving(target))
+            place = listen(forwarder, "UDP")
+            listener = forwarder.listeners[place]
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.connect((place.address, place.port))
+                for _ in range(AT_ONCE):
+                    client.send(b"?")
+            turns = []
+            take_turn = listener.on_event
+
+            def on_event(mask: int) -> None:
+                turns.append(mask)
+                take_turn(mask)
+
+            monkeypatch.setattr(listener, "on_event", on_event)
+            listener.on_event(0)  # as many as are taken at once: it is to go on
+            forwarder.stop(place)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert len(turns) == 2
+
+    asyncio.run(test())
+
+
+def test_a_mistake_at_one_client_keeps_nobody_waiting_who_came_after_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(naming(b"a")) as target:
+            forwarder.serve(KEY, serving(target))
+            place = listen(forwarder)
+            begin, begun = Connection.begin, []
+
+            def mistaken(connection: Connection) -> None:
+                begun.append(connection)
+                if len(begun) == 1:
+                    raise ZeroDivisionError
+                begin(connection)
+
+            monkeypatch.setattr(Connection, "begin", mistaken)
+            with (  # both are there before anybody is accepted
+                socket.create_connection((place.address, place.port)) as first,
+                socket.create_connection((place.address, place.port)) as second,
+            ):
+                first.setblocking(False)
+                second.setblocking(False)
+                loop = asyncio.get_running_loop()
+                async with asyncio.timeout(forwarding.LIMIT_S):
+                    assert await loop.sock_recv(second, 100) == b"a"
+                    assert await loop.sock_recv(first, 100) == b""
+            await until(lambda: not forwarder.connections)
+
+    asyncio.run(test())
+    assert "a mistake of ours" in caplog.text

@@ -57,3 +57,13 @@ def test_what_is_counted_starts_at_nothing() -> None:
     assert set(service.counted.values()) == {0}
     assert service.is_idle
     assert service.leaving({A}) == []
+
+
+def test_who_is_looking_for_an_endpoint_sees_those_of_now() -> None:
+    service = Service(make(internal=(A,), outside=(A,), here=(A,)), Balancer())
+    internal, outside = service.internal, service.outside
+
+    service.update(make(internal=(B,), outside=(C,), here=(C,)))
+
+    assert (internal.next(), outside.next()) == (B, C)
+    assert (internal.members, outside.members) == (frozenset([B]), frozenset([C]))

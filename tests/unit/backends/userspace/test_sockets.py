@@ -10,6 +10,8 @@ from backends.userspace.sockets import Sockets, admit, describe, is_alive
 from proxy.listeners import Listeners, listener_key
 from proxy.model import Protocol
 
+_IP_PKTINFO = 8
+
 
 def free_place(protocol: Protocol = "TCP", host: str = "127.0.0.1") -> Place:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -146,3 +148,16 @@ def test_what_is_closed_is_not_passed_on() -> None:
         sockets.leave(place)
 
     assert listeners._kept == {}
+
+
+@pytest.mark.parametrize("protocol", ["TCP", "UDP"])
+def test_a_socket_that_was_passed_on_tells_interfaces_if_they_are_asked_for_now(
+    protocol: Protocol,
+) -> None:
+    place = free_place(protocol)
+    key = listener_key(protocol, place.address, place.port)
+    before, after = Listeners(), Listeners()
+    with Sockets(before).open(place, EVERYBODY, ()):
+        after._inherited[key] = before._kept[key]
+        taken = Sockets(after, needs_interface=True).open(place, EVERYBODY, ())
+        assert taken.getsockopt(socket.IPPROTO_IP, _IP_PKTINFO) == 1

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import Iterator
 
 import pytest
 
@@ -300,5 +301,106 @@ def test_each_endpoint_that_is_tried_is_told_the_client_first() -> None:
             assert len(answer) == 28 + 5
             await until(lambda: not forwarder.connections)
             assert forwarder.services[KEY].received == 5
+
+    run(test())
+
+
+@contextlib.contextmanager
+def _slow_endpoint() -> Iterator[tuple[socket.socket, Target]]:
+    """An endpoint for which little waits on either side: nobody reads until the test does."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server, Target(*server.getsockname())
+
+
+async def _accepted(server: socket.socket) -> socket.socket:
+    server.setblocking(False)
+    accepted, _ = await asyncio.get_running_loop().sock_accept(server)
+    return accepted
+
+
+async def _hear_all(accepted: socket.socket) -> bytes:
+    heard = b""
+    async with asyncio.timeout(forwarding.LIMIT_S):
+        while data := await asyncio.get_running_loop().sock_recv(accepted, 1 << 16):
+            heard += data
+    return heard
+
+
+def test_what_the_endpoint_has_no_room_for_at_first_comes_later() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder:
+            with _slow_endpoint() as (server, target):
+                place = start(forwarder, target)
+                with socket.create_connection((place.address, place.port)) as client:
+                    client.sendall(bytes(60_000))
+                    client.shutdown(socket.SHUT_WR)
+                    await until(lambda: any(c.up.is_blocked for c in forwarder.connections))
+                    with await _accepted(server) as accepted:
+                        assert len(await _hear_all(accepted)) == 60_000
+
+    run(test())
+
+
+def test_an_endpoint_that_breaks_off_what_it_was_told_is_no_end() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder:
+            with _slow_endpoint() as (server, target):
+                reader, writer = await connect(start(forwarder, target))
+                writer.write(bytes(60_000))
+                writer.write_eof()
+                await until(lambda: any(c.up.is_blocked for c in forwarder.connections))
+                with await _accepted(server) as accepted:
+                    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                with pytest.raises(ConnectionResetError):
+                    async with asyncio.timeout(forwarding.LIMIT_S):
+                        await reader.read()
+                writer.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_client_that_breaks_off_is_noticed_though_the_endpoint_reads_nothing(
+    *, has_ended: bool
+) -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder:
+            with _slow_endpoint() as (server, target):
+                place = start(forwarder, target)
+                with socket.create_connection((place.address, place.port)) as client:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    client.sendall(bytes(10 if has_ended else 60_000))
+                    if has_ended:
+                        client.shutdown(socket.SHUT_WR)
+                        await until(lambda: any(c.up.is_done for c in forwarder.connections))
+                    else:
+                        await until(lambda: any(c.up.is_blocked for c in forwarder.connections))
+                    server.setblocking(False)
+                await until(lambda: not forwarder.connections)
+
+    run(test())
+
+
+def test_an_endpoint_that_came_while_another_did_not_answer_is_tried_too() -> None:
+    async def test() -> None:
+        settings = ForwarderSettings(connect_s=0.3)
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            silent.listen(0)
+            host, port = silent.getsockname()
+            with socket.create_connection((host, port)):  # its queue is full
+                async with (
+                    forwarding.forwarding(settings) as forwarder,
+                    endpoint(naming(b"new")) as new,
+                ):
+                    place = start(forwarder, Target(host, port))
+                    asking = asyncio.create_task(ask(place))
+                    await until(lambda: forwarder.connecting)
+                    forwarder.serve(KEY, serving(new))
+                    assert await asking == b"new"
 
     run(test())
