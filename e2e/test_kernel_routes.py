@@ -85,3 +85,16 @@ def test_our_route_stands_beside_an_address_of_this_host(namespace: Namespace) -
         assert routes.read() == set(ours)
         assert routes.remove(ours) == []
         assert routes.read() == set()
+
+
+def test_our_route_stands_beside_one_of_somebody_else(namespace: Namespace) -> None:
+    others = ("10.96.0.1/32", "fd00:10:96::1/128")
+    for cidr in others:
+        namespace.ip(f"route add local {cidr} dev lo table local proto {OTHERS}")
+    ours = [Route("local", cidr, OURS) for cidr in others]
+    with namespace.entered(), Routes(OURS) as routes, Routes(OTHERS) as theirs:
+        assert routes.add(ours) == []
+        assert routes.add(ours) == []
+        assert routes.read() == set(ours)
+        assert routes.remove(ours) == []
+        assert (routes.read(), len(theirs.read())) == (set(), 2)

@@ -22,10 +22,13 @@ LOOPBACK: Final = 1
 
 _RTA_DST: Final = 1
 _RTA_OIF: Final = 4
+_RTA_PRIORITY: Final = 6
 _RTA_TABLE: Final = 15
 _KINDS: Final = {"local": (2, 255, 254), "blackhole": (6, 254, 0)}
 """Type, table (local, main) and scope (host, universe)."""
 _TYPES: Final[dict[tuple[int, int], "Kind"]] = {(2, 255): "local", (6, 254): "blackhole"}
+_METRIC: Final = 2048
+"""Of our IPv6 routes: two to a range have to differ in it, and others' have 0 (the kernel's) or 1024 (unless they say so)."""
 _ROUTE: Final = struct.Struct("=BBBBBBBBI")  # struct rtmsg
 _NUMBERS: Final[dict[Family, int]] = {IPV4: 2, IPV6: 10}
 _FAMILIES: Final = {number: family for family, number in _NUMBERS.items()}
@@ -43,8 +46,10 @@ class Route(NamedTuple):
 
 def new_route(route: Route) -> Request:
     """Make a route, beside one of somebody else to the same range. EEXIST if it is there already."""
-    append = codec.NLM_F_APPEND if ":" not in route.cidr else codec.NLM_F_EXCL
-    return Request(RTM_NEWROUTE, codec.NLM_F_CREATE | append, _pack(route))
+    if ":" not in route.cidr:
+        return Request(RTM_NEWROUTE, codec.NLM_F_CREATE | codec.NLM_F_APPEND, _pack(route))
+    payload = _pack(route) + attr_u32(_RTA_PRIORITY, _METRIC)
+    return Request(RTM_NEWROUTE, codec.NLM_F_CREATE | codec.NLM_F_EXCL, payload)
 
 
 def del_route(route: Route) -> Request:
