@@ -22,7 +22,7 @@ WORLD = [
         *[Route("local", cidr, protocol) for cidr in LOCAL],
         *[Route("blackhole", cidr, protocol) for cidr in NOWHERE],
     )
-    # of IPv6 the kernel takes no second route to the same range
+    # of IPv6 the kernel takes no second route to the same range with the same metric
     if protocol == OURS or ":" not in route.cidr
 ]
 

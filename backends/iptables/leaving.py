@@ -15,10 +15,12 @@ from backends.iptables.adopt import read_chains, read_jumps
 from backends.iptables.layout import JUMPS
 from backends.iptables.model import SETS, TABLES, Table, TableStep
 from backends.iptables.restoring import Restoring
+from backends.iptables.writer import RULES_AT_ONCE
 from backends.kernel import ipset_messages
 from backends.kernel.ipset import Ipset, Refusal
 from backends.kernel.xtables import Incompatible, Refused, Xtables
 from backends.kernel.xtables_text import Chain as SavedChain
+from backends.kernel.xtables_text import Flavour
 from proxy.errors import KernelError, Unsupported
 from proxy.model import Family
 from proxy.threads import to_thread
@@ -43,8 +45,11 @@ async def remove_rules(doors: Iterable[Xtables], restoring: Restoring) -> int:
             except Incompatible:
                 removed += await to_thread(_remove_jumps, door, table)
                 saved = await to_thread(kernel.outline, door, table)
-            step = await _carry_out(leave(door.programs.family, table, saved), door, restoring)
-            removed += len(step.removes) + len(step.gone_jumps)
+            step = leave(door.programs.family, table, saved)
+            is_nft = door.programs.version.flavour is Flavour.NFT
+            for part in step.parts(RULES_AT_ONCE) if is_nft else [step]:
+                done = await _carry_out(part, door, restoring)
+                removed += len(done.removes) + len(done.gone_jumps)
         await to_thread(door.close)
     return removed
 

@@ -162,7 +162,23 @@ class TableStep(NamedTuple):
         )
 
     def parts(self, rules_at_most: int) -> "list[TableStep]":
-        """Cut this step after so many rules or a little more; what is left but chains comes with the last part."""
+        """Cut this step after so many rules or a little more; what is left but chains comes with the last part.
+
+        Many chains that go are emptied before the first of them is removed, since they lead to each other.
+        """
+        if len(self.removes) > rules_at_most:
+            family, table, names = self.family, self.table, self.removes
+            emptied = tuple([ChainWrite(empty_chain(name)) for name in names])
+            steps = [self._replace(removes=()), TableStep(family, table, emptied, keys=self.keys)]
+            return [
+                *[p for s in steps if s.size or s.leads for p in s.parts(rules_at_most)],
+                *[
+                    TableStep(
+                        family, table, removes=names[at : at + rules_at_most], keys=self.keys
+                    )
+                    for at in range(0, len(names), rules_at_most)
+                ],
+            ]
         parts: list[TableStep] = []
         writes: list[ChainWrite] = []
         weight = 0
@@ -171,7 +187,7 @@ class TableStep(NamedTuple):
                 parts.append(TableStep(self.family, self.table, tuple(writes), keys=self.keys))
                 writes, weight = [], 0
             writes.append(write)
-            weight += len(write.chain.rules)
+            weight += max(len(write.chain.rules), 1)
         return [*parts, self._replace(writes=tuple(writes))]
 
 

@@ -14,7 +14,10 @@ from proxy.addresses import bounds_of, parse_cidr
 from proxy.model import IPV4, Family
 
 MOST: Final = 4096
-"""Instructions that the kernel takes (BPF_MAXINSNS): a thousand ranges of IPv4, three hundred of IPv6."""
+"""Instructions that the kernel takes (BPF_MAXINSNS): a thousand ranges of IPv4, three hundred of IPv6.
+
+Where net.core.optmem_max is 20480, as it was by default for long, memory ends before (ENOMEM): at some 230 and 120.
+"""
 
 _NET: Final = -0x100000  # SKF_NET_OFF
 _INTERFACE: Final = -0x1000 + 8  # SKF_AD_OFF + SKF_AD_IFINDEX

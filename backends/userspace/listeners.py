@@ -186,7 +186,7 @@ class UdpListener(Listener):
             return None
         try:
             flow = Flow(forwarder, self, service, client, target)
-        except OSError as error:  # no route, or too many open files, of which the endpoint knows nothing
+        except OSError as error:  # no route, or no more files: not its fault
             service.failures += 1
             if error.errno not in _EXHAUSTED:
                 service.balancer.refused(target, forwarder.now_s)

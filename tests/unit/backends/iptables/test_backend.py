@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from backends.iptables import backend as module
-from backends.iptables import names, node_settings
+from backends.iptables import names, node_settings, writer
 from backends.iptables.backend import PLANNED_AT_ONCE, SWEEP_S, IptablesBackend, Tools
 from backends.iptables.belief import Observed
 from backends.iptables.flavour import Choice
@@ -197,14 +197,19 @@ def test_a_set_of_another_shape_is_replaced_though_rules_in_the_other_flavour_as
     assert len(host.own(NFT)) > 6
 
 
-def test_with_another_secret_everything_gets_other_names_and_the_old_ones_go(host: Host) -> None:
+@pytest.mark.parametrize("at_once", [2, 2000])
+def test_with_another_secret_everything_gets_other_names_and_the_old_ones_go(
+    host: Host, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "RULES_AT_ONCE", at_once)
     desired = many_services(3)
     started(host, desired)
     before = set(host.own(NFT))
     backend = host.start(Layout(structs.replace(LAYOUT.settings, secret="another")))
 
-    asyncio.run(adopt(backend, desired))
+    observed = asyncio.run(adopt(backend, desired))
 
+    assert asyncio.run(backend.verify(observed)) == []
     after = set(host.own(NFT))
     assert len(after) == len(before)
     assert len(after - before) == len(desired)

@@ -1,9 +1,11 @@
 """What is removed on the way out, and what stays because it is somebody else's."""
 
+import itertools
 import time
 
 import pytest
 
+from backends.iptables import leaving
 from backends.iptables.layout import JUMPS
 from backends.iptables.leaving import leave, own_sets, remove_rules, remove_sets
 from backends.iptables.restoring import Restoring
@@ -56,6 +58,26 @@ def test_a_chain_to_which_others_lead_stays_empty() -> None:
         "SLICEPROXY-B": Chain(None, ())
     }
     assert saved["THEIRS"].rules == ("-p udp -j RETURN", "-p tcp -j SLICEPROXY-B")
+
+
+def test_many_chains_go_in_calls_of_which_each_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of one grows with the square: 20,000 chains took 8 s at once, and take 1 s so."""
+    monkeypatch.setattr(leaving, "RULES_AT_ONCE", 10)
+    kernel = XtablesKernel()
+    door = kernel.door(Flavour.NFT, "IPv4")
+    names = [f"SLICEPROXY-S-{number}" for number in range(25)]
+    door.restore("nat", [*THEIRS, *[f":{name} - [0:0]" for name in names]])
+    before = [f"-A {one} -g {other}" for one, other in itertools.pairwise(names)]
+    door.restore("nat", [*before, f"-I OUTPUT 1 -j {names[0]}", f"-A THEIRS -g {names[1]}"])
+    kernel.calls.clear()
+
+    assert run(remove_rules([door], Restoring())) == len(names)
+
+    assert max(text.count("\n") for text in kernel.calls) <= 2 + 2 * 10
+    assert kernel.calls[0].startswith("*nat\n-D OUTPUT ")
+    saved = door.save("nat")
+    assert saved["OUTPUT"].rules == ("-p tcp -j THEIRS",)
+    assert {n: c for n, c in saved.items() if "SLICEPROXY" in n} == {names[1]: Chain(None, ())}
 
 
 def test_nothing_is_called_where_there_is_nothing_of_ours() -> None:

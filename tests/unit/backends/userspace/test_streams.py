@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -322,6 +322,17 @@ async def _accepted(server: socket.socket) -> socket.socket:
     return accepted
 
 
+async def _say_too_much(forwarder: Forwarder, say: Callable[[bytes], object]) -> int:
+    """Say things until the endpoint has no room for more; return how much was said."""
+    said = 0
+    async with asyncio.timeout(forwarding.LIMIT_S):
+        while not any(each.up.is_blocked for each in forwarder.connections):
+            say(bytes(60_000))
+            said += 60_000
+            await asyncio.sleep(0.005)
+    return said
+
+
 async def _hear_all(accepted: socket.socket) -> bytes:
     heard = b""
     async with asyncio.timeout(forwarding.LIMIT_S):
@@ -336,11 +347,10 @@ def test_what_the_endpoint_has_no_room_for_at_first_comes_later() -> None:
             with _slow_endpoint() as (server, target):
                 place = start(forwarder, target)
                 with socket.create_connection((place.address, place.port)) as client:
-                    client.sendall(bytes(60_000))
+                    said = await _say_too_much(forwarder, client.sendall)
                     client.shutdown(socket.SHUT_WR)
-                    await until(lambda: any(c.up.is_blocked for c in forwarder.connections))
                     with await _accepted(server) as accepted:
-                        assert len(await _hear_all(accepted)) == 60_000
+                        assert len(await _hear_all(accepted)) == said
 
     run(test())
 
@@ -350,9 +360,8 @@ def test_an_endpoint_that_breaks_off_what_it_was_told_is_no_end() -> None:
         async with forwarding.forwarding() as forwarder:
             with _slow_endpoint() as (server, target):
                 reader, writer = await connect(start(forwarder, target))
-                writer.write(bytes(60_000))
+                await _say_too_much(forwarder, writer.write)
                 writer.write_eof()
-                await until(lambda: any(c.up.is_blocked for c in forwarder.connections))
                 with await _accepted(server) as accepted:
                     accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 with pytest.raises(ConnectionResetError):
@@ -369,17 +378,15 @@ def test_a_client_that_breaks_off_is_noticed_though_the_endpoint_reads_nothing(
 ) -> None:
     async def test() -> None:
         async with forwarding.forwarding() as forwarder:
-            with _slow_endpoint() as (server, target):
+            with _slow_endpoint() as (_, target):
                 place = start(forwarder, target)
                 with socket.create_connection((place.address, place.port)) as client:
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                    client.sendall(bytes(10 if has_ended else 60_000))
                     if has_ended:
                         client.shutdown(socket.SHUT_WR)
                         await until(lambda: any(c.up.is_done for c in forwarder.connections))
                     else:
-                        await until(lambda: any(c.up.is_blocked for c in forwarder.connections))
-                    server.setblocking(False)
+                        await _say_too_much(forwarder, client.sendall)
                 await until(lambda: not forwarder.connections)
 
     run(test())
@@ -387,7 +394,7 @@ def test_a_client_that_breaks_off_is_noticed_though_the_endpoint_reads_nothing(
 
 def test_an_endpoint_that_came_while_another_did_not_answer_is_tried_too() -> None:
     async def test() -> None:
-        settings = ForwarderSettings(connect_s=0.3)
+        settings = ForwarderSettings(connect_s=0.6)
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))
             silent.listen(0)

@@ -50,6 +50,8 @@ def test_ipv6_makes_a_route_only_where_there_is_none() -> None:
     request = fib.new_route(Route("local", "fd00::1/128", 115))
 
     assert request.flags == codec.NLM_F_CREATE | codec.NLM_F_EXCL
+    # and beside those of others, with a metric that others do not have
+    assert request.payload.endswith(b"\x08\0\x06\0\0\x08\0\0")
 
 
 def test_routes_of_other_kinds_are_left_out() -> None:
