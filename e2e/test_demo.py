@@ -104,6 +104,8 @@ def test_a_source_that_does_not_exist_is_refused() -> None:
 
 
 def test_ctrl_c_ends_it_and_leaves_nothing_behind() -> None:
+    # what runs in the background of a script is to ignore it, and so would whatever is started here
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         DEMO,
         cwd=ROOT,

@@ -29,21 +29,24 @@ class Pool:
     def in_turn(self) -> tuple[Target, ...]:
         """Return all endpoints, beginning with the one whose turn it is."""
         targets = self.targets
-        count = len(targets)
-        if count < 2:
+        if len(targets) < 2:
             return targets
-        at = self._turn % count
-        self._turn = at + 1
+        at = self._at(len(targets))
         return targets[at:] + targets[:at] if at else targets
 
     def next(self) -> Target | None:
         """Return the one whose turn it is."""
         targets = self.targets
-        if not targets:
-            return None
-        at = self._turn % len(targets)
-        self._turn = at + 1
-        return targets[at]
+        return targets[self._at(len(targets))] if targets else None
+
+    def _at(self, count: int) -> int:
+        """Return whose turn it is, and go on to the next.
+
+        Each round begins one further on: otherwise of two clients that connect by turns, each would meet every other endpoint only.
+        """
+        turn = self._turn
+        self._turn = turn + 1
+        return (turn + turn // count) % count
 
 
 class Balancer:

@@ -14,7 +14,17 @@ def chosen(balancer: Balancer, pool: Pool, count: int, now_s: float = 0.0) -> li
 
 
 def test_endpoints_have_their_turns_beginning_with_that_of_the_node() -> None:
-    assert chosen(Balancer(), Pool((A, B, C), offset=4), 4) == [B, C, A, B]
+    assert chosen(Balancer(), Pool((A, B, C), offset=1), 2) == [B, C]
+
+
+def test_each_round_has_all_and_begins_one_further_on() -> None:
+    assert chosen(Balancer(), Pool((A, B, C)), 9) == [A, B, C, B, C, A, C, A, B]
+
+
+def test_clients_that_connect_by_turns_each_meet_all() -> None:
+    turns = chosen(Balancer(), Pool((A, B)), 8)
+
+    assert set(turns[::2]) == set(turns[1::2]) == {A, B}
 
 
 def test_without_endpoints_there_is_none() -> None:
@@ -47,7 +57,7 @@ def test_an_endpoint_that_did_not_accept_comes_last_for_a_while() -> None:
     balancer.refused(A, 10.0)
 
     assert chosen(balancer, pool, 3, now_s=14.0) == [B, B, B]
-    assert set(chosen(balancer, pool, 2, now_s=15.0)) == {A, B}
+    assert set(chosen(balancer, pool, 4, now_s=15.0)) == {A, B}
 
 
 def test_it_is_chosen_all_the_same_where_there_is_no_other() -> None:
