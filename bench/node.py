@@ -31,6 +31,7 @@ import uvloop
 from backends.kernel.nft import Nft
 from bench import spent, workload
 from proxy import app, heap, threads
+from proxy.beside import BesidePlan
 from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
@@ -192,6 +193,10 @@ class Node:
         backend, reconciler = self._reconciler.backend, self._reconciler
         fresh = await backend.observe()
         plan = backend.plan(reconciler.desired.whole, fresh, list(reconciler.desired.ports))
+        if isinstance(plan, BesidePlan):
+            plan = (
+                plan.first
+            )  # what serves localhost is of this process, and nothing of it outlives it
         drifts = await backend.verify(reconciler.observed)
         return {"left_to_do": len(plan.describe()), "drifts": [drift.what for drift in drifts]}
 

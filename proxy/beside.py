@@ -7,7 +7,7 @@ until a verification finds that it can be had again.
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any, Final
 
 from msgspec import structs
@@ -34,6 +34,8 @@ class BesideObserved:
         self.second = second
         self.refused: dict[PortKey, str] = {}
         """Whom the second could not serve, and why."""
+        self.served: set[PortKey] = set()
+        """Whom the second was told to serve: it is not asked about others with each change."""
 
     @property
     def is_rebuild_due(self) -> bool:
@@ -45,14 +47,14 @@ class BesideObserved:
 
 
 class BesidePlan:
-    """What both are to do. `tried` are those whom the second is to serve though it could not before."""
+    """What both are to do. `keys` are those whom the second is told of, and whether it is to serve them."""
 
     def __init__(
-        self, first: Plan, second: Plan | None, tried: frozenset[PortKey] = frozenset()
+        self, first: Plan, second: Plan | None, keys: Mapping[PortKey, bool] | None = None
     ) -> None:
         self.first = first
         self.second = second
-        self.tried = tried
+        self.keys = keys or {}
 
     def __bool__(self) -> bool:
         return bool(self.first) or bool(self.second)
@@ -104,9 +106,12 @@ class Beside:
         first = self._first.plan(desired, observed.first, changed)
         if observed.second is None:
             return BesidePlan(first, None)
-        keys = sorted({*changed, *observed.refused})
-        second = self._second.plan(self.localhost.of(desired), observed.second, keys)
-        return BesidePlan(first, second, frozenset(observed.refused))
+        part = self.localhost.of(desired)
+        wanted = {key: key in part.ports for key in sorted({*changed, *observed.refused})}
+        keys = {key: is_in for key, is_in in wanted.items() if is_in or key in observed.served}
+        if changed and not keys:
+            return BesidePlan(first, None)
+        return BesidePlan(first, self._second.plan(part, observed.second, list(keys)), keys)
 
     def prune(self, desired: Desired, observed: BesideObserved) -> BesidePlan:
         return BesidePlan(
@@ -139,9 +144,11 @@ class Beside:
 
     def _refuse(self, plan: BesidePlan, second: Applied, observed: BesideObserved) -> None:
         """Remember who cannot be served at localhost, and say it once of each."""
-        for key in plan.tried - second.failed.keys():
-            del observed.refused[key]
-            log.info("%s is served at localhost now, or is not to be any more", key)
+        for key, is_wanted in plan.keys.items():
+            (observed.served.add if is_wanted else observed.served.discard)(key)
+            if key in observed.refused and key not in second.failed:
+                del observed.refused[key]
+                log.info("%s is served at localhost now, or is not to be any more", key)
         for key, why in second.failed.items():
             if key not in observed.refused:
                 log.error("%s is not served at localhost, trying again: %s", key, why)

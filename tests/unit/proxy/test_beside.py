@@ -144,6 +144,17 @@ def test_a_refusal_at_localhost_is_none_of_the_mode_and_is_tried_again(
     assert "is served at localhost now" in caplog.text
 
 
+def test_the_second_is_not_asked_about_changes_that_do_not_concern_it(both: Both) -> None:
+    both.program([PLAIN, OPEN])
+
+    assert both.backend.plan(both.desired, both.observed, [PLAIN]).second is None
+    assert both.backend.plan(both.desired, both.observed, [OPEN]).second is not None
+    del both.ports[OPEN]
+    both.program([OPEN])
+    assert both.observed.served == set()
+    assert both.backend.plan(both.desired, both.observed, [OPEN]).second is None
+
+
 def test_who_was_refused_and_goes_is_not_tried_any_more(both: Both) -> None:
     both.second.refused[OPEN] = "127.0.0.1:30080 is taken"
     both.program([PLAIN, OPEN])
