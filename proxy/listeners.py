@@ -16,6 +16,7 @@ import fcntl
 import logging
 import os
 import resource
+import secrets
 import socket
 import struct
 from pathlib import Path
@@ -63,7 +64,9 @@ def allow_many_files() -> None:
 
 def place_to_ask(path: Path) -> socket.socket:
     """Return the socket where the next process will ask, in place of the one where we did. Raises OSError."""
-    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new = path.with_name(
+        f"{path.name}.{secrets.token_hex(4)}"
+    )  # two containers may have one process id
     with contextlib.ExitStack() as unless_done:
         asked = unless_done.enter_context(
             socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)

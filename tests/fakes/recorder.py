@@ -6,7 +6,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from proxy.model import EndpointSlice, NodeInfo, Rejected, Service, ServiceCidrs
-from proxy.sources.events import KINDS, Delete, Event, Object, Problems, Source, Synced, Upsert
+from proxy.sources.events import (
+    KINDS,
+    Delete,
+    Event,
+    Object,
+    ObjectKind,
+    Problems,
+    Source,
+    Synced,
+    Upsert,
+)
 
 _DEADLINE_S = 20.0
 
@@ -37,6 +47,10 @@ class Recorder:
     def is_synced(self) -> bool:
         return self.synced >= set(KINDS)
 
+    def sizes(self, kind: ObjectKind, since: int) -> list[int]:
+        """Return how many events each batch about a kind had, from batch number `since` on."""
+        return [len(batch) for batch in self.batches[since:] if _kind(batch[0]) == kind]
+
     def deliver(self, batch: Sequence[Event], received: float) -> None:
         assert batch, "an empty batch is no news"
         assert received <= time.monotonic()
@@ -65,6 +79,16 @@ class Recorder:
                 self.problems.pop(what, None)
             case Synced(kind):
                 self.synced.add(kind)
+
+
+def _kind(event: Event) -> str:
+    match event:
+        case Upsert(obj):
+            return _identity(obj)[0]
+        case Delete(kind=kind) | Synced(kind=kind):
+            return kind
+        case Problems(object=what):
+            return what.partition(" ")[0]
 
 
 def _identity(obj: Object) -> ObjectId:

@@ -264,6 +264,8 @@ def test_after_a_successor_that_ended_the_next_one_finds_this_process_again(
         life = asyncio.create_task(listeners.run(old, path, asyncio.Event(), look_s=0.01))
         try:
             async with asyncio.timeout(10):
+                while not path.exists():  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.001)
                 with await asyncio.to_thread(place_to_ask, path):
                     pass  # a successor, and its end
                 while True:

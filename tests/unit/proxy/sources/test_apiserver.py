@@ -434,7 +434,7 @@ def test_work_is_handed_over_in_small_portions(run: Run, monkeypatch: pytest.Mon
             await server.push("endpointslices", b"".join(lines))
             await recorder.until(lambda: "s19" in recorder.names)
 
-            assert [len(batch) for batch in recorder.batches[before:]] == [1] * 20
+            assert recorder.sizes("EndpointSlice", before) == [1] * 20
 
     run(scenario())
 
@@ -456,7 +456,7 @@ def test_a_list_that_deletes_much_is_handed_over_in_portions(
                 await recorder.until(lambda: recorder.names == {"web", "node-1"})
                 await recorder.until(lambda: recorder.events[-1] == Synced("EndpointSlice"))
 
-                assert [len(batch) for batch in recorder.batches[before:]] == [3, 3, 3, 2]
+                assert recorder.sizes("EndpointSlice", before) == [3, 3, 3, 2]
 
     run(scenario())
 
