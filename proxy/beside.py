@@ -107,7 +107,8 @@ class Beside:
         if observed.second is None:
             return BesidePlan(first, None)
         part = self.localhost.of(desired)
-        wanted = {key: key in part.ports for key in sorted({*changed, *observed.refused})}
+        # others are no reason to try again whom it has refused: a plan for nobody comes in time
+        wanted = {key: key in part.ports for key in sorted(changed or observed.refused)}
         keys = {key: is_in for key, is_in in wanted.items() if is_in or key in observed.served}
         if changed and not keys:
             return BesidePlan(first, None)

@@ -137,6 +137,8 @@ def test_a_refusal_at_localhost_is_none_of_the_mode_and_is_tried_again(
         assert applied.again_s == RETRY_S
     assert both.first.kernel.keys() == {OPEN}
     assert caplog.text.count("127.0.0.1:30080 is taken") == 1
+    plan = both.backend.plan(both.desired, both.observed, [PLAIN])
+    assert plan.second is None, "no reason to try again whom that does not concern"
 
     both.second.refused.clear()
     assert both.program([]).again_s is None
