@@ -8,16 +8,13 @@ Packets do not pass here, and no time: members stay until they are deleted.
 """
 
 import errno
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
-import pytest
-
 from backends.kernel.ipset_messages import Command, kind_of
-from proxy.netlink import codec, socket
+from proxy.netlink import codec
 from proxy.netlink.codec import Message
-from tests.fakes.netlink import FakeKernel, Reply, done, reply
+from tests.fakes.netlink import Reply, Subsystem, done, reply
 
 KINDS: Final = frozenset(
     [
@@ -76,11 +73,13 @@ class _Set:
         )
 
 
-class IpsetKernel:
+class IpsetKernel(Subsystem):
     """All sets. A test may take away `kinds`, and let rules name a set (`references`).
 
     `tells_missing`: whether destroying a set that is not there is refused, as by kernels before 5.12.
     """
+
+    protocol = codec.NETLINK_NETFILTER
 
     def __init__(self) -> None:
         self.kinds = set(KINDS)
@@ -100,23 +99,6 @@ class IpsetKernel:
     def has(self, name: str) -> bool:
         """Whether there is a set of that name, as rules that name one ask."""
         return name in self._sets
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Sockets of netfilter opened in the `with` block are sockets to this kernel, and stay so."""
-        others = socket._open
-
-        def opened(protocol: int) -> object:
-            return self._open() if protocol == codec.NETLINK_NETFILTER else others(protocol)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(socket, "_open", opened)
-            yield
-
-    def _open(self) -> FakeKernel:
-        endpoint = FakeKernel()
-        endpoint.answer = self._answer
-        return endpoint
 
     def _answer(self, sent: list[Message]) -> list[Reply]:
         return [datagram for message in sent for datagram in self._reply(message)]

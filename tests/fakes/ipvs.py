@@ -10,19 +10,16 @@ Packets do not pass here: connections are what a test says they are (`count`).
 import errno
 import ipaddress
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
-
-import pytest
 
 from backends.kernel.ipvs_messages import Command
 from backends.kernel.ipvs_objects import Load, ServerId
 from proxy.addresses import parse_ip
 from proxy.model import IPV4
-from proxy.netlink import codec, generic, socket
+from proxy.netlink import codec, generic
 from proxy.netlink.codec import Message
-from tests.fakes.netlink import FakeKernel, Reply, done, reply
+from tests.fakes.netlink import Reply, Subsystem, done, reply
 
 # what Debian's kernel 6.1 has
 SCHEDULERS: Final = frozenset(
@@ -62,8 +59,10 @@ class _Server:
         self.destinations: dict[Key, Attrs] = {}
 
 
-class IpvsKernel:
+class IpvsKernel(Subsystem):
     """All virtual servers. `names` are the schedulers it has; a test may add and remove some."""
+
+    protocol = codec.NETLINK_GENERIC
 
     def __init__(self) -> None:
         self.schedulers = set(SCHEDULERS)
@@ -81,29 +80,9 @@ class IpvsKernel:
             Command.SET_CONFIG: self._set_timeouts,
         }
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Sockets of generic netlink opened in the `with` block are sockets to this kernel, and stay so.
-
-        Those of other protocols are opened as without it, so fakes of several can be entered one in another.
-        """
-        others = socket._open
-
-        def opened(protocol: int) -> object:
-            return self._open() if protocol == codec.NETLINK_GENERIC else others(protocol)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(socket, "_open", opened)
-            yield
-
     def count(self, server: ServerId, address: str, port: int, load: Load) -> None:
         """Let a destination have so many connections, whether it is there or comes later."""
         self._loads[_key_of(server), _place_of(address, port)] = load
-
-    def _open(self) -> FakeKernel:
-        endpoint = FakeKernel()
-        endpoint.answer = self._answer
-        return endpoint
 
     def _answer(self, sent: list[Message]) -> list[Reply]:
         return [datagram for message in sent for datagram in self._reply(message)]

@@ -6,16 +6,13 @@ e2e/test_kernel_links.py has both carry out the same random changes, and compare
 
 import errno
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
-import pytest
-
-from proxy.netlink import codec, route, socket
+from proxy.netlink import codec, route
 from proxy.netlink.codec import Message
 from proxy.netlink.route import InterfaceAddress, Link
-from tests.fakes.netlink import FakeKernel, Reply, done, reply
+from tests.fakes.netlink import FakeKernel, Reply, Subsystem, done, reply
 
 _ADDRESS_HEAD: Final = 8
 _FAMILY: Final = {4: 2, 16: 10}
@@ -31,8 +28,10 @@ class _RefusalError(Exception):
         self.number = number
 
 
-class LinksKernel:
+class LinksKernel(Subsystem):
     """Interfaces by index, and addresses. `lo` is there from the start, as in a new network namespace."""
+
+    protocol = codec.NETLINK_ROUTE
 
     def __init__(self, kinds: tuple[str, ...] = ("dummy",)) -> None:
         self.links: dict[int, Link] = {1: Link(1, "lo", "", bytes(6), "", is_up=True)}
@@ -48,21 +47,6 @@ class LinksKernel:
             route.RTM_DELADDR: self._del_address,
         }
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Sockets of rtnetlink opened in the `with` block are sockets to this kernel, and stay so.
-
-        Those of other protocols are opened as without it, so fakes of several can be entered one in another.
-        """
-        others = socket._open
-
-        def opened(protocol: int) -> object:
-            return self._open() if protocol == codec.NETLINK_ROUTE else others(protocol)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(socket, "_open", opened)
-            yield
-
     def add(self, name: str, kind: str = "", *addresses: str) -> int:
         """Make somebody else's interface; return its index."""
         index = next(self._numbers)
@@ -74,8 +58,7 @@ class LinksKernel:
         return index
 
     def _open(self) -> FakeKernel:
-        endpoint = FakeKernel()
-        endpoint.answer = self._answer
+        endpoint = super()._open()
         self._listening.append(endpoint)
         return endpoint
 

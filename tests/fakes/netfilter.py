@@ -1,43 +1,24 @@
 """Netfilter of one network namespace: nf_tables and ipset behind one kind of socket, as in the kernel; perhaps without the former."""
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import pytest
-
-from proxy.netlink import codec, socket
+from proxy.netlink import codec
 from proxy.netlink.codec import Message
 from tests.fakes.ipset import IpsetKernel
-from tests.fakes.netlink import FakeKernel, Reply, reply
+from tests.fakes.netlink import Reply, Subsystem, reply
 from tests.fakes.nft import NftKernel
 
 _IPSET = 6
 
 
-class NetfilterKernel:
+class NetfilterKernel(Subsystem):
     """Both, `nft` only if the kernel has nftables."""
+
+    protocol = codec.NETLINK_NETFILTER
 
     def __init__(self, *, has_nft: bool = True) -> None:
         self.nft, self.ipset = NftKernel(), IpsetKernel()
         self.has_nft = has_nft
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Sockets of netfilter opened in the `with` block are sockets to this kernel, and stay so."""
-        others = socket._open
-
-        def opened(protocol: int) -> object:
-            return self._open() if protocol == codec.NETLINK_NETFILTER else others(protocol)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(socket, "_open", opened)
-            yield
-
-    def _open(self) -> FakeKernel:
-        endpoint = FakeKernel()
-        endpoint.answer = self._answer
-        return endpoint
 
     def _answer(self, sent: list[Message]) -> list[Reply]:
         if sent[0].kind >> 8 == _IPSET:

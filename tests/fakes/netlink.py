@@ -8,9 +8,13 @@ import errno
 import os
 import struct
 import weakref
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from proxy.netlink import codec
+import pytest
+
+from proxy.netlink import codec, socket
 from proxy.netlink.codec import Message
 
 Reply = bytes | OSError
@@ -71,6 +75,36 @@ class FakeKernel:
         """Close it; once more does nothing, as with a socket."""
         self.is_closed = True
         self._closing()
+
+
+class Subsystem(ABC):
+    """What is behind the sockets of one netlink protocol. The number of `protocol` is that of netlink(7)."""
+
+    protocol: int
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Sockets of the protocol opened in the `with` block are sockets to this kernel, and stay so.
+
+        Those of other protocols are opened as without it, so fakes of several can be entered one in another.
+        """
+        others = socket._open
+
+        def opened(protocol: int) -> object:
+            return self._open() if protocol == self.protocol else others(protocol)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(socket, "_open", opened)
+            yield
+
+    def _open(self) -> FakeKernel:
+        endpoint = FakeKernel()
+        endpoint.answer = self._answer
+        return endpoint
+
+    @abstractmethod
+    def _answer(self, sent: list[Message]) -> list[Reply]:
+        """Return the replies to one datagram."""
 
 
 def _close(ends: tuple[int, ...]) -> None:

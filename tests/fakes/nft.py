@@ -10,17 +10,14 @@ Left out: loops of chains, what a rule may do at which hook, intervals, timeouts
 import errno
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Final, TypeVar
-
-import pytest
 
 from backends.kernel import nft_elements, nft_messages
 from backends.kernel.nft_expressions import Dynset, Lookup, Verdict, parse_expressions
 from backends.kernel.nft_numbers import REG_VERDICT, MessageKind
-from proxy.netlink import codec, socket
+from proxy.netlink import codec
 from proxy.netlink.codec import Message
-from tests.fakes.netlink import FakeKernel, Reply, done, offset, piece, reply
+from tests.fakes.netlink import Reply, Subsystem, done, offset, piece, reply
 from tests.fakes.nft_objects import (
     JUMPS,
     Attrs,
@@ -46,8 +43,10 @@ _FILLED_BY_RULES: Final = (
 )
 
 
-class NftKernel:
+class NftKernel(Subsystem):
     """All tables. Changes are made in place, and taken back when their transaction is refused."""
+
+    protocol = codec.NETLINK_NETFILTER
 
     def __init__(self) -> None:
         self.generation = 1
@@ -67,18 +66,6 @@ class NftKernel:
             MessageKind.NEWSETELEM: self._new_elements,
             MessageKind.DELSETELEM: self._del_elements,
         }
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Sockets opened in the `with` block are sockets to this kernel, and stay so."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(socket, "_open", self._open)
-            yield
-
-    def _open(self, _protocol: int) -> FakeKernel:
-        endpoint = FakeKernel()
-        endpoint.answer = self._answer
-        return endpoint
 
     def _answer(self, sent: list[Message]) -> list[Reply]:
         """Return the replies to one datagram."""
