@@ -22,6 +22,7 @@ from proxy.netlink.socket import NetlinkSocket
 from tests.desired_strategies import whole
 from tests.model_builders import make_endpoint
 
+_SLOWEST = 5.0
 _ROUNDS_TO_SETTLE = 16
 _DELETE_FLOWS = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
 LAYOUT = Layout(NftSettings(families=FAMILIES, cluster_cidrs=CLUSTER_CIDRS))
@@ -75,13 +76,16 @@ class Programmed:
             self._runner.run(self._carry_out([key]))
         self._runner.run(self._settle())
 
-    def flip(self, states: Sequence[Sequence[DesiredPort]], seconds: float) -> int:
+    def flip(
+        self, states: Sequence[Sequence[DesiredPort]], seconds: float, *, at_least: int = 0
+    ) -> int:
         """Put one state after the other, over and over, for that long; return how many transactions that were.
 
+        On a slow machine it goes on for some times as long, until there were `at_least` so many.
         Planning is much slower than the kernel. So the plans are made beforehand, by the planner itself, once round
         until everything is as it was, and then carried out again and again. The last state holds at the end.
         """
-        return self._runner.run(self._flip(states, seconds))
+        return self._runner.run(self._flip(states, seconds, at_least))
 
     def forget_flows(self) -> None:
         """Empty the node's connection tracking.
@@ -102,7 +106,9 @@ class Programmed:
         plan = self._backend.prune(whole(self._desired, self._described), self._observed)
         await self._backend.apply(plan, self._observed)
 
-    async def _flip(self, states: Sequence[Sequence[DesiredPort]], seconds: float) -> int:
+    async def _flip(
+        self, states: Sequence[Sequence[DesiredPort]], seconds: float, at_least: int
+    ) -> int:
         for _ in range(_ROUNDS_TO_SETTLE):
             before = self._elements()
             cycle = [transaction for ports in states for transaction in await self._apply(ports)]
@@ -112,8 +118,10 @@ class Programmed:
             raise AssertionError("going round the states never comes back to where it began")
         with self._node.entered(), Nft() as nft:
             batches = [pack(transaction, TABLE, form_of).requests for transaction in cycle]
-            end_s, count = time.monotonic() + seconds, 0
-            while time.monotonic() < end_s:
+            begun_s, count = time.monotonic(), 0
+            while (took_s := time.monotonic() - begun_s) < seconds or (
+                count < at_least and took_s < _SLOWEST * seconds
+            ):
                 for batch in batches:
                     nft.commit(batch)
                 count += len(batches)
