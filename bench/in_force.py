@@ -6,8 +6,8 @@ replaced. New connections follow the new rules from the commit on.
 
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import Final, Self
+from collections.abc import Iterable
+from typing import Final, NamedTuple, Self
 
 from backends.kernel.nft import Nft
 from e2e.namespace import Namespace
@@ -16,7 +16,11 @@ LOOK_S: Final = 0.0003
 
 
 class Generations:
-    """Notes when the generation in a namespace changes, as long as its `with` block; to a third of a millisecond or so."""
+    """Notes when the generation in a namespace changes, as long as its `with` block.
+
+    It is looked at every third of a millisecond or so, and a change counts as made in the middle between two looks: were it
+    the later one, short times would be measured as longer than they are.
+    """
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
@@ -40,16 +44,30 @@ class Generations:
 
     def _watch(self) -> None:
         with self._namespace.entered(), Nft() as door:
-            before = door.generation()
+            before = _look(door)
             self._ready.set()
             while not self._stopping.wait(LOOK_S):
-                before = self._note(before, door.generation)
+                now = _look(door)
+                changed_s = between_s(before, now)
+                if changed_s is not None:
+                    self._seen_s.append(changed_s)
+                before = now
 
-    def _note(self, before: int, generation: Callable[[], int]) -> int:
-        now = generation()
-        if now != before:
-            self._seen_s.append(time.monotonic())
-        return now
+
+class Look(NamedTuple):
+    """A generation, and when it was read (monotonic seconds)."""
+
+    generation: int
+    at_s: float
+
+
+def _look(door: Nft) -> Look:
+    return Look(door.generation(), time.monotonic())
+
+
+def between_s(before: Look, now: Look) -> float | None:
+    """Return when the generation has changed between two looks; None if it has not. Pure."""
+    return None if now.generation == before.generation else (before.at_s + now.at_s) / 2
 
 
 def last_ms(seen_s: Iterable[float], begun_s: float, ended_s: float) -> float | None:

@@ -30,6 +30,8 @@ PROTOCOLS = {
 _IP_RECVERR = (socket.IPPROTO_IP, 11)
 _IPV6_RECVERR = (socket.IPPROTO_IPV6, 25)
 _TOTAL_RETRANS = 100  # where that counter stands in struct tcp_info, <linux/tcp.h>
+ANSWER_S = 5.0
+"""How long somebody who answers may be held up, for want of a processor. The kernel's own answers come at once."""
 
 
 class Answer(NamedTuple):
@@ -66,7 +68,7 @@ def ask(
     address: str,
     port: int,
     *,
-    timeout_s: float = 1.0,
+    timeout_s: float = ANSWER_S,
     source: str = "",
     source_port: int = 0,
 ) -> Outcome:
@@ -113,7 +115,7 @@ class Conversation:
         address: str,
         port: int,
         *,
-        timeout_s: float = 1.0,
+        timeout_s: float = ANSWER_S,
         source: str = "",
         source_port: int = 0,
     ) -> None:

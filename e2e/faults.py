@@ -19,8 +19,6 @@ PORTS = [("web", "tcp", 80)]
 POD_PORTS = [("web", "tcp", 8080)]
 VIP = address(10)
 _RATE = 200
-_PATIENCE_S = 2.5
-"""Longer than TCP waits before it sends a packet again, so that a lost packet can be told from a slow machine."""
 
 
 class Site:
@@ -66,6 +64,11 @@ class Site:
         assert found, f"no metric {name}"
         return float(found[1])
 
+    def degraded(self) -> list[str]:
+        """What the daemon itself finds amiss, by codes."""
+        state = self.stage.daemon.state()
+        return [each["code"] for each in state["degraded"]] if state is not None else []
+
     def log(self) -> list[str]:
         return self.stage.daemon.log()
 
@@ -74,9 +77,7 @@ class Site:
         """New connections to the service all the while, over each family."""
         with contextlib.ExitStack() as stack:
             yield [
-                stack.enter_context(
-                    self.client.load(VIP.of(f), 80, rate=_RATE, workers=4, timeout_s=_PATIENCE_S)
-                )
+                stack.enter_context(self.client.load(VIP.of(f), 80, rate=_RATE, workers=4))
                 for f in families
             ]
 

@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 from backends.nftables.layout import Layout, NftSettings
 from e2e import topology
-from e2e.client import Answer, Failure, Outcome
+from e2e.client import ANSWER_S, Answer, Failure, Outcome
 from e2e.programmed import Programmed, default_route, endpoint
 from e2e.topology import CLUSTER_CIDRS, FAMILIES, SERVICE_CIDRS, Addresses, Family, Host, World
 from proxy.desired import DesiredPort, Frontend, FrontendKind
@@ -119,7 +119,7 @@ class Ground:
         kind: FrontendKind,
         *,
         count: int = 1,
-        timeout_s: float = 1.0,
+        timeout_s: float = ANSWER_S,
         port: int | None = None,
     ) -> list[Outcome]:
         host = who if isinstance(who, Host) else self._askers[who]

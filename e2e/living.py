@@ -17,7 +17,7 @@ from proxy.reconciler import Reconciler
 from proxy.schedule import Schedule
 from proxy.sources.events import KINDS, Synced, Upsert
 
-LIMIT_S = 5.0
+LIMIT_S = 30.0
 
 
 class Life:

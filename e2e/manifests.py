@@ -14,7 +14,7 @@ from tests.effort import patience_s
 
 NODE_NAME = "node"
 REMOTE_NAME = "remote"
-_LIMIT_S = patience_s(20.0)
+_LIMIT_S = patience_s(60.0)
 _POLL_S = patience_s(0.02)
 
 Wire = dict[str, Any]

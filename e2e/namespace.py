@@ -23,7 +23,7 @@ RUN_ID = secrets.token_hex(3)
 
 _NETNS_DIRECTORY = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
-_LEAVING_LIMIT_S = 5.0
+_LEAVING_LIMIT_S = 30.0
 _libc = ctypes.CDLL(None, use_errno=True)
 _sequence = itertools.count(1)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -22,7 +22,7 @@ from proxy.netlink.socket import NetlinkSocket
 from tests.desired_strategies import whole
 from tests.model_builders import make_endpoint
 
-_SLOWEST = 5.0
+_SLOWEST = 20.0
 _ROUNDS_TO_SETTLE = 16
 _DELETE_FLOWS = 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE
 LAYOUT = Layout(NftSettings(families=FAMILIES, cluster_cidrs=CLUSTER_CIDRS))
@@ -77,15 +77,20 @@ class Programmed:
         self._runner.run(self._settle())
 
     def flip(
-        self, states: Sequence[Sequence[DesiredPort]], seconds: float, *, at_least: int = 0
+        self,
+        states: Sequence[Sequence[DesiredPort]],
+        seconds: float,
+        *,
+        at_least: int,
+        is_enough: Callable[[], bool],
     ) -> int:
         """Put one state after the other, over and over, for that long; return how many transactions that were.
 
-        On a slow machine it goes on for some times as long, until there were `at_least` so many.
+        On a slow machine it goes on for some times as long, until there were `at_least` so many and what they are for `is_enough`.
         Planning is much slower than the kernel. So the plans are made beforehand, by the planner itself, once round
         until everything is as it was, and then carried out again and again. The last state holds at the end.
         """
-        return self._runner.run(self._flip(states, seconds, at_least))
+        return self._runner.run(self._flip(states, seconds, at_least, is_enough))
 
     def forget_flows(self) -> None:
         """Empty the node's connection tracking.
@@ -107,7 +112,11 @@ class Programmed:
         await self._backend.apply(plan, self._observed)
 
     async def _flip(
-        self, states: Sequence[Sequence[DesiredPort]], seconds: float, at_least: int
+        self,
+        states: Sequence[Sequence[DesiredPort]],
+        seconds: float,
+        at_least: int,
+        is_enough: Callable[[], bool],
     ) -> int:
         for _ in range(_ROUNDS_TO_SETTLE):
             before = self._elements()
@@ -120,7 +129,7 @@ class Programmed:
             batches = [pack(transaction, TABLE, form_of).requests for transaction in cycle]
             begun_s, count = time.monotonic(), 0
             while (took_s := time.monotonic() - begun_s) < seconds or (
-                count < at_least and took_s < _SLOWEST * seconds
+                took_s < _SLOWEST * seconds and (count < at_least or not is_enough())
             ):
                 for batch in batches:
                     nft.commit(batch)

@@ -4,6 +4,7 @@ The server is the stand-in of tests/apiserver over HTTPS, the configuration the 
 the kernel real.
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_a_storm_of_changes_ends_in_what_the_server_says(site: Site) -> None:
         site.follows("abc")
         site.soon(lambda: site.answering(OTHER) == {"refused"}, "the last change counts")
 
-    assert site.is_well()
+    site.soon(site.is_well, "nothing is amiss")
 
 
 # --- a server that is away
@@ -118,7 +119,7 @@ def test_an_outage_loses_no_change_and_no_deletion(site: Site) -> None:
         site.remove("other", OTHER)
         site.put("later", LATER, "c")
         site.list_pods("web", "bc")
-        load.wait_for_more(50, within_s=10)
+        load.wait_for_more(50, within_s=30)
         assert site.answering(VIP) == {"a", "b"}
         assert not site.is_well()
         assert "[-]watch failed: EndpointSlice: " in site.readyz()
@@ -180,12 +181,14 @@ def test_a_storm_of_410_is_outlived(site: Site) -> None:
     with site.under_load() as load:
         storm = Rule(status=410, verb="watch", is_event=True)
         site.remote.break_(storm)
+        begun_s = time.monotonic()
         site.remote.forget_requests()
         site.remote.drop()
         site.meets("gone")
-        load.wait_for_more(100, within_s=10)
+        load.wait_for_more(100, within_s=30)
+        requests = site.remote.requests()
         # about a second: each kind asks again, but with pauses
-        assert 3 <= len(site.remote.requests()) < 60
+        assert 3 <= len(requests) < 60 * max(1.0, time.monotonic() - begun_s)
 
         site.remote.break_(rules=[])
 
@@ -217,7 +220,7 @@ def test_a_server_without_its_last_changes_is_believed(site: Site) -> None:
         site.put("other", OTHER, "ab")
         site.meets("connect")
         # half a second: longer than a watch is merely taken up again
-        load.wait_for_more(50, within_s=10)
+        load.wait_for_more(50, within_s=30)
 
         site.remote.listen("serving")
 

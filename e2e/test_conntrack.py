@@ -146,10 +146,10 @@ def test_a_flow_begun_while_there_were_no_endpoints_is_served_later(
     async def life(node: Life) -> None:
         node.tell_all(dns(family), listing(family, on(a, family)))
         await node.reconciler.is_synced.wait()
-        with world.client.converse(VIPS[family], PORT, protocol="udp", timeout_s=0.3) as client:
+        with world.client.converse(VIPS[family], PORT, protocol="udp") as client:
             await answered_by(client, "a")
             await node.programmed(listing(family))
-            with world.client.converse(VIPS[family], PORT, protocol="udp", timeout_s=0.3) as late:
+            with world.client.converse(VIPS[family], PORT, protocol="udp") as late:
                 await answered_by(late, "ConnectionRefusedError")
                 assert asked(client) == "a", "nowhere to go: the flow is left alone"
 

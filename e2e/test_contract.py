@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 import pytest
 
 from backends.iptables.canary import Canary, open_canary
-from backends.iptables.flavour import Choice
 from backends.iptables.model import TABLES
 from backends.iptables.probe import probe
 from backends.ipvs.layout import Layout
@@ -20,6 +19,7 @@ from backends.kernel.ipvs import Ipvs
 from backends.kernel.links import Links
 from backends.kernel.nft import Nft
 from backends.kernel.xtables import Programs, Xtables, find_programs
+from backends.kernel.xtables_flavour import Choice
 from backends.kernel.xtables_numbers import TableNumbers
 from backends.kernel.xtables_text import Chain, Flavour
 from backends.nftables.model import TABLE

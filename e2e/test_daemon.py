@@ -44,11 +44,11 @@ class Site:
         self.directory.put("slices", *slices("web", pods, POD_PORTS, self.world))
 
     def ask(self, vip: str = VIP.v4) -> Outcome:
-        return self.world.client.ask(vip, 80, timeout_s=0.5)
+        return self.world.client.ask(vip, 80)
 
     def serving(self, vip: str = VIP.v4) -> set[str]:
         """The pods that answer just now. Raises AssertionError if anything else comes back."""
-        outcomes = self.world.client.ask_often(30, vip, 80, timeout_s=0.5)
+        outcomes = self.world.client.ask_often(30, vip, 80)
         assert all(isinstance(outcome, Answer) for outcome in outcomes), outcomes
         return {outcome.name for outcome in outcomes if isinstance(outcome, Answer)}
 
@@ -121,9 +121,9 @@ def test_the_end_of_the_daemon_leaves_everything_in_place(site: Site) -> None:
     ruleset = site.ruleset()
 
     with site.world.client.load(VIP.v4, 80, rate=200) as load:
-        load.wait_for_more(20, within_s=10)
+        load.wait_for_more(20, within_s=30)
         assert site.daemon.terminate() == 0
-        load.wait_for_more(40, within_s=10)
+        load.wait_for_more(40, within_s=30)
         outcomes = [timed.outcome for timed in load.stop()]
 
     assert all(isinstance(outcome, Answer) for outcome in outcomes)
@@ -142,7 +142,7 @@ def test_a_daemon_killed_at_any_moment_is_taken_over_without_a_refused_connectio
             # changes come faster than they can be followed, so that the kill meets all kinds of work
             for _ in range(rng.randint(1, 12)):
                 site.list_pods(*rng.sample(pods, rng.randint(1, 3)))
-                load.wait_for_more(rng.randint(0, 3), within_s=10)
+                load.wait_for_more(rng.randint(0, 3), within_s=30)
             site.daemon.kill()
             site.list_pods(*pods[:2])
             assert start(site)["transactions"] <= 2  # one plan, and what it leaves to prune
@@ -304,7 +304,7 @@ def test_a_changed_manifest_is_followed(site: Site) -> None:
 
     with site.world.client.load(VIP.v4, 80, rate=200) as load:
         site.list_pods(site.world.pods[2])
-        load.first(lambda t: isinstance(t.outcome, Answer) and t.outcome.name == "c", within_s=5)
+        load.first(lambda t: isinstance(t.outcome, Answer) and t.outcome.name == "c", within_s=30)
         assert site.serving() == {"c"}
         outcomes = [timed.outcome for timed in load.stop()]
 

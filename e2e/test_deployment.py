@@ -187,7 +187,7 @@ class Pod:
         """Whether one of the manifest's probes succeeds now."""
         asked = deployment.container()[name]["httpGet"]
         with self._world.node.entered(), contextlib.suppress(ConnectionError):
-            connection = http.client.HTTPConnection(asked["host"], asked["port"], timeout=2.0)
+            connection = http.client.HTTPConnection(asked["host"], asked["port"], timeout=20.0)
             try:
                 connection.request("GET", asked["path"])
                 return 200 <= connection.getresponse().status < 400
@@ -283,7 +283,7 @@ def pod(python: Path, tmp_path: Path) -> Iterator[Pod]:
 
 def serving(pod: Pod) -> set[str]:
     """Who answers at the service's address from outside."""
-    outcomes = pod._world.client.ask_often(30, VIP.v4, 80, timeout_s=0.5)
+    outcomes = pod._world.client.ask_often(30, VIP.v4, 80)
     assert all(isinstance(outcome, Answer) for outcome in outcomes), outcomes
     return {outcome.name for outcome in outcomes if isinstance(outcome, Answer)}
 

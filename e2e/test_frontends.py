@@ -159,7 +159,7 @@ def test_a_pod_reaches_itself_through_every_frontend(ground: Ground, family: Fam
     ground.put(service.described(itself, external_local=True))
 
     for kind in FRONTENDS:
-        outcomes = ground.ask(itself, service, kind, count=5, timeout_s=AT_ONCE_S)
+        outcomes = ground.ask(itself, service, kind, count=5)
         assert seen(outcomes) == {(itself.name, GATEWAY.of(family))}
 
 

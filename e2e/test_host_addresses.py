@@ -11,7 +11,7 @@ from e2e.namespace import Namespace
 from proxy import host_addresses
 from proxy.netlink.route import InterfaceAddress
 
-LIMIT_S = 5.0
+LIMIT_S = 25.0
 # one end of it is enough
 LINK = (
     "link add here type veth peer name there",

@@ -9,11 +9,12 @@ import pytest
 from msgspec import structs
 
 from backends.iptables.backend import IptablesBackend
-from backends.iptables.flavour import find, look
 from backends.iptables.layout import IptablesSettings, Layout
+from backends.iptables.model import CHAINS
 from backends.iptables.probe import probe, try_out
 from backends.kernel import xtables_library
 from backends.kernel.xtables import Xtables, find_programs
+from backends.kernel.xtables_flavour import find, look
 from backends.kernel.xtables_text import Flavour
 from e2e.namespace import Namespace
 from proxy.model import FAMILIES, Family
@@ -39,7 +40,7 @@ def doors(flavour: Flavour) -> dict[Family, Xtables]:
 
 def holding() -> list[Flavour]:
     """The flavours that have something of ours."""
-    return [flavour for flavour in Flavour if look(doors(flavour).values()).has_ours]
+    return [flavour for flavour in Flavour if look(doors(flavour).values(), CHAINS).has_ours]
 
 
 # --- probing
@@ -86,7 +87,7 @@ def test_where_no_namespace_can_be_made_rules_are_tried_out_of_the_way(
 def test_kubelets_flavour_is_found(namespace: Namespace, flavour: Flavour) -> None:
     doors(flavour)["IPv6"].restore("mangle", [":KUBE-IPTABLES-HINT - [0:0]"])
 
-    assert find(FAMILIES).flavour is flavour
+    assert find(FAMILIES, CHAINS).flavour is flavour
 
 
 def test_rules_move_to_the_flavour_that_kubelet_uses_now(namespace: Namespace) -> None:

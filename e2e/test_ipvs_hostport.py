@@ -174,7 +174,10 @@ def test_a_frontend_without_endpoints_is_not_served_by_a_pod_that_has_its_port_o
     own = [world.node] if protocol == "tcp" else []
     for asking in (world.client, world.pods[1], *own):
         assert asking.ask(REFUSING.of(family), PORT, protocol=protocol) is Failure.REFUSED
-    assert world.client.ask(DROPPING.of(family), PORT, protocol=protocol) is Failure.TIMEOUT
+    assert (
+        world.client.ask(DROPPING.of(family), PORT, protocol=protocol, timeout_s=0.5)
+        is Failure.TIMEOUT
+    )
 
 
 @both_families

@@ -34,8 +34,8 @@ LISTS = 4
 LOOK_S = 5.0
 FORGETTING_S = 10.0
 """How long IPVS remembers a connection that was reset."""
-SLACK_S = patience_s(5.0)
-_LIMIT_S = patience_s(20.0)
+SLACK_S = patience_s(15.0)
+_LIMIT_S = patience_s(60.0)
 _PAUSE_S = patience_s(0.05)
 """Between two looks, each of which takes long where the machine is emulated."""
 

@@ -1,4 +1,4 @@
-"""NodePorts at 127.0.0.1 and ::1, where the kernel's rules cannot serve them: a listener beside the mode does, and nothing else."""
+"""NodePorts at 127.0.0.1 and ::1, where the kernel's rules cannot serve them: a listener does, of this mode or beside it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,6 +107,21 @@ def test_the_node_reaches_every_endpoint_at_localhost(site: Site, mode: str) -> 
     assert f"[::1]:{NODE_PORT}" in explained
     held = site.daemon.page("/debug/kernel?service=default/web") or ""
     assert "localhost: " in held
+    assert site.daemon.terminate() == 0
+
+
+@pytest.mark.requires("userspace")
+def test_mode_userspace_serves_them_itself(site: Site) -> None:
+    state = site.start("userspace")
+
+    assert state["mode"] == "userspace"
+    for at in (*LOCALHOST, *site.world.node.addresses):
+        assert site.answering(at) == set("abc")
+    assert site.answering(LOCALHOST[0], "udp") == set("abc")
+    explained = site.daemon.page("/debug/explain?service=default/web&output=text") or ""
+    assert f"[::1]:{NODE_PORT}" in explained
+    held = site.daemon.page("/debug/kernel?service=default/web") or ""
+    assert f"listens at TCP 127.0.0.1:{NODE_PORT}" in held
     assert site.daemon.terminate() == 0
 
 

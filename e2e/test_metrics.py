@@ -11,6 +11,7 @@ from e2e import watched
 from e2e.watched import Site
 
 _HEALTHZ_PORT = 10256
+_WATCHING = 'sliceproxy_watch_phase{kind="EndpointSlice",phase="watching"} 1.0'
 
 pytestmark = pytest.mark.requires("nftables")
 
@@ -25,6 +26,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def test_prometheus_has_nothing_to_say_against_our_metrics(site: Site) -> None:
     site.start()
     site.follows()
+    site.soon(lambda: _WATCHING in site.metrics(), "slices are watched")
     text = site.metrics()
 
     said = subprocess.run(
@@ -32,7 +34,6 @@ def test_prometheus_has_nothing_to_say_against_our_metrics(site: Site) -> None:
     )
 
     assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
-    assert 'sliceproxy_watch_phase{kind="EndpointSlice",phase="watching"} 1.0' in text
     assert 'sliceproxy_mode_info{mode="nftables"} 1.0' in text
 
 

@@ -134,7 +134,15 @@ def race(ground: Ground, pools: Sequence[Pool], families: Sequence[Family]) -> R
             for load in loads.values():
                 load.wait_for_more(1, within_s=patience_s(10))
         begun_s = time.monotonic()
-        flips = ground.data_plane.flip(steps, RACE_S, at_least=ENOUGH_FLIPS)
+        flips = ground.data_plane.flip(
+            steps,
+            RACE_S,
+            at_least=ENOUGH_FLIPS,
+            is_enough=lambda: all(
+                len(_begun_since(load.outcomes(), begun_s)) >= ENOUGH_CONNECTIONS
+                for load in loads.values()
+            ),
+        )
         took_s = time.monotonic() - begun_s
         seen = {name: _begun_since(load.stop(), begun_s) for name, load in loads.items()}
     return Race(flips, took_s, seen, ground.stray.count() - before)

@@ -7,6 +7,8 @@ connects to a service is, too, and connections that are open go on until they en
 import concurrent.futures
 import contextlib
 import http.client
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -160,6 +162,15 @@ def test_forwarded_connections_go_on_and_new_ones_are_taken_through_an_upgrade(
         load.wait_for_more(RATE // 4, within_s=20)
         new.check()
         outcomes = load.stop()
+        # whoever is told to stop twice waits for nobody
+        with world.client.converse(address(10).v4, 80) as conversation:
+            conversation.ask()
+            (pid,) = world.node.namespace.process_ids()
+            os.kill(pid, signal.SIGTERM)
+            until(lambda: any("stopping;" in line for line in new.log()), "it was told")
+            os.kill(pid, signal.SIGTERM)
+            assert new.wait() == 0
+    assert "told to stop again" in new.log()[-1]
 
     report(f"upgrade in mode userspace with {OPEN} open connections, all kept", outcomes)
     assert lost(outcomes) == []

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
 from e2e import client
-from e2e.client import Conversation, Outcome
+from e2e.client import ANSWER_S, Conversation, Outcome
 from e2e.namespace import Namespace, TopologyError
 from e2e.processes import Load, Server
 
@@ -100,7 +100,7 @@ class Host:
         port: int,
         *,
         protocol: str = "tcp",
-        timeout_s: float = 1.0,
+        timeout_s: float = ANSWER_S,
         source: str = "",
     ) -> Outcome:
         """Who answers a new connection from here."""
@@ -108,14 +108,20 @@ class Host:
             return client.ask(protocol, address, port, timeout_s=timeout_s, source=source)
 
     def ask_often(
-        self, count: int, address: str, port: int, *, protocol: str = "tcp", timeout_s: float = 1.0
+        self,
+        count: int,
+        address: str,
+        port: int,
+        *,
+        protocol: str = "tcp",
+        timeout_s: float = ANSWER_S,
     ) -> list[Outcome]:
         """Who answers each of `count` new connections, one after the other."""
         with self.entered():
             return [client.ask(protocol, address, port, timeout_s=timeout_s) for _ in range(count)]
 
     def converse(
-        self, address: str, port: int, *, protocol: str = "tcp", timeout_s: float = 1.0
+        self, address: str, port: int, *, protocol: str = "tcp", timeout_s: float = ANSWER_S
     ) -> Conversation:
         """A connection from here that is kept open. Raises OSError as `connect` does."""
         with self.entered():
@@ -129,7 +135,7 @@ class Host:
         protocol: str = "tcp",
         rate: float = 0,
         workers: int = 4,
-        timeout_s: float = 1.0,
+        timeout_s: float = ANSWER_S,
     ) -> Load:
         """New connections from here, `rate` per second or as fast as they are answered, until its `with` block ends."""
         question = {"protocol": protocol, "address": address, "port": port, "timeout_s": timeout_s}

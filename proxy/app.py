@@ -199,11 +199,15 @@ async def serve(
     passed: Listeners,
     made: contextlib.ExitStack,
 ) -> None:
-    """Run everything until SIGTERM or SIGINT. `made` is told what is to be closed at the end."""
+    """Run everything until SIGTERM or SIGINT; a second one cuts what is left. `made` is told what is to be closed at the end."""
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop, at_once = asyncio.Event(), asyncio.Event()
+
+    def told_to_stop() -> None:
+        (at_once if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, told_to_stop)
     with contextlib.closing(open_table()) as flows:
         sweeper = Sweeper(reconciler, flows)
         announcer = Announcer(recorder, settings.node_name)
@@ -226,13 +230,24 @@ async def serve(
             log.info("stopping; what is in the kernel stays")
             for task in running:
                 task.cancel()
-    await let_end(reconciler.backend, settings.userspace.drain_timeout_s)
+    await let_end(reconciler.backend, settings.userspace.drain_timeout_s, at_once)
 
 
-async def let_end(backend: Backend[Any, Any], deadline_s: float) -> None:
-    """Wait for connections that depend on this process."""
-    if isinstance(backend, Draining) and (left := await backend.drain(deadline_s)):
-        log.warning("%d connections have not ended within %g s and are cut", left, deadline_s)
+async def let_end(backend: Backend[Any, Any], deadline_s: float, at_once: asyncio.Event) -> None:
+    """Wait for connections that depend on this process, until told to end at once."""
+    if not isinstance(backend, Draining):
+        return
+    draining = asyncio.create_task(backend.drain(deadline_s))
+    hurried = asyncio.create_task(at_once.wait())
+    await asyncio.wait([draining, hurried], return_when=asyncio.FIRST_COMPLETED)
+    if draining.done():
+        hurried.cancel()
+        if left := draining.result():
+            log.warning("%d connections have not ended within %g s and are cut", left, deadline_s)
+    else:
+        log.warning("told to stop again: connections that have not ended are cut")
+        draining.cancel()
+        await asyncio.wait([draining])
 
 
 def _lives(

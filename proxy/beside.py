@@ -8,7 +8,7 @@ until a verification finds that it can be had again.
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import structs
 
@@ -77,6 +77,10 @@ class Beside:
     @property
     def name(self) -> str:
         return self._first.name
+
+    @property
+    def at_localhost(self) -> tuple[Family, ...]:
+        return self.localhost.families
 
     async def probe(self) -> None:
         """Ask the first: it is no reason to have another mode that the second will not do."""
@@ -234,6 +238,16 @@ class Beside:
             closing.callback(self._second.close)
 
 
+@runtime_checkable
+class AtLocalhost(Protocol):
+    """A backend that has NodePorts served at localhost by a listener: its own, or one beside it."""
+
+    @property
+    def at_localhost(self) -> tuple[Family, ...]:
+        """The families of which they are."""
+        ...
+
+
 def at_localhost(backend: Backend[Any, Any]) -> tuple[Family, ...]:
-    """Return the families of which NodePorts are served at localhost beside this backend."""
-    return backend.localhost.families if isinstance(backend, Beside) else ()
+    """Return the families of which a listener serves NodePorts at localhost."""
+    return backend.at_localhost if isinstance(backend, AtLocalhost) else ()

@@ -6,6 +6,7 @@ the metrics, and for as long as it lasts at /readyz and /debug/state.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,22 +31,17 @@ async def choose(
     """Return the first backend that can do everything needed here, None if there is none; and why not those before it."""
     refusals: list[Refusal] = []
     for mode in modes:
-        try:
-            backend = create(mode)
-        except (Unsupported, KernelError) as error:
-            refusals.append(ladder.refusal(mode, error))
-            continue
-        try:
-            await backend.probe()
-        except (Unsupported, KernelError) as error:
-            backend.close()
-            refusals.append(ladder.refusal(mode, error))
-        except BaseException:
-            backend.close()
-            raise
-        else:
-            tell(backend.name, refusals)
-            return backend, tuple(refusals)
+        with contextlib.ExitStack() as unless_taken:
+            try:
+                backend = create(mode)
+                unless_taken.callback(backend.close)
+                await backend.probe()
+            except (Unsupported, KernelError) as error:
+                refusals.append(ladder.refusal(mode, error))
+                continue
+            unless_taken.pop_all()
+        tell(backend.name, refusals)
+        return backend, tuple(refusals)
     return None, tuple(refusals)
 
 

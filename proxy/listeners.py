@@ -30,7 +30,7 @@ from proxy.model import Protocol
 FILE: Final = "listeners.sock"
 """The socket's name in the directory for state."""
 CLOSE_REST_S: Final = 30.0
-"""How long after the start everybody must have taken what it wants: pages are served some seconds after the services."""
+"""How long after the start those who serve pages must have taken what they want: that is some seconds after the services."""
 LOOK_S: Final = 5.0
 """How often it is looked whether the next process would find anybody."""
 ANSWER_S: Final = 3.0
@@ -42,6 +42,10 @@ _MESSAGE: Final = 1 << 16
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
 _SIOCGSKNS: Final = 0x894C  # linux/sockios.h
 _NAMESPACE: Final = Path("/proc/self/ns/net")
+_FREEBIND: Final = {
+    socket.AF_INET: (socket.IPPROTO_IP, 15),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 78),
+}
 _TYPES: Final[dict[int, str]] = {socket.SOCK_STREAM: "tcp", socket.SOCK_DGRAM: "udp"}
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,16 @@ log = logging.getLogger(__name__)
 def listener_key(protocol: Protocol, address: str, port: int) -> str:
     """Return the name of a listening socket, which says where it is bound."""
     return f"{protocol.lower()} {join_host_port(address, port)}"
+
+
+def bind_freely(listener: socket.socket) -> None:
+    """Let a socket be bound where no address is yet, as a Service's has to be; by this such a socket is known later on."""
+    listener.setsockopt(*_FREEBIND[listener.family], 1)
+
+
+def is_of_service(listener: socket.socket) -> bool:
+    """Whether a socket was to be bound freely: pages are where an address of this host is."""
+    return bool(listener.getsockopt(*_FREEBIND[listener.family]))
 
 
 def allow_many_files() -> None:
@@ -123,11 +137,15 @@ class Listeners:
             _, listener = self._lent.popitem()
             listener.close()
 
-    def close_rest(self) -> None:
-        """Close what nobody took: it is not wanted any more. To be called when all is programmed."""
-        while self._inherited:
-            _, listener = self._inherited.popitem()
-            listener.close()
+    def close_rest(self, *, is_for_services: bool = False) -> None:
+        """Close what nobody took: it is not wanted any more, and who connects there would wait for nobody.
+
+        To be called when all is programmed, `is_for_services` while others may still take theirs.
+        """
+        for key, listener in list(self._inherited.items()):
+            if is_of_service(listener) or not is_for_services:
+                del self._inherited[key]
+                listener.close()
 
     @classmethod
     def inherited_from(cls, path: Path, answer_s: float = ANSWER_S) -> Self:
@@ -278,5 +296,6 @@ def _is_answered(path: Path, ours: int) -> bool:
 
 async def _close_rest(listeners: Listeners, is_synced: asyncio.Event) -> None:
     await is_synced.wait()
+    listeners.close_rest(is_for_services=True)
     await asyncio.sleep(CLOSE_REST_S)
     listeners.close_rest()

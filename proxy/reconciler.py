@@ -147,6 +147,7 @@ class Reconciler:
             self.observed, self._is_belief_stale, self._is_full_due = None, True, True
             self._leftovers = None
             self.is_synced.clear()
+            self.schedule.begin_anew()
         self.wake()
 
     def hear_host_addresses(self, addresses: frozenset[str]) -> None:

@@ -75,6 +75,10 @@ class Schedule:
             self._failures = 0
             self._retry_s = None
 
+    def begin_anew(self) -> None:
+        """Let the next round run at once: what became of those before says nothing of it."""
+        self._failures, self._retry_s, self._ended_s = 0, None, None
+
     def poll_due_s(self) -> float:
         """Return when to look cheaply for foreign changes."""
         return self._polled_s + self._poll_period_s

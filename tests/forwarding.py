@@ -3,18 +3,24 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
+from msgspec import structs
+
 from backends.userspace.forwarder import Forwarder
+from backends.userspace.here import Here
 from backends.userspace.model import Listening, Place, Serving, Target
 from backends.userspace.settings import ForwarderSettings
 from backends.userspace.sockets import Sockets
 from proxy.desired import Frontend
+from proxy.model import Protocol
 from tests.model_builders import make_key
+from tests.ports import free_port
 
 KEY: Final = make_key("default/web")
-LIMIT_S: Final = 10.0
+LIMIT_S: Final = 60.0
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -26,30 +32,43 @@ def serving(*targets: Target, **more: Any) -> Serving:
     return Serving(frontends=frontends, is_any_usable=True, **{**pools, **more})
 
 
+class Clock:
+    """Time in seconds that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 @contextlib.asynccontextmanager
-async def forwarding(settings: ForwarderSettings | None = None) -> AsyncIterator[Forwarder]:
-    """A forwarder without anything."""
-    forwarder = Forwarder(settings or ForwarderSettings())
+async def forwarding(
+    settings: ForwarderSettings | None = None, clock: Callable[[], float] = time.monotonic
+) -> AsyncIterator[Forwarder]:
+    """A forwarder without anything. It has patience with endpoints that are held up, unless the settings say otherwise."""
+    usual, settings = ForwarderSettings(), settings or ForwarderSettings()
+    if settings.connect_s == usual.connect_s:
+        settings = structs.replace(settings, connect_s=LIMIT_S)
+    forwarder = Forwarder(settings, clock=clock)
     try:
         yield forwarder
     finally:
         forwarder.close()
 
 
+def free_place(protocol: Protocol = "TCP", host: str = "127.0.0.1") -> Place:
+    kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
+    return Place("IPv6" if ":" in host else "IPv4", protocol, host, free_port(host, kind))
+
+
 def listen(
     forwarder: Forwarder, protocol: Any = "TCP", *, role: Any = "internal", host: str = "127.0.0.1"
 ) -> Place:
     """Listen at a free port, for KEY, which is served already."""
-    family: Any = "IPv6" if ":" in host else "IPv4"
-    with socket.socket(
-        socket.AF_INET6 if ":" in host else socket.AF_INET,
-        socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM,
-    ) as free:
-        free.bind((host, 0))
-        port = free.getsockname()[1]
-    place = Place(family, protocol, host, port)
+    place = free_place(protocol, host)
     listening = Listening(KEY, role)
-    opened = Sockets().open(place, listening.admission, ())
+    opened = Sockets().open(place, listening.admission, Here())
     forwarder.listen(place, listening, opened)
     return place
 
@@ -90,9 +109,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 def nobody() -> Target:
     """Where nobody listens."""
-    with socket.socket() as gone:
-        gone.bind(("127.0.0.1", 0))
-        return Target("127.0.0.1", gone.getsockname()[1])
+    return Target("127.0.0.1", free_port())
 
 
 async def connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

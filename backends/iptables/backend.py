@@ -10,24 +10,25 @@ from weakref import WeakKeyDictionary
 
 from msgspec import structs
 
-from backends.iptables import flavour, kernel, node_settings
+from backends.iptables import kernel, node_settings
 from backends.iptables.belief import Observed
 from backends.iptables.canary import Canary, Stamp, open_canary
-from backends.iptables.flavour import Choice
 from backends.iptables.held import Look
 from backends.iptables.kernel import Doors
 from backends.iptables.late import LatePlan
 from backends.iptables.layout import Layout, shaped_by
 from backends.iptables.leaving import own_sets, remove_rules, remove_sets
-from backends.iptables.model import IptablesPlan
+from backends.iptables.model import CHAINS, IptablesPlan
 from backends.iptables.plan import plan
 from backends.iptables.probe import probe
 from backends.iptables.prune import prune
 from backends.iptables.restoring import Restoring
 from backends.iptables.verify import verify
 from backends.iptables.writer import Writer
+from backends.kernel import xtables_flavour
 from backends.kernel.ipset import Ipset
 from backends.kernel.xtables import Xtables
+from backends.kernel.xtables_flavour import Choice
 from backends.kernel.xtables_text import Flavour
 from proxy.backend import Applied, Drift, Figure, Held, Retired
 from proxy.config.settings import Settings
@@ -50,7 +51,9 @@ PLANNED_AT_ONCE: Final = 50
 class Tools(NamedTuple):
     """How this host is reached. All of them may block; they are called in threads."""
 
-    find: Callable[[Sequence[Family]], Choice] = flavour.find
+    find: Callable[[Sequence[Family]], Choice] = lambda families: xtables_flavour.find(
+        families, CHAINS
+    )
     open_ipset: Callable[[], Ipset] = Ipset
     open_canary: Callable[[Flavour, Iterable[Family]], Canary] = open_canary
     probe: Callable[[Choice], None] = lambda choice: probe(choice.tables)
@@ -151,10 +154,13 @@ class IptablesBackend:
             if self._left and any(observed.misshapen.values()):
                 await self._leave_other_flavour()  # its rules ask the set that has to go
             for number, step in enumerate(plan.steps):
-                folds = writer.folds
-                failed = await writer.take(step, observed, stamp)
-                if number == 0 and writer.folds > folds and (failed or len(plan.steps) > 1):
-                    observed.begin(plan)
+                folds, is_done = writer.folds, False
+                try:
+                    failed = await writer.take(step, observed, stamp)
+                    is_done = not failed and len(plan.steps) == 1
+                finally:  # also if the lock was not to be had in the middle of it
+                    if number == 0 and writer.folds > folds and not is_done:
+                        observed.begin(plan)
                 if failed and plan.is_for_nobody:
                     raise KernelError(
                         "tell pods from others anew", 0, "; ".join(sorted(set(failed.values())))

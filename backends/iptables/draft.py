@@ -3,7 +3,7 @@
 `order` puts the differences in order.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from backends.iptables.belief import Observed
@@ -150,11 +150,13 @@ class Draft:
 
     def changed_chains(self, table: Table) -> Iterator[ChainWrite]:
         """Yield chains that are not as they should be, each after those it leads to."""
-        if table == "nat":
-            yield from self._differing(self._chains.values())
-            yield from self._differing(self._grown())
-        fixed = self._layout.chains(self.family, table)
-        yield from self._differing([ChainWrite(chain) for chain in fixed], table)
+        believed = self.facts.chains[table]
+        for write in (*self._chains.values(), *self._grown()) if table == "nat" else ():
+            if believed.get(write.chain.name) != write.chain.state:
+                yield write
+        for chain in self._layout.chains(self.family, table):
+            if believed.get(chain.name) != chain.state:
+                yield ChainWrite(chain)
 
     def missing_jumps(self, table: Table) -> Iterator[Jump]:
         """Yield jumps that are not there."""
@@ -185,12 +187,6 @@ class Draft:
         return (self.family, chain) not in self._observed.owners and not any(
             tree.node(chain) for tree in self.trees.values()
         )
-
-    def _differing(
-        self, writes: Iterable[ChainWrite], table: Table = "nat"
-    ) -> Iterator[ChainWrite]:
-        believed = self.facts.chains[table]
-        return (write for write in writes if believed.get(write.chain.name) != write.chain.state)
 
     def _grown(self) -> Iterator[ChainWrite]:
         """Yield the chains of trees that were looked at, each after those it leads to."""

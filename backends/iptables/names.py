@@ -38,6 +38,15 @@ def outer_chain(key: PortKey, secret: str = "") -> str:
     return f"{CHAINS}E-{identity(key, secret)}"
 
 
+def relatives(chain: str) -> tuple[str, ...]:
+    """Return what the names of all chains begin with that choose for a ServicePort, by one of them: a list, or the outer chain.
+
+    Whatever the hash in it is keyed with.
+    """
+    _, _, own = chain.removeprefix(CHAINS).partition("-")
+    return tuple([f"{CHAINS}{letter}-{own}" for letter in "SLE"]) if own else (chain,)
+
+
 def affinity_names(key: PortKey, endpoint: str, secret: str = "") -> tuple[str, str]:
     """Return the chain that remembers clients of an endpoint, and the set in which it does."""
     digest = _digest("/".join((*key.name, endpoint)), secret, _ENDPOINT_LENGTH)

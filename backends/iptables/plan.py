@@ -8,7 +8,7 @@ Chains that nothing leads to any more stay until they are swept, since the kerne
 that only their rules ask.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from backends.iptables import sets
 from backends.iptables.belief import Observed
@@ -33,7 +33,7 @@ def plan(
     before, it writes the chains that do so anew: it alone, so that no other is refused because of them.
     """
     layout = settled.for_node(desired.node)
-    drafts = make_drafts(observed, layout)
+    drafts = make_drafts(observed, layout, _concerned(desired.node, observed, changed, layout))
     rendered: dict[PortKey, Rendered | None] = {}
     refused: dict[PortKey, str] = {}
     is_new = not changed and observed.layout is not layout
@@ -60,10 +60,23 @@ def plan(
     return planned
 
 
-def make_drafts(observed: Observed, layout: Layout) -> dict[Family, Draft]:
+def _concerned(
+    node: DesiredNode, observed: Observed, changed: Collection[PortKey], layout: Layout
+) -> Sequence[Family]:
+    """Return the families of what has changed; all of them for nobody, and until what is there for all is as it should be."""
+    is_known = observed.node is not None and observed.node.described is node
+    if not changed or not is_known or observed.layout is not layout:
+        return layout.families
+    of = {key.family for key in changed}
+    return [family for family in layout.families if family in of]
+
+
+def make_drafts(
+    observed: Observed, layout: Layout, families: Iterable[Family]
+) -> dict[Family, Draft]:
     return {
         family: Draft(family, observed, layout, is_rebuild=bool(observed.misshapen[family]))
-        for family in layout.families
+        for family in families
     }
 
 
@@ -113,7 +126,8 @@ def plan_node(
     for family, name, member in old.members - members if old is not None else ():
         drafts[family].put_member(name, member, is_wanted=False)
     for family, name, member in members:
-        drafts[family].put_member(name, member, is_wanted=True)
+        if family in drafts:
+            drafts[family].put_member(name, member, is_wanted=True)
     return None if is_same else NodePart(node, is_settled, members)
 
 

@@ -7,8 +7,11 @@ Under session affinity each endpoint has a chain that notes the client in the en
 sets first, one after the other, since nothing can be looked up by client alone.
 """
 
+import functools
+import itertools
+import operator
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from backends.iptables.model import Chain, make_chain
@@ -18,27 +21,20 @@ from proxy.model import Endpoint, PortKey
 LEAF: Final = 16
 """Longer lists are divided."""
 _LEVELS: Final = 2
-
-Act = Callable[[Endpoint], str]
-"""What a rule does for an endpoint, in words of a rule."""
+_address_of: Final = operator.attrgetter("address")
 
 
 def list_chains(name: str, key: PortKey, pool: Sequence[Endpoint]) -> list[Chain]:
     """Return the chains that choose among some endpoints, each after those it leads to; the last one bears the name."""
-    protocol = key.name.protocol.lower()
-
-    def translate(endpoint: Endpoint) -> str:
-        return f"-p {protocol}{{}} -j DNAT --to-destination {endpoint.address}"
-
-    return list(_divided(name, str(key.name), _in_order(pool), translate, 0))
+    return list(_divided(name, key, _in_order(pool), 0))
 
 
 def sticky_chain(name: str, key: PortKey, pool: Sequence[Endpoint], secret: str = "") -> Chain:
     """Return the chain that asks who remembers the client, and else chooses among some endpoints."""
-    endpoints = _in_order(pool)
-    names = [affinity_names(key, endpoint.address, secret) for endpoint in endpoints]
+    names = [affinity_names(key, endpoint.address, secret) for endpoint in _in_order(pool)]
     asked = [f"-m set --match-set {known} src -g {chain}" for chain, known in names]
-    chosen = _choosing([(f"{{}} -g {chain}", 1) for chain, _ in names])
+    chances = _chances((1,) * len(names))
+    chosen = [f"{chance}-g {chain}" for (chain, _), chance in zip(names, chances, strict=True)]
     return make_chain(name, [*asked, *chosen], str(key.name))
 
 
@@ -55,33 +51,38 @@ def remembering_chain(key: PortKey, endpoint: Endpoint, timeout_s: int, secret: 
     )
 
 
-def _divided(
-    name: str, about: str, pool: Sequence[Endpoint], act: Act, level: int
-) -> Iterator[Chain]:
+def _divided(name: str, key: PortKey, pool: Sequence[Endpoint], level: int) -> Iterator[Chain]:
     if len(pool) <= LEAF or level == _LEVELS:
-        yield make_chain(name, _choosing([(act(endpoint), 1) for endpoint in pool]), about)
+        match = f"-p {key.name.protocol.lower()}"
+        rules = [
+            f"{match} {chance}-j DNAT --to-destination {endpoint.address}"
+            for endpoint, chance in zip(pool, _chances((1,) * len(pool)), strict=True)
+        ]
+        yield make_chain(name, rules, str(key.name))
         return
     parts: dict[str, list[Endpoint]] = {}
     for endpoint in pool:
         digit = zlib.crc32(endpoint.packed) >> 4 * level & 15
         parts.setdefault(f"{name}{'' if level else '-'}{digit:X}", []).append(endpoint)
-    for part in sorted(parts):
-        yield from _divided(part, about, parts[part], act, level + 1)
-    leads = [(f"{{}} -g {part}", len(parts[part])) for part in sorted(parts)]
-    yield make_chain(name, _choosing(leads), about)
+    names = sorted(parts)
+    for part in names:
+        yield from _divided(part, key, parts[part], level + 1)
+    chances = _chances(tuple([len(parts[part]) for part in names]))
+    rules = [f"{chance}-g {part}" for part, chance in zip(names, chances, strict=True)]
+    yield make_chain(name, rules, str(key.name))
 
 
-def _choosing(rules: Sequence[tuple[str, int]]) -> list[str]:
-    """Return rules of which each is taken in proportion to its weight; the last one takes whoever is left."""
-    left = sum([weight for _, weight in rules])
-    texts: list[str] = []
-    for text, weight in rules:
-        chance = f" -m statistic --mode random --probability {weight / left:.10f}"
-        texts.append(text.format(chance if weight < left else "").strip())
-        left -= weight
-    return texts
+@functools.lru_cache(maxsize=1024)
+def _chances(weights: tuple[int, ...]) -> tuple[str, ...]:
+    """Return what has each of some rules taken in proportion to its weight, in words; the last one takes whoever is left."""
+    left = list(itertools.accumulate(reversed(weights)))[::-1]
+    chances = [
+        f"-m statistic --mode random --probability {weight / of:.10f} "
+        for weight, of in zip(weights, left, strict=True)
+    ]
+    return (*chances[:-1], "") if chances else ()
 
 
 def _in_order(pool: Sequence[Endpoint]) -> list[Endpoint]:
     """Return endpoints in an order that depends on nothing but them."""
-    return sorted(pool, key=lambda endpoint: endpoint.address)
+    return sorted(pool, key=_address_of)

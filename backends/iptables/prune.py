@@ -55,7 +55,7 @@ def prune(desired: Desired, observed: Observed, settled: Layout) -> IptablesPlan
     What an earlier process left for a ServicePort whose new state the kernel refuses stays: old is better than none.
     """
     layout = settled.for_node(desired.node)
-    drafts = make_drafts(observed, layout)
+    drafts = make_drafts(observed, layout, layout.families)
     needed = _needed(desired, observed, layout)
     node = plan_node(drafts, observed, desired.node, is_settled=True)
     part = node or observed.node
@@ -79,9 +79,14 @@ def _needed(desired: Desired, observed: Observed, layout: Layout) -> dict[Family
     for key, port in desired.ports.items():
         if key in observed.rendered or key.family not in needed:
             continue
-        each = needed[key.family]
-        each.add(render_port(port, layout).rendered)
-        each.stems += [f"{CHAINS}{letter}-{names.identity(key, secret)}" for letter in "SLE"]
+        each, rendered = needed[key.family], render_port(port, layout).rendered
+        each.add(rendered)
+        each.stems += names.relatives(names.list_chain(key, secret))
+        for lead in rendered.leads:  # its chains may have other names by now
+            target = observed.trees[key.family, lead.tree].target(lead.front)
+            if target is not None:
+                each.leads.add(lead._replace(target=target))
+                each.stems += names.relatives(target)
         # which endpoints it had is not known
         each.stems += [_AFFINITY_CHAINS, names.affinity_prefix(key.family)]
     return needed

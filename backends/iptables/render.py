@@ -40,8 +40,8 @@ def render_port(port: DesiredPort, layout: Layout) -> RenderedPort:
     A list that no endpoint is in is a chain, too, so that where frontends lead does not depend on endpoints.
     """
     secret = layout.settings.secret
-    inner = any(frontend.kind == "ClusterIP" for frontend in port.frontends)
-    outer = any(frontend.kind != "ClusterIP" for frontend in port.frontends)
+    kinds = {frontend.kind for frontend in port.frontends}
+    inner, outer = "ClusterIP" in kinds, bool(kinds - {"ClusterIP"})
     uses_cluster = outer or (inner and not port.internal_local)
     uses_local = (outer and port.external_local) or (inner and port.internal_local)
     lists = [

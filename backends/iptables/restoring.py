@@ -102,7 +102,7 @@ async def _carry_out(door: Xtables, table: str, lines: Sequence[str]) -> None:
     if begun is None:
         return await to_thread(door.restore, table, lines)
     try:
-        if begun.is_awaited:  # the answer may have come already
+        if begun.is_awaited:  # else there was no room for all of it
             await _until_over(begun)
     except asyncio.CancelledError:
         with contextlib.suppress(ProxyError):

@@ -158,12 +158,12 @@ class Writer:
     async def _try(self, step: TableStep, observed: Observed, stamp: Stamp) -> Refused | None:
         """Commit a step and fold it in, or return why it was refused."""
         lines = await _soon(step, lambda: [line.text for line in step.lines()])
-        grown = entries_grown(step, observed)
         if lines:
             try:
                 await self._restoring.restore(self._doors.tables[step.family], step.table, lines)
             except Refused as refused:
                 return refused
+            grown = entries_grown(step, observed)
             self._canary.written(stamp, step.family, step.table, grown)
         await _soon(step, lambda: observed.fold(step))
         self.folds += 1

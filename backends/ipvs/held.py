@@ -14,7 +14,7 @@ from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import Layout
 from backends.ipvs.model import ALLOWED, PLACES, Place, Rendered
 from backends.ipvs.render import render_port
-from backends.ipvs.verify import Owners, Suspects, compare
+from backends.ipvs.verify import Owners, Suspects, changed_structures, compare
 from backends.ipvs.words import element_words
 from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer
 from backends.kernel.nft_table import Data
@@ -166,8 +166,7 @@ class Look:
         async with self._lock:
             changed = [
                 f"{family}: our table, or a chain or set in it, was changed"
-                for family in suspects.structures
-                if doors.side.read_structure(family).structure != observed.tables[family].structure
+                for family in await changed_structures(doors, suspects, observed)
             ]
             if not suspects.has_addresses:
                 return changed

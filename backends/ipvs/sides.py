@@ -11,6 +11,7 @@ from backends.ipvs.nft_side import NftSide
 from backends.ipvs.side import Side
 from backends.ipvs.xt_layout import XtLayout
 from backends.ipvs.xt_side import Tools, XtSide
+from backends.ipvs.xt_tables import Known
 from backends.kernel.nft import Nft
 from backends.kernel.nft_table import TableFacts
 from proxy.errors import KernelError, Unsupported
@@ -32,6 +33,7 @@ class Sides:
         self._open_nft = open_nft
         self._tools = tools
         self._only = only
+        self._known = Known()
         self.name: SideName = only or NAMES[0]
         """The one that is used: until one was chosen, the first."""
 
@@ -44,7 +46,7 @@ class Sides:
         """Open one, that which is used unless another is named, in the network namespace of the calling thread."""
         if (name or self.name) == "nftables":
             return NftSide(self._open_nft())
-        return XtSide(layout.families, self._tools)
+        return XtSide(layout.families, self._tools, self._known)
 
     def choose(self, layout: Layout) -> None:
         """Try them, each for real, and use the first that works. Raises Unsupported saying what each lacks, KernelError."""

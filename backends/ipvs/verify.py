@@ -60,7 +60,11 @@ async def verify(
     if suspects.total > SINGLE_READS:
         suspects = suspects.also_in(await to_thread(find_suspects, background, observed, layout))
     async with lock:
-        drifts = list(_confirm(doors, suspects, observed))
+        drifts = [
+            Drift(key=None, what=f"{family}: our table, or a chain or set in it")
+            for family in await changed_structures(doors, suspects, observed)
+        ]
+        drifts += _confirm(doors, suspects, observed)
         # Whoever changed something since we began is seen by the next look at the generation.
         observed.generation = generation + observed.commits - commits
     return drifts
@@ -103,14 +107,20 @@ def compare(found: Observed, observed: Observed) -> Suspects:
     return Suspects(structures, elements, servers, has_addresses)
 
 
+async def changed_structures(doors: Doors, suspects: Suspects, observed: Observed) -> list[Family]:
+    """Return the suspect tables that are not as believed now. For the lock: it is done in a thread, since programs may have to run."""
+    return [
+        family
+        for family in suspects.structures
+        if (await to_thread(doors.side.read_structure, family)).structure
+        != observed.tables[family].structure
+    ]
+
+
 def _confirm(doors: Doors, suspects: Suspects, observed: Observed) -> Iterator[Drift]:
     if suspects.total > SINGLE_READS:
         yield Drift(key=None, what=f"{suspects.total} objects")
         return
-    for family in suspects.structures:
-        structure = doors.side.read_structure(family).structure
-        if structure != observed.tables[family].structure:
-            yield Drift(key=None, what=f"{family}: our table, or a chain or set in it")
     owners = Owners(observed)
     for (family, name), keys in suspects.elements.items():
         actual = doors.side.read_elements(family, name, keys)

@@ -190,12 +190,8 @@ def _text(packed: bytes) -> str:
     return f"::ffff:{text}" if len(packed) == 16 and ":" not in text else text
 
 
-def leaving(
-    family: Family, name: str, keys: Iterable[bytes], there: Iterable[Member]
-) -> list[Member]:
-    """Return which members of a set of ranges are those of some elements; somebody may have added others that lie within."""
-    if name == SERVICE_CIDRS:
-        return list(there)
+def leaving(family: Family, keys: Iterable[bytes], there: Iterable[Member]) -> list[Member]:
+    """Return which members of ALLOWED lie within the ranges of some elements."""
     width, ranges = _WIDTHS[family], dict[bytes, list[tuple[int, int]]]()
     for key in keys:
         half = len(key) // 2

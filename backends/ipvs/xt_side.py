@@ -8,38 +8,32 @@ The kernel counts no generations here. What changes when somebody writes to a ta
 place: a member that somebody changes in place is left to the periodic comparison.
 """
 
-import errno
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
-from backends.ipvs.layout import IpvsSettings, Layout, fixed_sets
-from backends.ipvs.model import MARKING
-from backends.ipvs.xt_chains import lines, read, removal
-from backends.ipvs.xt_layout import CHAINS, SETS, TABLES, XtLayout, set_name, split_name
-from backends.ipvs.xt_members import elements_of, ip_set, members_of
+from backends.ipvs.layout import Layout
+from backends.ipvs.xt_layout import CHAINS, TABLES, XtLayout
+from backends.ipvs.xt_members import ip_set
 from backends.ipvs.xt_probing import probe
-from backends.ipvs.xt_writes import RANGES, Counts, Message, additions, counted, removals
+from backends.ipvs.xt_sets import XtSets
+from backends.ipvs.xt_tables import Known, read_chains, remove_chains, write_chains
+from backends.ipvs.xt_writes import Counts, Message, additions, counted, removals
 from backends.kernel import ipset_messages, xtables_flavour
-from backends.kernel.ipset import Ipset, Refusal
-from backends.kernel.ipset_objects import Member, SetState
-from backends.kernel.nft_owned import RefusedElements
-from backends.kernel.nft_table import ChainSpec, Data, SetFacts, TableFacts
+from backends.kernel.ipset import Ipset
+from backends.kernel.nft_table import Data, TableFacts
 from backends.kernel.nft_transaction import Transaction
-from backends.kernel.xtables import Incompatible, Xtables
+from backends.kernel.xtables import Xtables
 from backends.kernel.xtables_flavour import Choice
 from backends.kernel.xtables_numbers import TableNumbers
 from backends.kernel.xtables_text import Flavour
-from proxy.errors import KernelError, Unsupported
-from proxy.model import FAMILIES, Family, PortKey
+from proxy.errors import Unsupported
+from proxy.model import Family
 
 log = logging.getLogger(__name__)
 
-_MISSHAPEN: Final = SetFacts(0, 0, 0, None, 0)
-_NO_IPSET: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 _INLINE_MESSAGES: Final = 1000
-_CHAINS: Final = XtLayout(IpvsSettings(families=FAMILIES)).chain_facts
-"""Our chains, which have the same names whatever the settings."""
 
 
 class Numbers(Protocol):
@@ -70,24 +64,20 @@ class _Seen(NamedTuple):
     sets: Counts
 
 
-class RefusedMembers(RefusedElements):
-    """The kernel refused members; others of the same commit are there."""
-
-    def __init__(self, refusals: Sequence[Refusal], owners: frozenset[PortKey]) -> None:
-        KernelError.__init__(self, "ipset", refusals[0].errno, str(refusals[0]))
-        self.owners = owners
-
-
 class XtSide:
     """Chains of one flavour, which is chosen at the first use, and sets."""
 
     objects = "chains, rules and sets of iptables"
     layout_of = XtLayout
 
-    def __init__(self, families: Sequence[Family], tools: Tools) -> None:
+    def __init__(
+        self, families: Sequence[Family], tools: Tools, known: Known | None = None
+    ) -> None:
+        """`known` is shared by those that are at work on the same tables."""
         self._families = tuple(families)
         self._tools = tools
-        self._ipset = tools.open_ipset()
+        self._known = known or Known()
+        self._sets = XtSets(tools.open_ipset())
         self._found: Choice | None = None
         self._numbers: Numbers | None = None
         self._seen: _Seen | None = None
@@ -114,11 +104,8 @@ class XtSide:
     def _look(self) -> _Seen:
         if self._numbers is None and self._door(self._families[0]) is not None:
             self._numbers = self._tools.open_numbers(self._choice.flavour, self._families)
-        counts = {s.set.name: (s.members, s.set) for s in self._states() if _is_ours(s)}
-        return _Seen(self._numbers.look() if self._numbers is not None else None, counts)
-
-    def _states(self) -> list[SetState]:
-        return self._ipset.list_sets()
+        seen = self._numbers.look() if self._numbers is not None else None
+        return _Seen(seen, self._sets.counts())
 
     def is_slow(self, step: Transaction) -> bool:
         return bool(step.chains or step.rebuild or step.size > _INLINE_MESSAGES)
@@ -127,15 +114,20 @@ class XtSide:
 
     def commit(self, step: Transaction) -> None:
         expected = self._expected(step)
-        surplus = {family: self._make_way(family) for family in step.rebuild}
-        self._carry_out([Message(ipset_messages.create(ip_set(f, s.name))) for f, s in step.sets])
-        self._carry_out(additions(step))
-        self._carry_out(removals(step, self._members))
+        sets = self._sets
+        surplus = {
+            family: sets.make_way(family, partial(self._remove_rules, family))
+            for family in step.rebuild
+        }
+        sets.carry_out([Message(ipset_messages.create(ip_set(f, s.name))) for f, s in step.sets])
+        sets.carry_out(additions(step))
+        sets.carry_out(removals(step, sets.members, sets.has))
         for family in dict.fromkeys([family for family, _ in step.chains]):
             chains = [spec for of, spec in step.chains if of == family]
-            self._write(family, chains, is_all=family in step.rebuild)
-        for names in surplus.values():  # a rule of somebody else's may ask one: then it stays
-            self._ipset.carry_out([ipset_messages.destroy(name) for name in names])
+            door = self._choice.tables[family]
+            write_chains(door, chains, self._known, is_all=family in step.rebuild)
+        for names in surplus.values():
+            sets.destroy_unasked(names)
         self._seen = expected or self._look()
         self._generation += 1
 
@@ -146,65 +138,8 @@ class XtSide:
         after = counted(step, self._seen.sets)
         return None if after is None else self._seen._replace(sets=after)
 
-    def _make_way(self, family: Family) -> list[str]:
-        """Have every set in the right shape; return those that nobody asks for, which go last.
-
-        One of another kind cannot be replaced while rules ask it: then there are none of ours for a moment.
-        """
-        wanted = {set_name(family, s.name): ip_set(family, s.name) for s in fixed_sets(family)}
-        found = {s.set.name: s for s in self._states() if s.set.name.startswith(SETS[family])}
-        wrong = [
-            name for name, made in wanted.items() if name in found and found[name].set != made
-        ]
-        if any(
-            (found[n].set.kind, found[n].set.family) != (wanted[n].kind, family) for n in wrong
-        ):
-            self._remove_rules({family: self._choice.tables[family]})
-            self._remove_rules(self._choice.left)
-            self._carry_out([Message(ipset_messages.destroy(name)) for name in wrong])
-        else:
-            spare = SETS[family] + "new"
-            for name in wrong:
-                new = wanted[name]._replace(name=spare)
-                # what the old one says goes on until the new one is filled
-                self._carry_out(
-                    [
-                        Message(ipset_messages.destroy(spare)),
-                        Message(ipset_messages.create(new)),
-                        *[
-                            Message(ipset_messages.add(spare, member))
-                            for member in self._members(name)
-                            if found[name].set.has_marks == new.has_marks
-                        ],
-                        Message(ipset_messages.swap(spare, name)),
-                        Message(ipset_messages.destroy(spare)),
-                    ]
-                )
-        return [name for name in found if name not in wanted]
-
-    def _carry_out(self, messages: Sequence[Message]) -> None:
-        if not messages:
-            return
-        refusals = self._ipset.carry_out([message.request for message in messages])
-        if not refusals:
-            return
-        owners = {messages[refusal.index].owner for refusal in refusals}
-        blamed = frozenset([owner for owner in owners if owner is not None])
-        if None in owners:
-            raise KernelError("ipset", refusals[0].errno, str(refusals[0]))
-        raise RefusedMembers(refusals, blamed)
-
-    def _write(self, family: Family, chains: Sequence[ChainSpec], *, is_all: bool) -> None:
-        door = self._choice.tables[family]
-        known = {spec.name for spec in chains}
-        for table in TABLES:
-            if not is_all and not any(split_name(name)[0] == table for name in known):
-                continue
-            saved = door.save(table)
-            found = read(table, saved, known)
-            surplus = [split_name(full)[1] for full in found if is_all and full not in known]
-            door.restore(table, lines(table, chains, saved, surplus))
-        door.close()  # it may be long until the next rule is written
+    def _remove_rules(self, family: Family) -> None:
+        remove_chains([self._choice.tables[family], *self._choice.left.values()], self._known)
 
     # --- reading
 
@@ -213,26 +148,15 @@ class XtSide:
         tables: dict[Family, TableFacts] = {}
         for family in families:
             facts = tables[family] = self.read_structure(family)
-            for name, shape in facts.sets.items():
-                if shape is not _MISSHAPEN:
-                    there = self._members(set_name(family, name))
-                    facts.elements[name] = elements_of(family, name, there)
+            facts.elements |= self._sets.elements(family, facts.sets)
         return tables, generation
 
     def read_structure(self, family: Family) -> TableFacts:
         facts = TableFacts()
-        known = {spec.name: spec.facts for spec in fixed_sets(family)}
-        prefix = SETS[family]
-        for state in self._states():
-            name = state.set.name.removeprefix(prefix)
-            # one that is not of this version, and that rules ask, goes once none of ours does
-            if state.set.name.startswith(prefix) and (name in known or not state.references):
-                is_right = name in known and state.set == ip_set(family, name)
-                facts.sets[name] = known[name] if is_right else _MISSHAPEN
+        facts.sets |= self._sets.shapes(family)
         door = self._door(family)
         if door is not None:
-            for table in TABLES:
-                facts.chains |= read(table, door.save(table), _CHAINS[family])
+            facts.chains |= read_chains(door, self._known)
         facts.is_present = bool(facts.sets or facts.chains)
         return facts
 
@@ -246,32 +170,7 @@ class XtSide:
     def read_elements(
         self, family: Family, name: str, keys: Collection[bytes]
     ) -> dict[bytes, Data]:
-        whole = set_name(family, name)
-        if name not in (*RANGES, *MARKING):
-            places = [(whole, m) for key in keys for m in members_of(family, name, key, None)]
-            there = self._ipset.has(places)
-            members = [member for (_, member), is_in in zip(places, there, strict=True) if is_in]
-        elif name in MARKING and not self._has_any(family, name, keys):
-            members = []
-        else:
-            members = self._members(whole)
-        found = elements_of(family, name, members)
-        return {key: found[key] for key in keys if key in found}
-
-    def _has_any(self, family: Family, name: str, keys: Iterable[bytes]) -> bool:
-        """Whether it is worth the while to list a map: marks are only told so."""
-        whole = set_name(family, name)
-        return any(
-            self._ipset.has([(whole, m) for k in keys for m in members_of(family, name, k, None)])
-        )
-
-    def _members(self, name: str) -> list[Member]:
-        try:
-            return [member for piece in self._ipset.members(name) for member in piece]
-        except KernelError as error:
-            if error.errno == errno.ENOENT:
-                return []
-            raise
+        return self._sets.read_elements(family, name, keys)
 
     # --- trying, and removing
 
@@ -281,15 +180,10 @@ class XtSide:
         self._tools.probe(self._choice, layout)
 
     def is_there(self) -> bool:
-        try:
-            return any(_is_ours(state) for state in self._states())
-        except KernelError as error:
-            if error.errno in _NO_IPSET:
-                return False
-            raise
+        return self._sets.are_there()
 
     def sweep(self) -> int:
-        count = self._remove_rules(self._choice.left)
+        count = remove_chains(self._choice.left.values(), self._known)
         if count:
             log.info("moved from the other flavour: %d rules of ours removed there", count)
         self._found = self._choice._replace(left={})
@@ -299,33 +193,15 @@ class XtSide:
         """Rules go first, then the sets they ask."""
         count = 0
         if self._door(self._families[0]) is not None:
-            count += self._remove_rules(self._choice.tables)
-            count += self._remove_rules(self._choice.left)
+            count += remove_chains(self._choice.tables.values(), self._known)
+            count += remove_chains(self._choice.left.values(), self._known)
         if not self.is_there():
             return count
-        names = [state.set.name for state in self._states() if _is_ours(state)]
-        self._carry_out([Message(ipset_messages.destroy(name)) for name in names])
+        names = [state.set.name for state in self._sets.states()]
+        self._sets.destroy(names)
         return count + len(names)
 
-    def _remove_rules(self, doors: Mapping[Family, Xtables]) -> int:
-        count = 0
-        for door in doors.values():
-            for table in reversed(TABLES):
-                try:
-                    going = removal(door.save(table))
-                except Incompatible as error:
-                    log.warning("left as it is: %s", error)
-                    continue
-                door.restore(table, going)
-                count += len([line for line in going if not line.startswith(":")])
-            door.close()
-        return count
-
     def close(self) -> None:
-        self._ipset.close()
+        self._sets.close()
         if self._numbers is not None:
             self._numbers.close()
-
-
-def _is_ours(state: SetState) -> bool:
-    return state.set.name.startswith(tuple(SETS.values()))

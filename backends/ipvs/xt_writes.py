@@ -39,12 +39,14 @@ _ORDER: Final = (
 )  # fmt: skip
 """In which order members are added; they are removed the other way round."""
 RANGES: Final = (ALLOWED, SERVICE_CIDRS)
-"""Sets of ranges: how many members one has, only the kernel knows for sure."""
+"""Sets of ranges: an element is several members, or together with others."""
 
 Counts = Mapping[str, tuple[int, IpSet]]
 """How many members sets have, by their name for ipset, and what they are."""
 List = Callable[[str], Iterable[Member]]
-"""Lists a set of ipset."""
+"""Lists a set of ipset, which takes time for each of its members."""
+Ask = Callable[[Sequence[tuple[str, Member]]], Sequence[bool]]
+"""Tells of members, each with the name of its set, whether they are there."""
 
 
 class Message(NamedTuple):
@@ -65,7 +67,7 @@ def additions(step: Transaction) -> list[Message]:
     ]
 
 
-def removals(step: Transaction, listed: List) -> list[Message]:
+def removals(step: Transaction, listed: List, has: Ask) -> list[Message]:
     """Return what removes the rest; of a family that is made anew, all that is not to be there."""
     adds, deletes = _by_set(step.adds), _by_set(step.deletes)
     messages: list[Message] = []
@@ -75,14 +77,10 @@ def removals(step: Transaction, listed: List) -> list[Message]:
             stay = _members(family, name, adds.get((family, name), ()))
             kept = {member._replace(mark=None) for member, _ in stay}
             gone: Iterable[tuple[Member, PortKey | None]] = ()
-            if family in step.rebuild:
+            if family in step.rebuild or (elements and name == SERVICE_CIDRS):
                 gone = [(member, None) for member in listed(whole)]
-            elif elements and name in RANGES:
-                keys = [each.key for each in elements]
-                gone = [
-                    (member, elements[0].owner)
-                    for member in leaving(family, name, keys, listed(whole))
-                ]
+            elif elements and name == ALLOWED:
+                gone = _of_ranges(family, elements, listed, has)
             elif elements:
                 gone = _members(family, name, elements)
             messages += [
@@ -93,11 +91,22 @@ def removals(step: Transaction, listed: List) -> list[Message]:
     return messages
 
 
+def _of_ranges(
+    family: Family, elements: Sequence[Element], listed: List, has: Ask
+) -> Iterable[tuple[Member, PortKey | None]]:
+    """Return the members that ranges are: those we make of them, unless somebody has made others of them."""
+    whole, ours = set_name(family, ALLOWED), list(_members(family, ALLOWED, elements))
+    if all(has([(whole, member) for member, _ in ours])):
+        return ours
+    within = leaving(family, [each.key for each in elements], listed(whole))
+    return [(member, elements[0].owner) for member in within]
+
+
 def counted(step: Transaction, before: Counts) -> Counts | None:
     """Return how many members there are after a step; None where that is not known beforehand."""
     batches = (*step.adds, *step.deletes)
     is_fixed = step.rebuild or step.sets or step.chains
-    if is_fixed or any(batch.set in RANGES for batch in batches):
+    if is_fixed or any(batch.set == SERVICE_CIDRS for batch in batches):
         return None
     after = dict(before)
     adds, deletes = _by_set(step.adds), _by_set(step.deletes)

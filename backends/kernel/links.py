@@ -144,6 +144,39 @@ class AddressNews:
         return found
 
 
+class LinkNews:
+    """What the kernel announces about interfaces, from the moment this is made; open until `close`."""
+
+    def __init__(self) -> None:
+        self._socket = NetlinkSocket(codec.NETLINK_ROUTE)
+        try:
+            self._socket.join(route.RTNLGRP_LINK)
+        except KernelError:
+            self._socket.close()
+            raise
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def take(self) -> dict[int, str] | None:
+        """Return by number how interfaces are called that came or changed since this was last asked, nothing for those that went.
+
+        None if some of that was lost. One system call where nothing has happened.
+        """
+        messages = self._socket.announced()
+        if messages is None:
+            return None
+        found: dict[int, str] = {}
+        for message in messages:
+            if message.payload[
+                0
+            ]:  # AF_BRIDGE: of a port of a bridge, which may leave that and stay
+                continue
+            link = route.parse_link(message.payload)
+            found[link.ifindex] = link.name if message.kind == route.RTM_NEWLINK else ""
+        return found
+
+
 def is_ours(link: Link) -> bool:
     """Return whether we made this interface."""
     return link.kind == _KIND and link.hardware_address == _HARDWARE_ADDRESS

@@ -8,11 +8,14 @@ On the nft flavour it comes back some 10 ms before a program can end: the kernel
 processor can still be reading what was replaced.
 """
 
+import array
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import subprocess
+import termios
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -69,7 +72,7 @@ class FedProgram:
         given = text.encode(errors="surrogateescape") + mark
         talk = Talk(self._ends, given, mark, self._lines)
         self._lines += given.count(b"\n")
-        talk.go_on()
+        talk.write()
         return talk
 
     def ended(self, request: str, talk: "Talk", limit_s: float) -> Ended:
@@ -89,6 +92,12 @@ class FedProgram:
         if not status:
             raise KernelError(request, errno.EPIPE, "it ended before it had said that it was done")
         return Ended(status, talk.said, talk.lines_before)
+
+    def has_read(self) -> bool:
+        """Tell whether nothing of what it was given is left for it to read, also when it has ended."""
+        left = array.array("i", [0])
+        fcntl.ioctl(self._ends[0], termios.FIONREAD, left)
+        return not left[0]
 
     def size(self) -> int:
         """Return how many bytes of memory it has, 0 if it has ended."""
@@ -140,9 +149,13 @@ class Talk:
         """Its words on the second output."""
         return self._said.decode(errors="surrogateescape")
 
+    def write(self) -> None:
+        """Write what there is room for."""
+        self._left = self._left[self._written() :]
+
     def go_on(self) -> bool:
         """Write and read what can be; return whether it is over."""
-        self._left = self._left[self._written() :]
+        self.write()
         told, said = map(self._read, self.outputs)
         self._said += said
         self._told = (self._told + told)[-len(self._mark) :]

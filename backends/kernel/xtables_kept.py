@@ -20,7 +20,7 @@ from proxy.errors import KernelError
 log = logging.getLogger(__name__)
 
 _ANSWER_S: Final = 5.0
-"""A program that has not answered for so long reads everything before it begins, as iptables-nft 1.8.4 does."""
+"""A program that has read for so long without an answer reads everything before it begins, as iptables-nft 1.8.4 does."""
 _LARGEST: Final = 16 << 20
 """One with more bytes is let go: reading such a table takes ten times as long as a start."""
 _NAMESPACE: Final = Path("/proc/thread-self/ns/net")
@@ -44,7 +44,7 @@ class KeptProgram(Closing):
         self._in_use = threading.Lock()
         self._fed: FedProgram | None = None
         self._leaving: FedProgram | None = None
-        self._path: str | None = None
+        self._path: Path | None = None
         self._place: _Place | None = None
         self._reads_ahead: _Place | None = None
 
@@ -102,17 +102,19 @@ class KeptProgram(Closing):
     def _start(self) -> FedProgram | None:
         """Start a program and have it answer; None if it does not: whoever starts one for one call will learn why."""
         self._reap()
-        self._path = shutil.which(self._argv[0])
+        found = shutil.which(self._argv[0])
+        self._path = Path(found) if found is not None else None
         self._place = _place(self._path)
         if self._path is None or self._place in {None, self._reads_ahead}:
             return None
         try:
-            fed = FedProgram([self._path, *self._argv[1:]], self._environment)
+            fed = FedProgram([str(self._path), *self._argv[1:]], self._environment)
             ended = Call(fed, f"start {self._path}", "", _ANSWER_S, lambda _: None).finish()
         except OSError:
             return None
         except KernelError as error:
-            if error.errno == errno.ETIMEDOUT:
+            # one that has not even read is late, and may be there in time for the next text
+            if error.errno == errno.ETIMEDOUT and fed.has_read():
                 log.info("%s reads everything before it begins: one for each call", self._path)
                 self._reads_ahead = self._place
             return None
@@ -150,12 +152,12 @@ class Call:
             self._finished(self.talk.is_done)
 
 
-def _place(path: str | None) -> _Place | None:
+def _place(path: Path | None) -> _Place | None:
     """Return what a program that is started now would be, in the network namespace of this thread; None if there is none."""
     if path is None:
         return None
     try:
-        file, namespace = Path(path).stat(), _NAMESPACE.stat()
+        file, namespace = path.stat(), _NAMESPACE.stat()
     except OSError:
         return None
     return _Place(file.st_dev, file.st_ino, file.st_mtime_ns, namespace.st_ino)

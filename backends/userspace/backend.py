@@ -73,6 +73,11 @@ class UserspaceBackend:
             self._ears = open_ears()
         return self._kernels[number]
 
+    @property
+    def at_localhost(self) -> tuple[Family, ...]:
+        """The families of which NodePorts are at localhost, too."""
+        return tuple([each for each in self._settings.localhost if each in self._families])
+
     async def probe(self) -> None:
         self._families = probing.probe(self._kernel(0))
         log.info("this process may open %d files", probing.raise_file_limit())
@@ -92,10 +97,10 @@ class UserspaceBackend:
     def plan(
         self, desired: Desired, observed: Observed, changed: Collection[PortKey]
     ) -> UserspacePlan:
-        return plan(desired, observed, changed, self._families)
+        return plan(desired, observed, changed, self._families, self.at_localhost)
 
     def prune(self, desired: Desired, observed: Observed) -> UserspacePlan:
-        return prune(desired, observed, self._families)
+        return prune(desired, observed, self._families, self.at_localhost)
 
     async def apply(self, plan: UserspacePlan, observed: Observed) -> Applied:
         failed: Failed = {}

@@ -1,17 +1,18 @@
 """What is served in this process, as the backend sees it: services and listeners that can be changed and looked at. Shell."""
 
+import logging
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from backends.userspace.forwarder import Forwarder
 from backends.userspace.here import Here
+from backends.userspace.interfaces import PodInterfaces
 from backends.userspace.model import Listening, Place, Serving
 from backends.userspace.settings import ForwarderSettings
-from backends.userspace.sockets import Sockets, admit, is_alive
+from backends.userspace.sockets import Sockets, admit, describe, is_alive
 from proxy.listeners import Listeners
 from proxy.model import PortKey
 
-KINDS: Final = ("TCP", "UDP")
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -28,14 +29,19 @@ class Engine:
         self._sockets = Sockets(listeners, needs_interface=settings.detector.is_by_interface)
         self._make = make
         self._made: Forwarder | None = None
+        self._interfaces: PodInterfaces | None = None
         self._here = Here()
 
     @property
     def forwarder(self) -> Forwarder:
         """The forwarder. Made on the event loop that asks first."""
         if self._made is None:
+            if self._settings.detector.is_by_interface:
+                self._interfaces = PodInterfaces(self._settings.detector)
+                self._here = Here(self._here.host, (), self._interfaces.numbers)
             self._made = self._make(self._settings)
             self._made.here = self._here
+            self._made.on_tick = self._look_at_interfaces
         return self._made
 
     def serving(self) -> dict[PortKey, Serving]:
@@ -70,17 +76,17 @@ class Engine:
 
     def listen(self, place: Place, listening: Listening) -> None:
         """Listen somewhere, or have who listens there do it otherwise. Raises OSError; then it is as it was, but may let nobody in."""
-        forwarder, ranges = self.forwarder, self._here.ranges
+        forwarder = self.forwarder
         listener = forwarder.listeners.get(place)
         if listener is not None and not is_alive(listener.socket):
             self.stop(place)
             listener = None
         if listener is None:
-            opened = self._sockets.open(place, listening.admission, ranges)
+            opened = self._sockets.open(place, listening.admission, self._here)
             forwarder.listen(place, listening, opened)
             return
         if listener.listening.admission != listening.admission:
-            admit(listener.socket, place, listening.admission, ranges)
+            admit(listener.socket, place, listening.admission, self._here)
         forwarder.assign(place, listening)
 
     def stop(self, place: Place) -> None:
@@ -90,14 +96,25 @@ class Engine:
 
     def set_here(self, host: frozenset[str], ranges: tuple[str, ...]) -> None:
         """Say who is on this node: the addresses of this host, and the ranges of pods here."""
-        is_news = ranges != self._here.ranges
-        self._here = Here(host, ranges)
+        self._stand(Here(host, ranges, self._here.interfaces))
+
+    def _look_at_interfaces(self, _now_s: float) -> None:
+        if self._interfaces is not None and self._interfaces.look():
+            self._stand(Here(self._here.host, self._here.ranges, self._interfaces.numbers))
+
+    def _stand(self, here: Here) -> None:
+        before, self._here = self._here, here
+        is_news = (before.ranges, before.interfaces) != (here.ranges, here.interfaces)
         if self._made is None:
             return
-        self._made.here = self._here
+        self._made.here = here
         for place, listener in self._made.listeners.items() if is_news else ():
-            if listener.listening.admission.only_here:
-                admit(listener.socket, place, listener.listening.admission, ranges)
+            if not listener.listening.admission.only_here:
+                continue
+            try:
+                admit(listener.socket, place, listener.listening.admission, here)
+            except OSError as error:
+                log.error("pods here may not be let in: %s", describe(place, error))
 
     def counts(self, key: PortKey) -> Mapping[str, int]:
         """Return what was counted of one ServicePort, and how many connections and flows it has."""
@@ -130,3 +147,6 @@ class Engine:
         if self._made is not None:
             self._made.close()
             self._made = None
+        if self._interfaces is not None:
+            self._interfaces.close()
+            self._interfaces = None

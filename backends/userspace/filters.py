@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
+from backends.userspace.here import Here
 from backends.userspace.model import Admission
 from proxy.addresses import bounds_of, parse_cidr
 from proxy.model import IPV4, Family
@@ -36,24 +37,20 @@ _INSTRUCTION: Final = struct.Struct("=HBBI")
 Instruction = tuple[int, int, int, int]
 """Code, jump if true, jump if false, and the number k."""
 _SUCCESS: Final[Instruction] = (_JUMP, 0, 0, _ALL)
-_OWN: Final[list[Instruction]] = [
-    (_LOAD, 0, 0, _INTERFACE & _ALL),
-    (_IS, 0, 1, _LOOPBACK),
-    _SUCCESS,
-]
 
 
-def program(family: Family, admission: Admission, here: Iterable[str]) -> list[Instruction]:
-    """Return what lets in whom `admission` says; nothing where that is everybody. `here` are the ranges of pods here.
+def program(family: Family, admission: Admission, here: Here) -> list[Instruction]:
+    """Return what lets in whom `admission` says; nothing where that is everybody.
 
     Packets of the node itself come by its loopback interface, whatever their addresses.
     """
     made: list[Instruction] = []
     if admission.ranges is not None:
-        own = [_OWN] if admission.takes_node else []
+        own = [_interfaces([_LOOPBACK])] if admission.takes_node else []
         made += _only([*own, *[_range(family, cidr) for cidr in admission.ranges]])
     if admission.only_here:
-        made += _only([_OWN, *[_range(family, cidr) for cidr in here]])
+        own = [_interfaces([_LOOPBACK, *sorted(here.interfaces)])]
+        made += _only([*own, *[_range(family, cidr) for cidr in here.ranges]])
     return [*made, (_RETURN, 0, 0, _ALL)] if made else []
 
 
@@ -73,6 +70,14 @@ def _only(tests: Iterable[list[Instruction]]) -> list[Instruction]:
         (_JUMP, 0, 0, len(made) - at - 1) if each == _SUCCESS else each
         for at, each in enumerate(made)
     ]
+
+
+def _interfaces(numbers: Iterable[int]) -> list[Instruction]:
+    """Return the test whether the packet came in by one of some interfaces."""
+    made: list[Instruction] = [(_LOAD, 0, 0, _INTERFACE & _ALL)]
+    for number in numbers:
+        made += [(_IS, 0, 1, number), _SUCCESS]
+    return made
 
 
 def _range(family: Family, cidr: str) -> list[Instruction]:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import resource
 import select
 import socket
 import time
@@ -34,12 +35,19 @@ SWEEP_S: Final = 5.0
 REST_S: Final = 0.1
 """How long nobody is accepted when the process may open no more files."""
 
+FLOWS_SHARE: Final = 4
+"""UDP clients may have one in so many of the files that the process may open: connections need some, too."""
+
 _READING: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _WRITING: Final = _READING | select.EPOLLOUT
 
 Handler = Callable[[int], None]
 
 log = logging.getLogger(__name__)
+
+
+def _nothing(_now_s: float) -> None:
+    """Do nothing with each tick."""
 
 
 class Forwarder:
@@ -54,12 +62,15 @@ class Forwarder:
         self.here = Here()
         self.pipes = Pipes()
         self.now_s = clock()
+        self.on_tick: Callable[[float], object] = _nothing
         self.connecting: dict[Connection, float] = {}
         self.flows: dict[Flow, None] = {}
         self.resting: dict[Listener, None] = {}
         self.starved: dict[Connection, None] = {}
         self.rests = 0
         self._clock = clock
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._flows_at_most = min(settings.flows, files // FLOWS_SHARE)
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._doomed: list[socket.SocketType] = []
@@ -67,7 +78,6 @@ class Forwarder:
         self._leaving: deque[tuple[float, Service, frozenset[Target]]] = deque()
         self._ended: list[Service] = []
         self._past = dict.fromkeys(COUNTED, 0)
-        self._names: dict[int, str] = {}
         self._next_sweep_s = 0.0
         self._is_resting = False
         self._is_drained = asyncio.Event()
@@ -217,13 +227,14 @@ class Forwarder:
     def add_flow(self, flow: Flow) -> None:
         """Remember a flow; beyond the limit the one that has been silent for longest of the oldest goes."""
         self.flows[flow] = None
-        if len(self.flows) > self.settings.flows:
+        if len(self.flows) > self._flows_at_most:
             oldest = itertools.islice(self.flows, 64)
             min(oldest, key=lambda each: each.active_s).close()
 
     def _on_tick(self) -> None:
         self._tick = self._loop.call_later(TICK_S, self._on_tick)
         now_s = self.now_s = self._clock()
+        self.call(self.on_tick, now_s)
         while self.connecting:
             connection = next(iter(self.connecting))
             if self.connecting[connection] > now_s:
@@ -246,7 +257,6 @@ class Forwarder:
         self._next_sweep_s = now_s + min([SWEEP_S, *[s / 4 for s in periods]])
         for flow in [f for f in self.flows if f.active_s + settings.udp_s <= now_s]:
             flow.close()
-        self._names.clear()
         for service in [service for service in self._ended if service.is_idle]:
             self._ended.remove(service)
             for name, count in service.counted.items():
@@ -260,17 +270,6 @@ class Forwarder:
                     each.abort()
 
     # --- looks
-
-    def is_pod_interface(self, index: int) -> bool:
-        """Whether an interface is one of pods here. Names are remembered for some seconds."""
-        name = self._names.get(index)
-        if name is None:
-            try:
-                name = socket.if_indextoname(index)
-            except OSError:
-                name = ""
-            self._names[index] = name
-        return self.settings.detector.is_pod_interface(name)
 
     @property
     def connections(self) -> Collection[Connection]:

@@ -39,11 +39,17 @@ class Detector(Value, frozen=True, kw_only=True):
 
 
 class Here:
-    """The addresses of whoever is here: those of this host, and ranges of pods."""
+    """Whoever is here: the addresses of this host, ranges of pods, and the numbers of interfaces by which pods come in."""
 
-    def __init__(self, host: frozenset[str] = frozenset(), ranges: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        host: frozenset[str] = frozenset(),
+        ranges: tuple[str, ...] = (),
+        interfaces: frozenset[int] = frozenset(),
+    ) -> None:
         self.host = host
         self.ranges = ranges
+        self.interfaces = interfaces
         self._bounds: dict[Family, list[tuple[int, int]]] = {
             family: [bounds_of(cidr) for cidr in ranges if family_of(cidr) == family]
             for family in FAMILIES
@@ -53,9 +59,9 @@ class Here:
         """Whether a client with that canonical address, which asks another one, is the node itself."""
         return client == asked or client in self.host
 
-    def holds(self, client: str, asked: str) -> bool:
-        """Whether it is the node or a pod here."""
-        if self.is_node(client, asked):
+    def holds(self, client: str, asked: str, interface: int = 0) -> bool:
+        """Whether it is the node or a pod here; `interface` is the one it comes in by, 0 if that is not known."""
+        if interface in self.interfaces or self.is_node(client, asked):
             return True
         bounds = self._bounds[family_of(client)]
         if not bounds:

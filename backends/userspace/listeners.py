@@ -7,6 +7,7 @@ import errno
 import logging
 import socket
 import struct
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.userspace.balancing import Pool
@@ -30,7 +31,7 @@ _CONTROL: Final = 64
 log = logging.getLogger(__name__)
 
 
-class Listener:
+class Listener(ABC):
     """A listening socket, whose it is, and what it is for."""
 
     def __init__(
@@ -53,8 +54,9 @@ class Listener:
         self.listening = listening
         self.service = service
 
-    def on_event(self, _mask: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_event(self, mask: int) -> None:
+        """Take in who has come."""
 
     def close(self) -> None:
         """Stop listening. What was accepted goes on."""
@@ -72,10 +74,7 @@ class Listener:
             return service.internal
         if service.here is service.outside:
             return service.outside
-        forwarder = self._forwarder
-        is_here = forwarder.here.holds(client, self.place.address) or (
-            interface > 0 and forwarder.is_pod_interface(interface)
-        )
+        is_here = self._forwarder.here.holds(client, self.place.address, interface)
         return service.here if is_here else service.outside
 
 

@@ -21,13 +21,15 @@ def plan(
     observed: Observed,
     changed: Collection[PortKey],
     families: Collection[Family] = FAMILIES,
+    at_localhost: Collection[Family] = (),
 ) -> UserspacePlan:
     """Return what brings the ServicePorts in `changed`, and the node's own part, from belief to desire.
 
     `families` are those that this host has; the backend has said so of the other. Where NodePorts listen follows from the node: when that changes, all that have any are planned.
+    `at_localhost` are the families of which they listen there, too.
     """
     was_settled = observed.node is not None and observed.node.is_settled
-    node = _node_part(desired.node, observed, families, is_settled=was_settled)
+    node = _node_part(desired.node, observed, families, at_localhost, is_settled=was_settled)
     keys: Iterable[PortKey] = changed
     if _node_ports_move(observed.node, node):
         keys = dict.fromkeys([*changed, *observed.node_ports])
@@ -39,10 +41,13 @@ def plan(
 
 
 def prune(
-    desired: Desired, observed: Observed, families: Collection[Family] = FAMILIES
+    desired: Desired,
+    observed: Observed,
+    families: Collection[Family] = FAMILIES,
+    at_localhost: Collection[Family] = (),
 ) -> UserspacePlan:
     """Return what removes everything of ours that `desired` does not ask for: a full walk."""
-    node = _node_part(desired.node, observed, families, is_settled=True)
+    node = _node_part(desired.node, observed, families, at_localhost, is_settled=True)
     draft = _Draft(observed, node or observed.node)
     for key in observed.serving.keys() | observed.places.keys():
         if key not in desired.ports:
@@ -126,7 +131,12 @@ class _Draft:
 
 
 def _node_part(
-    node: DesiredNode, observed: Observed, families: Collection[Family], *, is_settled: bool
+    node: DesiredNode,
+    observed: Observed,
+    families: Collection[Family],
+    at_localhost: Collection[Family],
+    *,
+    is_settled: bool,
 ) -> NodePart | None:
     """Return what of the node is to be served, None if that is as it was.
 
@@ -145,7 +155,7 @@ def _node_part(
         node,
         observed.host,
         is_settled,
-        node_addresses(node, observed.host),
+        node_addresses(node, observed.host, at_localhost),
         frozenset(cidrs if is_settled else observed.black_holes),
     )
     return new if new != old else None

@@ -10,6 +10,7 @@ import os
 import resource
 from contextlib import suppress
 
+from backends.userspace.here import Here
 from backends.userspace.kernel import Kernel
 from backends.userspace.model import NOBODY, Place
 from backends.userspace.sockets import Sockets
@@ -49,7 +50,7 @@ def _try(kernel: Kernel, family: Family) -> None:
     if refused:
         raise Unsupported("routes that make an address local", refused[owner])
     try:
-        Sockets().open(Place(family, "TCP", address, 0), NOBODY, ()).close()
+        Sockets().open(Place(family, "TCP", address, 0), NOBODY, Here()).close()
     except OSError as error:
         reason = error.strerror or os.strerror(error.errno or errno.EIO)
         raise Unsupported("listening at an address made local, with a filter", reason) from error

@@ -1,6 +1,6 @@
 """What a DesiredPort looks like here: endpoints behind a ServicePort, and where and for whom it listens. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from backends.userspace.model import (
     EVERYBODY,
@@ -13,6 +13,7 @@ from backends.userspace.model import (
     Serving,
     Target,
 )
+from proxy import localhost
 from proxy.desired import DesiredPort, Frontend
 from proxy.desired_node import DesiredNode, is_loopback
 from proxy.model import FAMILIES, Endpoint, Family, PortKey
@@ -34,15 +35,21 @@ def render(port: DesiredPort) -> Serving:
     )
 
 
-def node_addresses(node: DesiredNode, host: frozenset[str]) -> dict[Family, tuple[str, ...]]:
-    """Return where NodePorts listen: where the node says, else on every address of this host but loopback."""
+def node_addresses(
+    node: DesiredNode, host: frozenset[str], at_localhost: Collection[Family] = ()
+) -> dict[Family, tuple[str, ...]]:
+    """Return where NodePorts listen: where the node says, else on every address of this host but loopback.
+
+    Of the families `at_localhost` they do so at localhost as well, of which the node's own part never speaks.
+    """
     everywhere = sorted([a for a in host if not is_loopback(a)])
     found: dict[Family, tuple[str, ...]] = {}
     for family in FAMILIES:
         named = node.node_port_addresses.get(family)
         if named is None:
             named = tuple([a for a in everywhere if (":" in a) == (family == "IPv6")])
-        found[family] = named
+        here = (localhost.ADDRESSES[family],) if family in at_localhost else ()
+        found[family] = tuple(dict.fromkeys([*named, *here]))
     return found
 
 

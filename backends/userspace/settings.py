@@ -3,8 +3,9 @@
 import hashlib
 
 from backends.userspace.here import Detector
+from proxy import localhost
 from proxy.config.settings import Settings
-from proxy.model import Value
+from proxy.model import Family, Value
 
 
 class ForwarderSettings(Value, frozen=True, kw_only=True):
@@ -13,9 +14,11 @@ class ForwarderSettings(Value, frozen=True, kw_only=True):
     `connect_s`: how long one endpoint may take to accept before another is tried, `attempts` of them at most.
     `avoid_s`: how long one that did not accept comes last. `idle_s` and `half_closed_s`: how long a connection may be
     silent, and one of which one side has ended; 0 for ever. `drain_s`: how long a connection may go on whose endpoint is
-    not wanted any more. `udp_s`: how long a client is remembered after its last datagram or answer, `flows` of them at most.
+    not wanted any more. `udp_s`: how long a client is remembered after its last datagram or answer, `flows` of them at most, and no more
+    than a share of the files that the process may open.
     `sends_proxy_header`: tell endpoints the client's address (PROXY protocol, version 2).
     `offset`: with which endpoint turns begin, so that not every node begins with the same.
+    `localhost`: the families of which NodePorts are at localhost, too.
     """
 
     is_least: bool = False
@@ -30,6 +33,7 @@ class ForwarderSettings(Value, frozen=True, kw_only=True):
     flows: int = 8_192
     sends_proxy_header: bool = False
     offset: int = 0
+    localhost: tuple[Family, ...] = ()
 
 
 def forwarder_settings(settings: Settings) -> ForwarderSettings:
@@ -55,4 +59,7 @@ def forwarder_settings(settings: Settings) -> ForwarderSettings:
         offset=int.from_bytes(
             hashlib.blake2b(settings.node_name.encode(), digest_size=2).digest()
         ),
+        localhost=localhost.families(settings.node_port_addresses)
+        if settings.localhost_node_ports
+        else (),
     )

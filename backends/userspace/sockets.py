@@ -5,12 +5,12 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable
 from typing import Final
 
 from backends.userspace import filters
-from backends.userspace.model import Admission, Place
-from proxy.listeners import Listeners, listener_key
+from backends.userspace.here import Here
+from backends.userspace.model import NOBODY, Admission, Place
+from proxy.listeners import Listeners, bind_freely, listener_key
 from proxy.model import IPV6
 
 BACKLOG: Final = 4096
@@ -18,7 +18,6 @@ BACKLOG: Final = 4096
 
 _SO_ATTACH_FILTER: Final = 26
 _SO_DETACH_FILTER: Final = 27
-_FREEBIND: Final = {"IPv4": (socket.IPPROTO_IP, 15), "IPv6": (socket.IPPROTO_IPV6, 78)}
 _PKTINFO: Final = {"IPv4": (socket.IPPROTO_IP, 8), "IPv6": (socket.IPPROTO_IPV6, 49)}
 _FAMILIES: Final = {"IPv4": socket.AF_INET, "IPv6": socket.AF_INET6}
 _TYPES: Final = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
@@ -35,7 +34,7 @@ class Sockets:
         self._listeners = listeners or Listeners()
         self._needs_interface = needs_interface
 
-    def open(self, place: Place, admission: Admission, here: Iterable[str]) -> socket.socket:
+    def open(self, place: Place, admission: Admission, here: Here) -> socket.socket:
         """Return a socket that listens there and does not block. Raises OSError."""
         key = listener_key(place.protocol, place.address, place.port)
         inherited = self._listeners.take(key)
@@ -66,8 +65,7 @@ class Sockets:
     def _prepare(self, listener: socket.socket, place: Place) -> None:
         listener.setblocking(False)
         # The route that makes the address local may be gone for a moment, and IPv6 takes no notice of it at all.
-        level, option = _FREEBIND[place.family]
-        listener.setsockopt(level, option, 1)
+        bind_freely(listener)
         if place.family == IPV6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         self._tell_interface(listener, place)
@@ -83,16 +81,14 @@ class Sockets:
         listener.setsockopt(level, option, self._needs_interface)
 
 
-def admit(
-    listener: socket.socket, place: Place, admission: Admission, here: Iterable[str]
-) -> None:
+def admit(listener: socket.socket, place: Place, admission: Admission, here: Here) -> None:
     """Have a socket be shown the packets of those who are to be let in, and no others. Raises OSError.
 
     With EMSGSIZE when there are too many ranges; nobody is let in then.
     """
     program = filters.program(place.family, admission, here)
     if len(program) > filters.MOST:
-        _attach(listener, filters.program(place.family, Admission(()), ()))
+        _attach(listener, filters.program(place.family, NOBODY, here))
         raise OSError(errno.EMSGSIZE, "too many source ranges for a socket filter")
     if program:
         _attach(listener, program)

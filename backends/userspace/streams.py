@@ -1,30 +1,24 @@
-"""One forwarded TCP connection: connecting to an endpoint, and moving data in both directions. Shell.
+"""One forwarded TCP connection: connecting to an endpoint, and what becomes of it. Shell.
 
-What a short connection says is received and sent; as soon as data comes in large portions, the kernel moves it through a pipe
-(splice) and it is never copied here. At most one pipe full, or one portion, waits for a side that does not read: then the
-other one is not read either. Events are edges: whoever stops before there is nothing more to do must be called again.
+Each direction moves its data by itself (`halves`) when there is an event. Events are edges: whoever stops before there is
+nothing more to do must be called again.
 
 The end of one direction is passed on by itself (half-close). A side that breaks off has the other one broken off (reset).
 """
 
 import errno
-import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Final
 
 from backends.userspace.balancing import Pool
+from backends.userspace.halves import Half, SourceBrokenError
 from backends.userspace.model import Target
-from backends.userspace.pipes import SIZE, Pipe
 from backends.userspace.services import Service
 
 if TYPE_CHECKING:
     from backends.userspace.forwarder import Forwarder
 
-PORTION: Final = 1 << 16
-"""What is received at once; as much is bulk data, and what follows is spliced."""
-TURN: Final = 4 << 20
-"""Bytes of one direction after which others have their turn."""
 IN: Final = 0x001
 OUT: Final = 0x004
 BROKEN: Final = 0x008  # EPOLLERR
@@ -32,35 +26,8 @@ FAILED: Final = BROKEN | 0x010  # EPOLLHUP
 ENDS: Final = FAILED | 0x2000  # EPOLLRDHUP
 
 _NEW: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-_SPLICE: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-_WAIT_NOT: Final = socket.MSG_DONTWAIT
 _RESET: Final = struct.pack("ii", 1, 0)
 """struct linger: closing sends a reset instead of an end."""
-
-
-class _SourceBrokenError(Exception):
-    """Whoever sends has broken the connection off."""
-
-
-class Half:
-    """One direction. `waiting` is data that the sink did not take yet, `piped` how much of it is in the pipe.
-
-    `is_blocked`: until the sink takes more. `is_ending`: an end may stand behind what is to be read, of which nobody will be
-    told again. `is_ended`: the source has said all; `is_done`: that was passed on, too.
-    """
-
-    __slots__ = (
-        "is_blocked", "is_bulk", "is_done", "is_ended", "is_ending", "moved", "pipe", "piped", "sink", "source", "waiting",
-    )  # fmt: skip
-
-    def __init__(self, source: socket.SocketType, sink: socket.SocketType | None) -> None:
-        self.source = source
-        self.sink = sink
-        self.waiting: bytes | memoryview = b""
-        self.pipe: Pipe | None = None
-        self.piped = 0
-        self.moved = 0
-        self.is_blocked = self.is_bulk = self.is_ending = self.is_ended = self.is_done = False
 
 
 class Connection:
@@ -90,7 +57,7 @@ class Connection:
         self.server: socket.SocketType | None = None
         self.target: Target | None = None
         self.tried: tuple[Target, ...] = ()
-        self.up = Half(client, None)
+        self.up = Half(forwarder.pipes, client, None)
         self.down: Half | None = None
         self.active_s = forwarder.now_s
         self.is_broken = self.is_connecting = self.is_over = False
@@ -144,8 +111,8 @@ class Connection:
         open_now = self.service.balancer.open
         open_now[target] = open_now.get(target, 0) + 1
         self.is_connecting = True
-        self.up.sink, self.up.is_blocked = server, False
-        self.down = Half(server, self.client)
+        self.up.aim(server)
+        self.down = Half(forwarder.pipes, server, self.client, is_open=True)
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         number = server.connect_ex(target)
         if number not in (errno.EINPROGRESS, 0):
@@ -164,7 +131,8 @@ class Connection:
         self.service.balancer.refused(target, forwarder.now_s)
         self._uncount(target)
         self.tried = (*self.tried, target)
-        self.server, self.target, self.up.sink, self.down = None, None, None, None
+        self.server, self.target, self.down = None, None, None
+        self.up.aim(None)
         self.is_connecting = False
         forwarder.close_later(server)
 
@@ -182,7 +150,7 @@ class Connection:
         self.begin()
 
     def _connected(self) -> None:
-        self.is_connecting = False
+        self.is_connecting, self.up.is_open = False, True
         self._forwarder.connecting.pop(self, None)
         if self.target is not None:
             self.service.balancer.accepted(self.target)
@@ -238,8 +206,9 @@ class Connection:
         if half.is_blocked or half.is_done or self.is_over:
             return not self.is_over
         try:
-            is_more = self._move(half)
-        except _SourceBrokenError:
+            is_more = half.move()
+            self._settle(half)
+        except SourceBrokenError:
             self.abort()
         except OSError as error:
             self._sink_broke(half, error)
@@ -248,6 +217,22 @@ class Connection:
                 self._forwarder.later(self.run, half)
         return not self.is_over
 
+    def _settle(self, half: Half) -> None:
+        """See what has become of one direction. Raises OSError when its sink is broken."""
+        if self.is_connecting and self.up.is_open:
+            self._connected()
+        sink = half.sink
+        if sink is None:
+            return
+        if half.is_done:
+            other = self.up if half is self.down else self.down
+            if other is None or other.is_done:
+                self._finish()
+            else:
+                sink.shutdown(socket.SHUT_WR)
+        elif half.is_blocked and half.is_open:
+            self._forwarder.ask_for_room(sink)
+
     def _sink_broke(self, half: Half, error: OSError) -> None:
         """Whoever is sent to is gone. What an endpoint has said before may still be passed on.
 
@@ -255,144 +240,17 @@ class Connection:
         """
         if half is not self.up or self.down is None:
             self.abort()
-        elif self.is_connecting:
+        elif not half.is_open:
             self.try_another()
         else:
-            half.waiting = b""
-            half.is_ended = half.is_done = True
+            self._connected()
+            half.give_up()
             self.is_broken = error.errno != errno.EPIPE  # that is said of one that had ended
             if self.down.is_done:
                 self._finish()
             else:
                 self.down.is_ending = True
                 self.run(self.down)
-
-    def _move(self, half: Half) -> bool:
-        """Return whether there may be more. Raises OSError when the sink is broken, or that the source is."""
-        if (half.waiting or half.piped) and not self._flush(half):
-            return False
-        if half.is_ended:
-            self._end(half)
-            return False
-        if half.is_bulk:
-            return self._splice(half)
-        return self._copy(half)
-
-    def _copy(self, half: Half, *, is_alone: bool = False) -> bool:
-        """Receive and send. `is_alone`: go on with this whatever the portions, as there is no pipe."""
-        budget = TURN
-        while budget > 0:
-            try:
-                data = half.source.recv(PORTION, _WAIT_NOT)
-            except BlockingIOError:
-                return False
-            except OSError as error:
-                raise _SourceBrokenError from error
-            if not data:
-                self._end(half)
-                return False
-            size = len(data)
-            half.waiting = data
-            if not self._flush(half):
-                return False
-            budget -= size
-            if size == PORTION and not is_alone:
-                half.is_bulk = True
-                return self._splice(half)
-            if size < PORTION and not half.is_ending:
-                return False
-        return True
-
-    def _flush(self, half: Half) -> bool:
-        """Pass on what waits; return whether nothing is left. Until a connection is there everything waits."""
-        sink = half.sink
-        if sink is None:
-            half.is_blocked = True
-            return False
-        if half.waiting:
-            try:
-                sent = sink.send(half.waiting, _WAIT_NOT)
-            except BlockingIOError:
-                sent = 0
-            else:
-                if self.is_connecting:
-                    self._connected()
-            half.moved += sent
-            if sent < len(half.waiting):
-                half.waiting = memoryview(half.waiting)[sent:]
-                self._block(half)
-                return False
-            half.waiting = b""
-        return not half.piped or self._empty(half)
-
-    def _block(self, half: Half) -> None:
-        """Have the sink say when it takes more."""
-        half.is_blocked = True
-        if half.sink is not None and not self.is_connecting:
-            self._forwarder.ask_for_room(half.sink)
-
-    def _splice(self, half: Half) -> bool:
-        """Have the kernel move data. It heeds the sockets' own flag that says not to wait, which clients' lack until now."""
-        pipes = self._forwarder.pipes
-        pipe = half.pipe
-        if pipe is None:
-            pipe = half.pipe = pipes.take()
-            if pipe is None:  # too many open files
-                half.is_bulk = False
-                return self._copy(half, is_alone=True)
-            self.client.setblocking(False)
-        budget, into, source = TURN, pipe.into, half.source.fileno()
-        try:
-            while budget > 0:
-                try:
-                    count = os.splice(source, into, SIZE, flags=_SPLICE)
-                except BlockingIOError:
-                    return False
-                except OSError as error:
-                    raise _SourceBrokenError from error
-                if not count:
-                    self._end(half)
-                    return False
-                half.piped = count
-                budget -= count
-                if not self._empty(half):
-                    return False
-            return True
-        finally:
-            if not (half.piped or self.is_over):
-                pipes.give_back(pipe)
-                half.pipe = None
-                half.is_bulk = TURN - budget >= PORTION // 4
-
-    def _empty(self, half: Half) -> bool:
-        """Pass on what is in the pipe; return whether nothing is left in it."""
-        if half.pipe is None or half.sink is None:
-            return not half.piped
-        out_of, sink = half.pipe.out_of, half.sink.fileno()
-        while half.piped:
-            try:
-                count = os.splice(out_of, sink, half.piped, flags=_SPLICE)
-            except BlockingIOError:
-                self._block(half)
-                return False
-            half.moved += count
-            half.piped -= count
-        return True
-
-    # --- ends
-
-    def _end(self, half: Half) -> None:
-        """Pass the end of a direction on, now that everything before it was; after both the connection is over."""
-        half.is_ended = True
-        if self.is_connecting or half.sink is None:
-            half.is_blocked = True
-            return
-        half.is_done = True
-        other = self.up if half is self.down else self.down
-        if other is None or other.is_done:
-            self._finish()
-        else:
-            half.sink.shutdown(socket.SHUT_WR)
 
     def _finish(self) -> None:
         """Both directions are over: end as the endpoint did."""
@@ -428,9 +286,8 @@ class Connection:
         if self.down is not None:
             service.sent += self.down.moved
         for half in (self.up, self.down):
-            if half is not None and half.pipe is not None:
-                forwarder.pipes.destroy(half.pipe)
-                half.pipe = None
+            if half is not None:
+                half.close()
         forwarder.close_later(self.client)
         if self.server is not None:
             forwarder.close_later(self.server)

@@ -15,7 +15,7 @@ from tests.effort import patience_s
 
 # isolated, as in the image: neither the directory nor the environment we are started in has a say
 _COMMAND = [sys.executable, "-I", "-m", "proxy"]
-_STOP_LIMIT_S = patience_s(10.0)
+_STOP_LIMIT_S = patience_s(30.0)
 _DEBUG_PORT = 10249
 
 
@@ -109,7 +109,7 @@ class Daemon:
     def page(self, path: str, port: int = _DEBUG_PORT) -> str | None:
         """What one of its pages says, whatever its status; None as long as nobody listens."""
         with self._namespace.entered():
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience_s(2.0))
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience_s(20.0))
             try:
                 connection.request("GET", path)
                 return connection.getresponse().read().decode()

@@ -19,7 +19,7 @@ from e2e.topology import Host
 SERVICE = "shop/web"
 _TICK_S = 0.05
 _REDRAW_S = 0.1
-_EFFECT_LIMIT_S = 8.0
+_EFFECT_LIMIT_S = 30.0
 # at its rate, every client meets every pod many times in this time
 _SETTLED_S = 0.25
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from e2e.client import Answer, Timed
 
 # Within one client the outcomes come in the order in which they ended, but for the scheduling of its threads.
-_DISORDER_S = 1.0
+_DISORDER_S = 5.0
 
 
 class Failed(NamedTuple):

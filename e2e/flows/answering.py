@@ -7,6 +7,8 @@ when all flows of the step are over.
 
 import collections
 import itertools
+import math
+import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -18,7 +20,7 @@ from e2e.flows.scenario import Flow
 from e2e.flows.watching import Notes, Watch
 from tests.effort import examples, patience_s
 
-ANSWER_S: Final = patience_s(2.0)
+ANSWER_S: Final = patience_s(10.0)
 REFUSAL_S: Final = patience_s(0.5)
 SILENCE_S: Final = 0.5
 """How long nothing has to come back: before a second SYN, which is due after 1 s."""
@@ -52,11 +54,14 @@ class Asking:
             host.namespace.name: itertools.cycle(_OWN_PORTS) for host in ground.hosts.values()
         }
         self._remembered: dict[object, str] = {}
+        self._asked_s: dict[object, float] = {}
+        """Just before a sticky client asked for the last time."""
         self._moved: set[str] = set()
 
     def forget(self) -> None:
         """Another scenario begins: its words for sticky clients are its own."""
         self._remembered.clear()
+        self._asked_s.clear()
         self._moved.clear()
 
     def answered(self, job: Job) -> list[str]:
@@ -111,11 +116,13 @@ class Asking:
         is_served = all(before in flow.endpoints for flow in flows)
         remembered = before if is_served and not is_forgotten else None
         for question in [*job] * _STICKY:
+            now_s, last_s = time.monotonic(), self._asked_s.get(key, math.inf)
             said = self._ask(question, self._own_port(question), ANSWER_S)
             if complaint := self._complaint(question, said):
                 return [f"{question}: {complaint}"]
             assert isinstance(said, Answer)
-            if remembered is None:
+            self._asked_s[key] = now_s
+            if remembered is None or time.monotonic() - last_s >= question.flow.lasts_s:
                 remembered = said.name
             elif said.name != remembered:
                 return [f"{question}: {said.name} answered, the client had {remembered}"]

@@ -20,9 +20,9 @@ from e2e.namespace import TopologyError
 from e2e.topology import Family
 from tests.effort import patience_s
 
-_LIMIT_S: Final = patience_s(8.0)
+_LIMIT_S: Final = patience_s(30.0)
 """Longer than until a port that was taken is tried again."""
-_ANSWER_S: Final = patience_s(1.0)
+_ANSWER_S: Final = patience_s(10.0)
 _POLL_S: Final = patience_s(0.02)
 _LAST_LINES: Final = 50
 _BODY: Final = """{

@@ -19,6 +19,7 @@ A flow is asked once for each client, frontend, port of the service (with its pr
 each client, address of the node and family.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -44,7 +45,8 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     `answers` are all the endpoints that must answer, and nobody else may. `source` is under which address they see
     the client, for all or for each by name. `spread`: evenly. `sticky`: the same endpoint each time; flows of one scenario
     with the same word mean the same client memory, over frontends and steps. `forgotten`: that memory has ended, so that
-    of all these clients one at least gets another endpoint. `outcome` is `rejected` (the client
+    of all these clients one at least gets another endpoint. `lasts_s`: how long it lasts unused, else for as long as any test: a
+    client that was held up for longer may get another one, too. `outcome` is `rejected` (the client
     is told at once), `dropped` (nothing comes back and nothing gets through) or `untouched` (it passes untranslated).
     """
 
@@ -59,6 +61,7 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     spread: bool = False
     sticky: str = ""
     forgotten: bool = False
+    lasts_s: float = math.inf
     outcome: Outcome | None = None
 
     @property

@@ -27,7 +27,7 @@ from tests.builders import make_node, make_service
 from tests.effort import patience_s
 
 PORT: Final = 10249
-_LIMIT_S: Final = patience_s(15.0)
+_LIMIT_S: Final = patience_s(60.0)
 _POLL_S: Final = patience_s(0.005)
 _MARKER: Final = "marker"
 _BESIDE: Final = Path(__file__).with_name("beside_iptables.py")
@@ -99,7 +99,7 @@ class Stage:
     def page(self, path: str) -> str:
         """What one of the daemon's own pages says."""
         with self.ground.node.entered():
-            connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=patience_s(5.0))
+            connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=patience_s(20.0))
             with contextlib.closing(connection):
                 connection.request("GET", path)
                 return connection.getresponse().read().decode()

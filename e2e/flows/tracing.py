@@ -13,7 +13,7 @@ from e2e.namespace import TopologyError, reap
 from tests.effort import patience_s
 
 _TABLE: Final = "flows-trace"
-_LIMIT_S: Final = patience_s(3.0)
+_LIMIT_S: Final = patience_s(20.0)
 _QUIET_S: Final = 0.2
 _LINES: Final = 40
 

@@ -15,7 +15,7 @@ from tests.effort import patience_s
 
 FIRST_PORT: Final = 61000  # past the ports that programs are given
 _LAST_PORT: Final = 65535
-_KEPT_S: Final = int(patience_s(20))
+_KEPT_S: Final = int(patience_s(45))
 _TABLE: Final = "flows-watch"
 _NOTED: Final = f"meta l4proto {{ tcp, udp, sctp }} ct direction original th sport >= {FIRST_PORT}"
 _SET: Final = f"{{ type inet_service; flags dynamic,timeout; timeout {_KEPT_S}s; size 65536; }}"

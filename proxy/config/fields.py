@@ -49,7 +49,7 @@ USED: Final[dict[str, Used]] = {
     "mode": Used("mode", "`nftables`, `ipvs` or `iptables`; empty means the best this host supports, while kube-proxy takes iptables"),
     "iptables.masqueradeBit": Used("masquerade_mark", "bit of the packet mark for what needs SNAT, 0 to 31; read in modes iptables and ipvs"),
     "iptables.masqueradeAll": Used("masquerade_all", "SNAT all traffic to cluster IPs; read in modes iptables and ipvs"),
-    "iptables.localhostNodePorts": Used("localhost_node_ports", "serve NodePorts at localhost where `nodePortAddresses` leaves that open: in mode iptables at 127.0.0.0/8 by rules; in modes nftables and ipvs at 127.0.0.1 and ::1, by a listener of this process for TCP and UDP"),
+    "iptables.localhostNodePorts": Used("localhost_node_ports", "serve NodePorts at localhost where `nodePortAddresses` leaves that open: in mode iptables at 127.0.0.0/8 by rules; in the other modes at 127.0.0.1 and ::1, by a listener of this process for TCP and UDP"),
     "iptables.syncPeriod": Used("sync_period_s", "longer than 0; " + _SECTION.format("iptables")),
     "iptables.minSyncPeriod": Used("min_sync_period_s", "0 to syncPeriod; " + _SECTION.format("iptables")),
     "ipvs.syncPeriod": Used("sync_period_s", "longer than 0; " + _SECTION.format("ipvs")),

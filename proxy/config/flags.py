@@ -82,7 +82,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("proxy-mode", "str", MODE, "nftables, ipvs, iptables, or userspace or null, which kube-proxy does not know; without it, the first of nftables, ipvs, iptables and userspace that can do everything needed here", ("mode",), metavar="MODE"),
     Flag("masquerade-all", "bool", MODE, "SNAT all traffic to cluster IPs", ("iptables.masqueradeAll", "nftables.masqueradeAll")),
     Flag("iptables-masquerade-bit", "int", MODE, "modes iptables and ipvs: bit of the packet mark for what needs SNAT, 0 to 31", ("iptables.masqueradeBit",)),
-    Flag("iptables-localhost-nodeports", "bool", MODE, "serve NodePorts at localhost: in mode iptables by rules (IPv4), in modes nftables and ipvs by a listener of this process", ("iptables.localhostNodePorts",)),
+    Flag("iptables-localhost-nodeports", "bool", MODE, "serve NodePorts at localhost: in mode iptables by rules (IPv4), in the other modes by a listener of this process", ("iptables.localhostNodePorts",)),
     Flag("iptables-sync-period", "duration", MODE, "every mode but ipvs: how often everything is checked", ("iptables.syncPeriod", "nftables.syncPeriod")),
     Flag("iptables-min-sync-period", "duration", MODE, "every mode but ipvs: pause between two updates; 0 updates at once", ("iptables.minSyncPeriod", "nftables.minSyncPeriod")),
     Flag("ipvs-sync-period", "duration", IPVS, "how often everything is checked", ("ipvs.syncPeriod",)),

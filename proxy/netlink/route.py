@@ -13,6 +13,7 @@ from proxy.netlink.codec import Malformed, Request, attr, attr_string, attr_u32,
 
 IFF_UP: Final = 0x1
 
+RTNLGRP_LINK: Final = 1
 RTNLGRP_IPV4_IFADDR: Final = 5
 RTNLGRP_IPV6_IFADDR: Final = 9
 

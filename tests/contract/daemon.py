@@ -17,7 +17,7 @@ from tests.data_plane import Behaviour
 from tests.desired_strategies import Ports
 from tests.model_builders import make_endpoint, make_service, make_service_port, make_slice
 
-_LIMIT_S = 20.0
+_LIMIT_S = 60.0
 _LOOK_S = 0.005
 """Looking costs processor time, which threads of the backend need to get on."""
 

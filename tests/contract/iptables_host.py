@@ -10,7 +10,6 @@ from typing import Any
 
 from backends.iptables.backend import IptablesBackend, Tools
 from backends.iptables.belief import Observed
-from backends.iptables.flavour import Choice
 from backends.iptables.layout import JUMPS, IptablesSettings, Layout
 from backends.iptables.model import TABLES, Table
 from backends.iptables.names import list_chain
@@ -21,6 +20,7 @@ from backends.kernel.ipset import Ipset, Refusal
 from backends.kernel.ipset_messages import Command
 from backends.kernel.ipset_objects import IpSet, Member, SetKind
 from backends.kernel.xtables import Xtables
+from backends.kernel.xtables_flavour import Choice
 from backends.kernel.xtables_text import Flavour
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, Family, PortKey

@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from backends.iptables.canary import Canary, LegacyCanary, NftCanary
-from backends.iptables.flavour import Choice
 from backends.iptables.model import TABLES
 from backends.iptables.probe import try_out
 from backends.kernel.ipset import Ipset
 from backends.kernel.xtables import Xtables
+from backends.kernel.xtables_flavour import Choice
 from backends.kernel.xtables_legacy import TableInfo
 from backends.kernel.xtables_text import Flavour
 from proxy.model import FAMILIES, Family

@@ -72,6 +72,30 @@ def _further_changes(desired: Ports) -> dict[str, Ports]:
     }
 
 
+def _with_ranges(number: int, *ranges: str) -> Ports:
+    """A service for the world outside, for that of which some ranges are."""
+    outer = (Frontend("LoadBalancer", f"203.0.{number >> 8}.{number & 255}", 80),)
+    cluster_ip = f"10.120.{number >> 8}.{number & 255}"
+    port = make_desired(
+        f"default/ranges{number}",
+        *addresses(1, 2),
+        cluster_ip=cluster_ip,
+        outer=outer,
+        source_ranges=ranges,
+    )
+    return desired_state(port)
+
+
+def _changes_of_ranges() -> dict[str, Ports]:
+    return {
+        "with ranges": _with_ranges(0, "192.0.2.0/24", "198.51.100.7/32"),
+        "other ranges": _with_ranges(0, "192.0.2.0/23", "198.51.100.7/32"),
+        "one range less": _with_ranges(0, "192.0.2.0/23"),
+        "no ranges": _with_ranges(0),
+        "gone with ranges": {},
+    }
+
+
 def _steps(changes: dict[str, Ports], desired: Ports) -> Iterable[tuple[str, Ports, PortKey]]:
     """Each change by name, with what is desired after it and the key it changes."""
     gone = make_key("default/new")
@@ -105,13 +129,21 @@ def costs_of_changes(
 ) -> Callable[[KernelHost], Coroutine[Any, Any, dict[str, Cost]]]:
     async def run(host: KernelHost) -> dict[str, Cost]:
         backend, desired = host.start(), many_services(services)
+        for number in range(1, services // 20):
+            desired |= _with_ranges(number, "192.0.2.0/24", "198.51.100.0/24")
         observed = await adopt(backend, desired)
         costs: dict[str, Cost] = {}
-        for name, after, key in _steps(_changes(desired), desired):
+        of_ranges, key_of_ranges = _changes_of_ranges(), make_key("default/ranges0")
+        steps = [
+            *_steps(_changes(desired), desired),
+            *[(name, {**desired, **change}, key_of_ranges) for name, change in of_ranges.items()],
+        ]
+        for name, after, key in steps:
             host.spent(backend)
             await program(backend, observed, after, [key])
             costs[name] = host.spent(backend)
-            assert 0 < costs[name].calls <= host.calls_at_most, (name, costs[name])
+            most = host.calls_at_most * (2 if name in of_ranges else 1)
+            assert 0 < costs[name].calls <= most, (name, costs[name])
         return costs
 
     return run

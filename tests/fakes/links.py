@@ -51,6 +51,7 @@ class LinksKernel(Subsystem):
         """Make somebody else's interface; return its index."""
         index = next(self._numbers)
         self.links[index] = Link(index, name, kind, b"\x02other", "", is_up=True)
+        self._announce_link(route.RTM_NEWLINK, self.links[index])
         for text in addresses:
             length = 128 if ":" in text else 32
             message = route.new_address(InterfaceAddress(index, text, length))
@@ -88,6 +89,7 @@ class LinksKernel(Subsystem):
             raise _RefusalError(errno.EOPNOTSUPP)
         index = next(self._numbers)
         self.links[index] = asked._replace(ifindex=index)
+        self._announce_link(route.RTM_NEWLINK, self.links[index])
 
     def _set_link(self, message: Message) -> None:
         link = self._find(message)
@@ -95,13 +97,20 @@ class LinksKernel(Subsystem):
         self.links[link.ifindex] = link._replace(
             alias=asked.alias or link.alias, is_up=asked.is_up or link.is_up
         )
+        self._announce_link(route.RTM_NEWLINK, self.links[link.ifindex])
 
     def _del_link(self, message: Message) -> None:
         index = self._find(message).ifindex
-        del self.links[index]
+        gone = self.links.pop(index)
         for key in [key for key in self._addresses if key[0] == index]:
             self._announce(route.RTM_DELADDR, key)
             del self._addresses[key]
+        self._announce_link(route.RTM_DELLINK, gone)
+
+    def _announce_link(self, kind: int, link: Link) -> None:
+        for endpoint in self._listening:
+            if route.RTNLGRP_LINK in endpoint.groups:
+                endpoint.queue.append(codec.message(kind, 0, 0, _pack_link(link)))
 
     def _find(self, message: Message) -> Link:
         asked = route.parse_link(message.payload)

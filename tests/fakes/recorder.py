@@ -18,7 +18,7 @@ from proxy.sources.events import (
     Upsert,
 )
 
-_DEADLINE_S = 20.0
+_DEADLINE_S = 60.0
 
 ObjectId = tuple[str, str, str]
 

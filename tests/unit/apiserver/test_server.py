@@ -22,7 +22,7 @@ WATCH_LIST = (
     "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
 )
 OBJECTS = [make_service("a"), make_service("b"), make_slice("a-1", service="a"), make_node()]
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 Wire = dict[str, Any]
 
@@ -302,6 +302,7 @@ def test_a_watch_from_forgotten_history_gets_gone_as_an_event() -> None:
 def test_a_watch_list_from_a_version_to_come_waits_for_it_and_gives_up() -> None:
     async def scene(client: Client) -> None:
         server = client.server
+        server.faults.freshness_wait_s = LIMIT_S
         wanted = server.store.revision + 1
         path = f"{SERVICES}?{WATCH_LIST}&resourceVersion={wanted}"
         async with client.watch(path) as stream:

@@ -7,7 +7,7 @@ import pytest
 
 from bench import spent
 
-_BUSY = "sum(range(2_000_000)); print(flush=True); input()"
+_BUSY = "sum(range(10_000_000)); print(flush=True); input()"
 
 
 def test_what_a_program_has_computed_is_its_own() -> None:
@@ -32,5 +32,5 @@ def test_one_that_still_runs_counts_and_its_end_changes_nothing() -> None:
         running = sum(spent.since_ms(before).values())
         program.communicate(b"\n")
 
-    assert running > 10
-    assert sum(spent.since_ms(before).values()) == pytest.approx(running, abs=20)
+    assert running > 50
+    assert sum(spent.since_ms(before).values()) == pytest.approx(running, rel=0.5)

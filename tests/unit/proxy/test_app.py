@@ -301,7 +301,7 @@ def test_mode_ipvs_is_passed_over_where_its_settings_make_no_sense(
         ("nftables", [], ("IPv4", "IPv6")),
         ("ipvs", [], ("IPv4", "IPv6")),
         ("iptables", [], ()),
-        ("userspace", [], ()),
+        ("userspace", [], ()),  # of this one's own, if it were real
         ("null", [], ()),
         ("nftables", ["--iptables-localhost-nodeports=false"], ()),
         ("nftables", ["--nodeport-addresses=primary"], ()),
@@ -327,9 +327,35 @@ class Forwarding(FakeBackend):
 def test_connections_that_depend_on_the_process_are_waited_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    asyncio.run(app.let_end(FakeBackend(), 5.0))
-    asyncio.run(app.let_end(Forwarding(), 0.0))
+    asyncio.run(app.let_end(FakeBackend(), 5.0, asyncio.Event()))
+    asyncio.run(app.let_end(Forwarding(), 0.0, asyncio.Event()))
     assert caplog.messages == []
 
-    asyncio.run(app.let_end(Forwarding(), 2.0))
+    asyncio.run(app.let_end(Forwarding(), 2.0, asyncio.Event()))
     assert caplog.messages == ["2 connections have not ended within 2 s and are cut"]
+
+
+def test_who_is_told_to_stop_again_waits_for_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    class Waiting(FakeBackend):
+        has_ended = False
+
+        async def drain(self, deadline_s: float) -> int:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.has_ended = True
+            return 0
+
+    backend = Waiting()
+
+    async def end() -> None:
+        at_once = asyncio.Event()
+        ending = asyncio.create_task(app.let_end(backend, 25.0, at_once))
+        await asyncio.sleep(0)
+        at_once.set()
+        async with asyncio.timeout(10):
+            await ending
+
+    asyncio.run(end())
+    assert backend.has_ended
+    assert caplog.messages == ["told to stop again: connections that have not ended are cut"]

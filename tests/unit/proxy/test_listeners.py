@@ -14,6 +14,7 @@ from proxy.listeners import (
     AT_ONCE,
     Listeners,
     _send,
+    bind_freely,
     listener_key,
     place_to_ask,
 )
@@ -44,7 +45,7 @@ async def inherit(old: Listeners, path: Path) -> Listeners:
     with place_to_ask(path) as asked:
         passing = asyncio.create_task(old.pass_on(asked))
         try:
-            return await asyncio.to_thread(Listeners.inherited_from, path)
+            return await asyncio.to_thread(Listeners.inherited_from, path, answer_s=60.0)
         finally:
             passing.cancel()
 
@@ -150,6 +151,35 @@ def test_programs_that_are_started_do_not_have_them(old: Listeners, tmp_path: Pa
         assert not inherited.get_inheritable()
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_what_no_service_has_any_more_is_closed_as_soon_as_all_is_programmed(
+    old: Listeners, tmp_path: Path, address: str
+) -> None:
+    page, listener = make_listener(address=address)
+    old.keep(page, listener)
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        gone, of_service = make_listener(kind, address)
+        bind_freely(of_service)
+        old.keep(gone, of_service)
+
+    async def live(new: Listeners) -> None:
+        is_synced = asyncio.Event()
+        life = asyncio.create_task(listeners.run(new, tmp_path / "socket", is_synced))
+        await asyncio.sleep(0)
+        assert len(new.inherited) == 3
+        is_synced.set()
+        async with asyncio.timeout(60):
+            while len(new.inherited) > 1:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0)
+        life.cancel()
+
+    new = run(old, tmp_path / "socket")
+    asyncio.run(live(new))
+    assert new.inherited == [page]
+    new.close_rest()
+    assert new.inherited == []
+
+
 def test_what_is_lent_is_taken_by_another_owner_in_this_process(
     old: Listeners, tmp_path: Path
 ) -> None:
@@ -181,7 +211,7 @@ def test_who_ends_in_the_middle_is_told_of(
             asked.bind(str(tmp_path / "socket"))
             asked.listen()
             asking = asyncio.create_task(
-                asyncio.to_thread(Listeners.inherited_from, tmp_path / "socket")
+                asyncio.to_thread(Listeners.inherited_from, tmp_path / "socket", answer_s=60.0)
             )
             answering, _ = await asyncio.to_thread(asked.accept)
             with answering:
@@ -263,7 +293,7 @@ def test_after_a_successor_that_ended_the_next_one_finds_this_process_again(
     async def live() -> list[str]:
         life = asyncio.create_task(listeners.run(old, path, asyncio.Event(), look_s=0.01))
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not path.exists():  # noqa: ASYNC110 - nobody tells
                     await asyncio.sleep(0.001)
                 with await asyncio.to_thread(place_to_ask, path):

@@ -180,7 +180,7 @@ def test_leftovers_among_many_are_looked_for_beside_the_event_loop(
 
     async def main() -> None:
         task = asyncio.create_task(daemon.reconciler.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while [*daemon.backend.kernel] != [WEB]:  # noqa: ASYNC110 - nobody tells of it
                 await asyncio.sleep(0)
         task.cancel()

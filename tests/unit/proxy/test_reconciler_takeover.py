@@ -6,7 +6,7 @@ import pytest
 
 from proxy.ladder import Refusal
 from tests.daemon import Daemon, make_daemon
-from tests.fakes.backend import FakeBackend
+from tests.fakes.backend import FakeBackend, unreachable
 from tests.model_builders import make_endpoint, make_key, make_service, make_slice
 
 A, B = "10.1.0.1:80", "10.1.0.2:80"
@@ -106,6 +106,21 @@ def test_what_only_the_old_one_was_refused_is_programmed_at_once(daemon: Daemon)
         await daemon.reconciler.use(other, WHY)
         await daemon.pass_s()
         assert not daemon.reconciler.quarantine
+        assert other.kernel.keys() == {WEB}
+
+    daemon.live(life)
+
+
+def test_that_the_old_one_failed_keeps_nobody_waiting(daemon: Daemon) -> None:
+    other = FakeBackend()
+    daemon.backend.failure = unreachable()
+
+    async def life() -> None:
+        daemon.tell_all(make_service())
+        await daemon.pass_s(100.0)
+        assert daemon.reconciler.schedule.failures > 5
+        await daemon.reconciler.use(other, WHY)
+        await daemon.pass_s(0.01)
         assert other.kernel.keys() == {WEB}
 
     daemon.live(life)

@@ -107,6 +107,18 @@ def test_a_retry_never_comes_before_the_minimum_interval() -> None:
     assert delays == [10.0, 10.0, 10.0, 10.0, 16.0]
 
 
+def test_what_begins_anew_waits_neither_for_a_retry_nor_for_the_minimum_interval() -> None:
+    schedule = Schedule(now_s=0.0, min_interval_s=10.0)
+    schedule.round_ended(100.0, failed=True)
+
+    schedule.begin_anew()
+
+    assert schedule.round_due_s(has_changes=True) == 0.0
+    assert schedule.round_due_s(has_changes=False) is None
+    schedule.round_ended(100.0, failed=True)
+    assert schedule.failures == 1
+
+
 def test_success_cancels_the_retry_and_resets_the_delay() -> None:
     schedule = Schedule(now_s=0.0)
     schedule.round_ended(100.0, failed=True)

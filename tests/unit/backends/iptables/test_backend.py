@@ -11,29 +11,31 @@ import pytest
 from msgspec import structs
 
 from backends.iptables import backend as module
-from backends.iptables import names, node_settings, writer
+from backends.iptables import names, node_settings, restoring, writer
 from backends.iptables.backend import PLANNED_AT_ONCE, SWEEP_S, IptablesBackend, Tools
 from backends.iptables.belief import Observed
-from backends.iptables.flavour import Choice
 from backends.iptables.layout import JUMPS, IptablesSettings, Layout
-from backends.iptables.model import TABLES
+from backends.iptables.model import TABLES, TableStep
 from backends.iptables.plan import plan
+from backends.iptables.restoring import LOCK_TRIES
 from backends.iptables.sets import fixed_sets
 from backends.kernel import ipset_messages
 from backends.kernel.ipset import Ipset
 from backends.kernel.ipset_objects import IpSet, Member, SetKind
+from backends.kernel.xtables_flavour import Choice
 from backends.kernel.xtables_text import Flavour
 from proxy.backend import Retired
 from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.desired import Frontend
 from proxy.desired_node import DesiredNode
-from proxy.errors import KernelError, Unsupported
+from proxy.errors import Busy, KernelError, Unsupported
 from proxy.model import FAMILIES
+from proxy.schedule import Backoff
 from tests.contract.driving import adopt, program
 from tests.contract.iptables_machine import FakeMachine
 from tests.desired_strategies import Ports, desired_state, make_desired, many_services, whole
-from tests.fakes.xtables import killed
+from tests.fakes.xtables import done, killed, locked
 
 LAYOUT = Layout(IptablesSettings(families=FAMILIES, cluster_cidrs=("10.244.0.0/16",)))
 LEGACY, NFT = Flavour
@@ -362,6 +364,33 @@ def test_a_killed_program_ends_the_round_and_is_counted(host: Host) -> None:
     assert observed.rendered.keys() <= desired.keys()
     (calls, _) = backend.figures()
     assert calls.values["done"] == 0
+
+
+def test_what_came_before_the_lock_was_not_to_be_had_is_known_and_goes_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked for who is refused, and what was written meanwhile is nobody's yet."""
+    monkeypatch.setattr(restoring, "_PAUSE", Backoff(first_s=0.0, last_s=0.0))
+    host.flavour = LEGACY
+    small, large = many_services(4), many_services(4, endpoints=20)
+    keys = sorted(small)
+    backend, observed = started(host, small)
+    before = host.own(LEGACY)
+    assert backend._opened is not None
+    door = backend._opened.doors.tables["IPv4"]
+    (step,) = plan(whole(large), observed, keys, LAYOUT).steps
+    assert isinstance(step, TableStep)
+    refused = next(write.chain.name for write in step.writes if write.owner == keys[-1])
+    door.restore("nat", [f":{refused} - [0:0]", f"-A POSTROUTING -j {refused}"])
+    vars(door)["ends"] = [done, done, done, *[locked] * LOCK_TRIES]
+
+    with pytest.raises(Busy):
+        asyncio.run(program(backend, observed, large, keys))
+    assert len(host.own(LEGACY)) > len(before) + 1
+    asyncio.run(program(backend, observed, small, keys))
+
+    # a rule of others leads to the one that is left
+    assert sorted(host.own(LEGACY)) == sorted([*before, refused])
 
 
 def test_a_process_that_starts_where_tables_cannot_be_read_writes_what_it_would_write_anyway(

@@ -1,6 +1,12 @@
 """What chains and sets of one ServicePort are called."""
 
-from backends.iptables.names import affinity_names, affinity_prefix, list_chain, outer_chain
+from backends.iptables.names import (
+    affinity_names,
+    affinity_prefix,
+    list_chain,
+    outer_chain,
+    relatives,
+)
 from tests.model_builders import make_key
 
 WEB = make_key("default/web")
@@ -61,3 +67,12 @@ def test_sets_of_the_two_families_have_names_of_their_own() -> None:
 
     assert affinity_names(six, "x")[1].startswith("sliceproxy6-a-")
     assert affinity_names(WEB, "x")[1].startswith("sliceproxy4-a-")
+
+
+def test_what_belongs_together_is_told_by_any_name_and_without_the_secret() -> None:
+    together = relatives(outer_chain(WEB, "secret"))
+
+    assert list_chain(WEB, "secret") in together
+    assert list_chain(WEB, "secret", is_local=True) in together
+    assert relatives(list_chain(WEB, "secret")) == together
+    assert relatives("SLICEPROXY-FORMER") == ("SLICEPROXY-FORMER",)

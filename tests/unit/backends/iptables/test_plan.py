@@ -5,19 +5,22 @@ import itertools
 import pytest
 
 from backends.iptables import names, pools
-from backends.iptables.layout import IptablesSettings, Layout
+from backends.iptables.belief import Observed
+from backends.iptables.layout import INPUT, IptablesSettings, Layout
 from backends.iptables.model import ChainState, ChainWrite, SetStep, TableStep, empty_chain
 from backends.iptables.names import list_chain, outer_chain
 from backends.iptables.plan import plan
 from backends.iptables.prune import prune
 from backends.iptables.tree import ROOTS
 from backends.kernel.ipset_objects import Member
-from proxy.desired import Frontend
+from proxy.desired import DesiredPort, Frontend
 from proxy.desired_node import DesiredNode
+from proxy.model import FAMILIES
 from tests.desired_strategies import addresses, desired_state, make_desired, many_services, whole
 from tests.fakes.packets import Packet
 from tests.model_builders import make_endpoint, make_key
 from tests.unit.backends.iptables.planning import (
+    BOTH,
     LAYOUT,
     WEB,
     A,
@@ -433,6 +436,44 @@ def test_at_first_there_is_nothing_but_the_fixed_part() -> None:
     assert isinstance(translating, TableStep)
     assert [jump.chain for jump in filtering.jumps] == ["INPUT", "FORWARD", "OUTPUT"]
     assert [jump.chain for jump in translating.jumps] == ["PREROUTING", "OUTPUT", "POSTROUTING"]
+
+
+def believing_in_both(*ports: DesiredPort) -> Observed:
+    observed, desired = World(FAMILIES).found(), desired_state(*ports)
+    carry_out(plan(whole(desired), observed, list(desired), BOTH), observed)
+    carry_out(prune(whole(desired), observed, BOTH), observed)
+    return observed
+
+
+def test_what_stands_for_all_is_there_in_both_families_from_the_first_plan_on() -> None:
+    observed, desired = World(FAMILIES).found(), desired_state(web(A))
+    carry_out(plan(whole(desired), observed, list(desired), BOTH), observed)
+
+    assert INPUT in observed.facts["IPv6"].chains["filter"]
+
+
+def test_what_stands_for_all_is_seen_to_in_the_family_of_what_changed() -> None:
+    observed, desired = believing_in_both(web(A)), desired_state(web(B))
+    for family in FAMILIES:
+        observed.correct_chain(family, "filter", INPUT, None)
+
+    planned = plan(whole(desired), observed, list(desired), BOTH)
+    assert [step.family for step in planned.steps] == ["IPv4", "IPv4"]
+    assert written(planned) == [INPUT, S]
+    carry_out(planned, observed)
+
+    later = plan(whole(desired), observed, [], BOTH)
+    assert [step.family for step in later.steps] == ["IPv6"]
+    assert written(later) == [INPUT]
+
+
+def test_a_change_of_the_node_is_seen_to_in_both_families_whatever_else_changed() -> None:
+    observed, desired = believing_in_both(web(A)), desired_state(web(B))
+    node = DesiredNode(node_port_addresses={"IPv6": ("2001:db8::1",)})
+
+    planned = plan(whole(desired, node), observed, list(desired), BOTH)
+
+    assert {step.family for step in planned.steps} == set(FAMILIES)
 
 
 def test_addresses_of_node_ports_follow_the_node() -> None:

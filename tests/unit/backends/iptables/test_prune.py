@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import pytest
+from msgspec import structs
 
+from backends.iptables.layout import Layout
 from backends.iptables.model import TABLES
 from backends.iptables.plan import plan
 from backends.iptables.prune import prune
@@ -156,21 +158,25 @@ def refused_state() -> tuple[World, Ports]:
     return world, desired_state(make_desired("default/web", B, outer=(VIP,), internal_local=True))
 
 
-def test_a_service_whose_new_state_is_refused_keeps_what_it_had() -> None:
+@pytest.mark.parametrize("secret", ["", "of another node"], ids=["same", "other"])
+def test_a_service_whose_new_state_is_refused_keeps_what_it_had_whatever_its_name(
+    secret: str,
+) -> None:
+    layout = Layout(structs.replace(LAYOUT.settings, secret=secret))
     world, ports = refused_state()
     before = {name: list(rules) for name, rules in world.chains("IPv4", "nat").items()}
     observed = world.found()  # nothing of it has been planned, or all was refused
 
-    carry_out(plan(whole(ports), observed, [], LAYOUT), observed, world)
-    carry_out(prune(whole(ports), observed, LAYOUT), observed, world)
+    carry_out(plan(whole(ports), observed, [], layout), observed, world)
+    carry_out(prune(whole(ports), observed, layout), observed, world)
 
     assert world.chains("IPv4", "nat") == before
     assert Member("10.96.0.10", 6, 80) in world.members["sliceproxy4-frontends"]
 
-    carry_out(plan(whole(ports), observed, list(ports), LAYOUT), observed, world)
-    carry_out(prune(whole(ports), observed, LAYOUT), observed, world)
     direct = World()
-    believing(*ports.values(), world=direct)
+    for each, known in ((world, observed), (direct, direct.found())):
+        carry_out(plan(whole(ports), known, list(ports), layout), known, each)
+        carry_out(prune(whole(ports), known, layout), known, each)
     assert world.chains("IPv4", "nat") == direct.chains("IPv4", "nat")
     assert world.sets == direct.sets
 

@@ -1,6 +1,7 @@
 """Calls of iptables-restore: the lock is waited for with a bound, and what they cost is counted."""
 
 import asyncio
+import os
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -205,30 +206,35 @@ def test_what_becomes_of_a_short_text_is_told_as_of_any(
 def test_a_short_text_that_is_not_done_in_time_ends_its_program(
     kept: Xtables, tmp_path: Path
 ) -> None:
-    (tmp_path / "then").write_text(f"echo $$ > {tmp_path}/process; exec sleep 100")
+    (tmp_path / "then").write_text("exec sleep 100")
+    program = kept._kept._fed
+    assert program is not None
     kept._limit_s = 0.3
 
     with pytest.raises(KernelError, match="no end within 0 s"):
         run(Restoring().restore(kept, "nat", LINES))
 
     kept.close()
-    assert not Path("/proc", (tmp_path / "process").read_text().strip()).exists()
+    assert not Path("/proc", str(program._process.pid)).exists()
 
 
 def test_who_is_cancelled_waits_for_the_answer_so_that_it_is_not_taken_for_the_next_one(
     kept: Xtables, tmp_path: Path
 ) -> None:
-    (tmp_path / "then").write_text(f"sleep 0.2; echo >> {tmp_path}/committed")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "then").write_text(f"read -r _ < {tmp_path}/pipe; echo >> {tmp_path}/committed")
     calls = Restoring()
 
     async def cancelled() -> None:
         work = asyncio.create_task(calls.restore(kept, "nat", LINES))
         await asyncio.sleep(0)
         work.cancel()
+        (tmp_path / "pipe").write_text("go on\n")
         with pytest.raises(asyncio.CancelledError):
             await work
 
     run(cancelled())
     assert (tmp_path / "committed").read_text() == "\n"
+    (tmp_path / "then").write_text(f"echo >> {tmp_path}/committed")
     run(calls.restore(kept, "nat", LINES))
     assert (tmp_path / "committed").read_text() == "\n\n"

@@ -11,7 +11,7 @@ from backends.ipvs.backend import IpvsBackend
 from backends.ipvs.layout import IpvsSettings, Layout
 from backends.ipvs.nft_side import NftSide
 from backends.ipvs.sides import SideName, Sides
-from backends.ipvs.xt_layout import XtLayout
+from backends.ipvs.xt_layout import TABLES, XtLayout
 from backends.ipvs.xt_side import XtSide
 from backends.kernel.nft import Nft
 from backends.kernel.nft_messages import Table
@@ -178,3 +178,33 @@ def test_other_side_rules_that_cannot_be_read_or_removed_are_no_reason_not_to_st
 
         assert _found(host, backend) == ["nftables", "iptables"]
     assert [each for each in caplog.messages if "left for now" in each]
+
+
+def test_tables_that_only_nft_can_list_hinder_neither_work_nor_a_start_nor_the_way_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host, desired = Host(Flavour.NFT), {WEB.key: WEB}
+    tables = {(family, table) for family in FAMILIES for table in TABLES}
+    before = asyncio.run(_adopt(host, "iptables", desired))
+    with host.machine.entered():
+        observed = asyncio.run(before.observe())
+        asyncio.run(before.apply(before.plan(whole(desired), observed, [WEB.key]), observed))
+        host.machine.tables.only_nft |= tables
+
+        assert asyncio.run(before.verify(observed)) == []
+        assert asyncio.run(before.verify(observed)) == []
+        assert len([each for each in caplog.messages if "only nft can list" in each]) == 6
+
+        after = asyncio.run(_adopt(host, "iptables", desired))
+        observed = asyncio.run(after.observe())
+        assert not after.plan(whole(desired), observed, [WEB.key])
+        assert asyncio.run(after.verify(observed)) == []
+
+        assert asyncio.run(after.cleanup()) > 0
+
+        host.machine.tables.only_nft.clear()
+        assert _found(host, after) == []
+        text = str([host.machine.tables.chains(Flavour.NFT, *each) for each in tables])
+        assert "SLICE" not in text
+    for each in (before, after):
+        each.close()

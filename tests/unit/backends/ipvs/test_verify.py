@@ -1,6 +1,7 @@
 """What somebody else changed is found, and belief corrected. That it is then repaired: tests/contract."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -18,9 +19,10 @@ from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
 from backends.kernel.links import Links
 from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4
+from backends.kernel.nft_table import TableFacts
 from proxy.backend import Drift
 from proxy.desired import Frontend
-from proxy.model import FAMILIES, PortKey
+from proxy.model import FAMILIES, Family, PortKey
 from proxy.netlink.codec import Request
 from proxy.netlink.route import InterfaceAddress
 from tests.desired_strategies import make_desired
@@ -188,6 +190,26 @@ def test_a_change_to_what_all_share_is_nobodys(node: Node, disturbance: Request)
     nft_of(node.admin).commit([disturbance])
 
     assert Drift(key=None, what="IPv4: our table, or a chain or set in it") in node.verified()
+
+
+def test_structures_are_read_in_threads_since_programs_may_have_to_be_run(node: Node) -> None:
+    threads: list[threading.Thread] = []
+
+    class Slow(NftSide):
+        def read_structure(self, family: Family) -> TableFacts:
+            threads.append(threading.current_thread())
+            return super().read_structure(family)
+
+    with node.kernel.entered():
+        doors = Doors(Slow(Nft()), Ipvs(), Links())
+    nft_of(node.admin).commit([nft_messages.del_table(NFPROTO_IPV4, TABLE)])
+
+    work = module.verify(doors, node.admin, asyncio.Lock(), node.observed, LAYOUT)
+    assert keys(asyncio.run(work)) == [None]
+
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
+    doors.close()
 
 
 def test_many_changes_are_not_read_one_by_one(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from backends.ipvs.model import (
     SERVICES,
 )
 from backends.ipvs.xt_layout import TABLES, XtLayout
-from backends.ipvs.xt_side import RefusedMembers, Tools, XtSide
+from backends.ipvs.xt_sets import RefusedMembers
+from backends.ipvs.xt_side import Tools, XtSide
 from backends.kernel import ipset_messages
 from backends.kernel.ipset import Ipset, Refusal
 from backends.kernel.ipset_objects import IpSet, Member, SetKind
@@ -295,6 +296,41 @@ def test_everything_goes_rules_first_and_that_of_others_stays(host: Host, side: 
     saved = door.save("mangle")
     assert saved["OUTPUT"].rules == ("-j RETURN",)
     assert not [name for name in saved if name.startswith("SLICE")]
+
+
+def test_sets_go_once_the_kernel_has_noticed_that_no_rule_asks_them(
+    host: Host, side: XtSide
+) -> None:
+    uses = host.machine.netfilter.ipset.references
+    uses["slice-ipvs4-bound"] += 1  # of a rule that is gone, but not quite
+
+    class Late(Told):
+        def carry_out(self, requests: Sequence[Request]) -> list[Refusal]:
+            refusals = super().carry_out(requests)
+            if refusals:
+                uses["slice-ipvs4-bound"] -= 1
+            return refusals
+
+    late = XtSide(FAMILIES, host.tools()._replace(open_ipset=Late))
+
+    assert late.delete() > 0
+    assert not side.is_there()
+
+
+def test_tables_that_only_nft_can_list_are_no_drift_and_nothing_of_ours_stays_in_them(
+    host: Host, side: XtSide
+) -> None:
+    host.machine.tables.only_nft |= {(family, table) for family in FAMILIES for table in TABLES}
+
+    found = side.read_structure("IPv4")
+    assert found.sets == LAYOUT.set_facts["IPv4"]
+    assert found.chains == LAYOUT.chain_facts["IPv4"]
+    side.commit(STRUCTURE)
+    assert side.delete() > len(fixed_sets("IPv4"))
+
+    host.machine.tables.only_nft.clear()
+    assert not side.is_there()
+    assert side.delete() == 0
 
 
 def test_what_is_left_in_the_other_flavour_goes_when_told(host: Host, side: XtSide) -> None:

@@ -1,5 +1,7 @@
 """Transactions as messages to ipset: in which order, and how many members there are after them."""
 
+from collections.abc import Sequence
+
 from backends.ipvs.layout import fixed_sets
 from backends.ipvs.model import (
     ALLOWED,
@@ -37,8 +39,15 @@ def sets_of(messages: list[Message]) -> list[str]:
     return list(dict.fromkeys([each[-1].removeprefix("slice-ipvs4-") for each in words]))
 
 
+Place = tuple[str, Member]
+
+
 def nobody(_: str) -> list[Member]:
-    return []
+    raise AssertionError("nothing is listed")
+
+
+def all_there(places: Sequence[Place]) -> list[bool]:
+    return [True] * len(places)
 
 
 def test_what_a_packet_is_asked_about_next_is_there_before_and_goes_after() -> None:
@@ -50,10 +59,9 @@ def test_what_a_packet_is_asked_about_next_is_there_before_and_goes_after() -> N
         batch(ALLOWED, allowed),
         batch(BOUND, HTTP[:4]),
     )
-    there = {"slice-ipvs4-allowed": [Member("10.0.0.1", 6, 80, "192.0.2.0/24")]}
 
     added = additions(Transaction(adds=batches))
-    removed = removals(Transaction(deletes=batches), lambda name: there.get(name, []))
+    removed = removals(Transaction(deletes=batches), nobody, all_there)
 
     assert sets_of(added) == [BOUND, ALLOWED, GUARDED, SHORTCUTS, EXTERNALS]
     assert sets_of(removed) == [EXTERNALS, SHORTCUTS, GUARDED, ALLOWED, BOUND]
@@ -66,17 +74,58 @@ def test_what_is_removed_and_added_stays() -> None:
         adds=(batch(EXTERNALS, HTTP, data=word(2)),),
     )
 
-    assert removals(step, nobody) == []
+    assert removals(step, nobody, all_there) == []
     assert [ipset_messages.describe(each.request) for each in additions(step)] == [
         "add 10.0.0.1,tcp:80 skbmark 0x2 to set slice-ipvs4-externals"
     ]
+
+
+def ranges(first: int, last: int) -> bytes:
+    return bytes([192, 0, 2, first]) + HTTP + bytes([192, 0, 2, last]) + HTTP
+
+
+def test_ranges_that_are_there_as_they_were_made_are_removed_without_listing_all_of_them() -> None:
+    step = Transaction(deletes=(batch(ALLOWED, ranges(0, 63), ranges(128, 130)),))
+    asked: list[Place] = []
+
+    def has(places: Sequence[Place]) -> list[bool]:
+        asked.extend(places)
+        return [True] * len(places)
+
+    found = removals(step, nobody, has)
+
+    words = [ipset_messages.describe(each.request) for each in found]
+    prefixes = ["192.0.2.0/26", "192.0.2.128/31", "192.0.2.130/32"]
+    assert [word.split()[1].split(",")[-1] for word in words] == prefixes
+    assert [(name, member.other) for name, member in asked] == [
+        ("slice-ipvs4-allowed", prefix) for prefix in prefixes
+    ]
+    assert {each.owner for each in found} == {KEY}
+
+
+def test_ranges_that_somebody_has_split_are_found_among_all() -> None:
+    step = Transaction(deletes=(batch(ALLOWED, ranges(0, 63), ranges(128, 191)),))
+    halves = [Member("10.0.0.1", 6, 80, f"192.0.2.{each}/27") for each in (0, 32)]
+    others = [
+        Member("10.0.0.1", 6, 80, "192.0.2.64/26"),
+        Member("10.0.0.2", 6, 80, "192.0.2.0/26"),
+    ]
+    whole = Member("10.0.0.1", 6, 80, "192.0.2.128/26")
+    there = [*halves, *others, whole]
+
+    found = removals(step, lambda _: there, lambda places: [m in there for _, m in places])
+
+    assert [each.request for each in found] == [
+        ipset_messages.delete("slice-ipvs4-allowed", member) for member in (*halves, whole)
+    ]
+    assert {each.owner for each in found} == {KEY}
 
 
 def test_of_a_family_that_is_made_anew_all_goes_that_is_not_to_be_there() -> None:
     step = Transaction(rebuild=("IPv4",), adds=(batch(BOUND, HTTP[:4]),))
     there = [Member("10.0.0.1"), Member("10.9.9.9")]
 
-    found = removals(step, lambda name: there if name.endswith("4-bound") else [])
+    found = removals(step, lambda name: there if name.endswith("4-bound") else [], all_there)
 
     assert [ipset_messages.describe(each.request) for each in found] == [
         "delete 10.9.9.9 from set slice-ipvs4-bound"
@@ -100,7 +149,25 @@ def test_members_are_counted_as_they_come_and_go() -> None:
     assert changed == {REFUSED: 4, SERVICES: 6, NODEPORTS: 7}
 
 
-def test_of_ranges_and_of_sets_that_are_not_there_nobody_knows_how_many_there_will_be() -> None:
+def test_ranges_of_sources_are_counted_by_their_members_and_what_stays_once() -> None:
+    before = counted(Transaction(adds=(batch(ALLOWED, ranges(0, 95)),)), COUNTS)
+    assert before is not None
+    assert before["slice-ipvs4-allowed"][0] == 5 + 2
+    # the first 64 are among both
+    step = Transaction(
+        deletes=(batch(ALLOWED, ranges(0, 95)),), adds=(batch(ALLOWED, ranges(0, 63)),)
+    )
+
+    after = counted(step, before)
+
+    assert after is not None
+    assert after["slice-ipvs4-allowed"][0] == 5 + 1
+    assert len(removals(step, nobody, all_there)) == 1
+
+
+def test_of_service_cidrs_and_of_sets_that_are_not_there_nobody_knows_how_many_there_will_be() -> (
+    None
+):
     services = Transaction(adds=(batch(SERVICES, HTTP),))
 
     assert counted(services, {}) is None

@@ -8,9 +8,9 @@ import pytest
 
 from backends.kernel import links
 from backends.kernel.ipvs import Ipvs
-from backends.kernel.links import AddressNews, Links, Unbound
+from backends.kernel.links import AddressNews, LinkNews, Links, Unbound
 from proxy.errors import KernelError
-from proxy.netlink import socket
+from proxy.netlink import codec, route, socket
 from proxy.netlink.route import IFA_F_NODAD, IFA_F_NOPREFIXROUTE, InterfaceAddress
 from tests.fakes.ipvs import IpvsKernel
 from tests.fakes.links import LinksKernel
@@ -226,19 +226,46 @@ def test_addresses_that_came_or_went_since_the_last_question_are_told_as_they_ar
         }
 
 
-def test_lost_announcements_are_told_as_lost(endpoint: FakeKernel) -> None:
-    news = AddressNews()
+def test_interfaces_that_came_or_went_since_the_last_question_are_told_by_name(
+    kernel: LinksKernel, door: Links
+) -> None:
+    with kernel.entered(), contextlib.closing(LinkNews()) as news:
+        assert news.take() == {}
+
+        index, other = door.ensure_dummy(NAME), kernel.add("veth7")
+        assert news.take() == {index: NAME, other: "veth7"}
+
+        door.remove_dummy(NAME)
+        assert news.take() == {index: ""}
+
+
+def test_a_port_that_leaves_its_bridge_has_not_gone(endpoint: FakeKernel) -> None:
+    news = LinkNews()
+    head = bytes([7, 0, 0, 0]) + (3).to_bytes(4, "little") + bytes(8)
+    endpoint.queue = [codec.message(route.RTM_DELLINK, 0, 0, head)]
+
+    assert news.take() == {}
+
+
+@pytest.mark.parametrize("kind", [AddressNews, LinkNews])
+def test_lost_announcements_are_told_as_lost(
+    endpoint: FakeKernel, kind: type[AddressNews | LinkNews]
+) -> None:
+    news = kind()
     endpoint.queue = [LOST, b""]
 
     assert news.take() is None
     assert news.take() == {}
 
 
-def test_a_kernel_that_announces_nothing_is_an_error(endpoint: FakeKernel) -> None:
+@pytest.mark.parametrize("kind", [AddressNews, LinkNews])
+def test_a_kernel_that_announces_nothing_is_an_error(
+    endpoint: FakeKernel, kind: type[AddressNews | LinkNews]
+) -> None:
     endpoint.refusal = PermissionError(errno.EPERM, "Operation not permitted")
 
     with pytest.raises(KernelError, match="announces"):
-        AddressNews()
+        kind()
 
     assert endpoint.is_closed
 

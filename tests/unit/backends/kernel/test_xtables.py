@@ -3,7 +3,8 @@
 import errno
 import fcntl
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from backends.kernel.nft import Nft
 from backends.kernel.nft_messages import new_chain, new_rule, new_table
 from backends.kernel.nft_numbers import NFPROTO_IPV4
 from backends.kernel.xtables import Incompatible, LockHeld, Programs, Refused, Xtables
+from backends.kernel.xtables_fed import FedProgram
 from backends.kernel.xtables_text import Chain, Flavour, RefusedLine, Version
 from proxy.errors import KernelError, Unsupported
 from proxy.model import IPV4, IPV6
@@ -137,8 +139,20 @@ def test_lines_are_given_to_the_program_with_a_bounded_wait_for_the_lock(
 def test_a_program_that_cannot_be_kept_is_started_for_each_call(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(xtables_kept, "_ANSWER_S", 0.2)
     place = install("iptables-nft-restore", 'echo "$@" >> arguments; cat | grep -v "#" >> given')
+
+    class Running(FedProgram):
+        """The time it has to answer begins when its shell has come so far."""
+
+        def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+            super().__init__(argv, environment)
+            until_s = time.monotonic() + 20
+            while not (place / "arguments").exists():
+                assert time.monotonic() < until_s
+                time.sleep(0.001)
+
+    monkeypatch.setattr(xtables_kept, "_ANSWER_S", 0.2)
+    monkeypatch.setattr(xtables_kept, "FedProgram", Running)
     rules = Xtables(NFT)
 
     rules.restore("nat", LINES)
@@ -229,7 +243,7 @@ def test_what_a_killed_program_has_done_is_unknown(install: Install) -> None:
 def test_what_a_program_that_does_not_end_has_done_is_unknown_and_it_is_killed(
     install: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = feed(install, "iptables-nft-restore", "echo $$ > process; exec sleep 100")
+    place = feed(install, "iptables-nft-restore", "exec sleep 100", "echo $$ > process")
     monkeypatch.setattr(xtables, "_WORKING_S", 0.5)
 
     with pytest.raises(KernelError) as raised:

@@ -174,3 +174,17 @@ def is_running(process: Path) -> bool:
         return " Z " not in (process / "stat").read_text()
     except OSError:
         return False
+
+
+def test_what_it_has_not_read_is_known_even_after_its_end(start: Start) -> None:
+    fed = start(":")
+    carry_out(fed, "one\n")
+    assert fed.has_read()
+
+    os.kill(pid_of(fed), signal.SIGSTOP)
+    fed.give("two\n")
+    assert not fed.has_read()
+
+    os.kill(pid_of(fed), signal.SIGKILL)
+    os.waitid(os.P_PID, pid_of(fed), os.WEXITED | os.WNOWAIT)
+    assert not fed.has_read()

@@ -4,13 +4,13 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from backends.kernel import xtables_kept
-from backends.kernel.xtables_fed import Ended
+from backends.kernel.xtables_fed import Ended, FedProgram
 from backends.kernel.xtables_kept import KeptProgram
 from proxy.errors import KernelError
 
@@ -102,11 +102,23 @@ def test_one_that_has_grown_is_let_go(site: Site, monkeypatch: pytest.MonkeyPatc
 def test_one_that_reads_everything_first_is_not_kept_nor_tried_again(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    class Running(FedProgram):
+        """The time it has to answer begins when its shell has come so far."""
+
+        def __init__(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+            super().__init__(argv, environment)
+            until_s = time.monotonic() + 20
+            while not (site.place / "started").exists():
+                assert time.monotonic() < until_s
+                time.sleep(0.001)
+
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(xtables_kept, "_ANSWER_S", 0.2)
     site.write(f"#!/bin/sh\necho $$ >> {site.place}/started\nexec cat > /dev/null\n")
 
-    assert [site.carry_out() for _ in range(3)] == [None] * 3
+    with monkeypatch.context() as patch:
+        patch.setattr(xtables_kept, "_ANSWER_S", 0.5)
+        patch.setattr(xtables_kept, "FedProgram", Running)
+        assert [site.carry_out() for _ in range(3)] == [None] * 3
     assert len(site.started()) == 1
     assert [record.message for record in caplog.records] == [
         f"{site.program} reads everything before it begins: one for each call"
@@ -114,6 +126,21 @@ def test_one_that_reads_everything_first_is_not_kept_nor_tried_again(
 
     site.install(":")
     assert site.carry_out() == Ended(0, "", 1)
+
+
+def test_one_that_is_late_once_is_kept_the_next_time(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = f"#!/bin/sh\n[ -e {site.place}/awake ] || exec sleep 100\n"
+    site.write(late + _REPEATS.format(place=site.place, at_line=":"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(xtables_kept, "_ANSWER_S", 0.1)
+        assert site.carry_out() is None
+    (site.place / "awake").touch()
+
+    assert [site.carry_out() for _ in range(2)] == [Ended(0, "", 1), Ended(0, "", 3)]
+    assert len(site.started()) == 1
 
 
 def test_one_that_ends_at_once_is_not_kept_and_tried_again(site: Site) -> None:

@@ -8,13 +8,20 @@ from typing import Any
 import pytest
 
 from backends.userspace.backend import UserspaceBackend
-from backends.userspace.model import ROUTE_PROTOCOL
+from backends.userspace.model import ROUTE_PROTOCOL, Place
 from backends.userspace.settings import ForwarderSettings
+from proxy.beside import at_localhost
 from proxy.desired import Frontend
 from proxy.errors import KernelError
 from proxy.netlink.fib import Route
 from tests.contract.driving import adopt
-from tests.contract.userspace_host import FakeUserspaceGround, UserspaceHost
+from tests.contract.userspace_host import (
+    FakeEngine,
+    FakeUserspaceGround,
+    Meter,
+    UserspaceHost,
+    World,
+)
 from tests.desired_strategies import desired_state, make_desired, many_services, whole
 from tests.fakes.routes import RoutesKernel
 from tests.unit.backends.userspace.test_settings import make_settings
@@ -29,8 +36,30 @@ def test_it_is_made_of_the_settings_alone_and_closed_unused() -> None:
     backend = UserspaceBackend.from_settings(make_settings())
 
     assert backend.name == "userspace"
+    assert at_localhost(backend) == ("IPv4", "IPv6")
     assert [sum(figure.values.values()) for figure in backend.figures()] == [0.0] * 6
     backend.close()
+
+
+def test_node_ports_are_at_localhost_from_the_first_plan_on_and_go_with_the_service() -> None:
+    async def test() -> None:
+        kernel = RoutesKernel()
+        with kernel.entered():
+            made = FakeEngine(World(), Meter(), ForwarderSettings(), None)
+            backend = UserspaceBackend(
+                ForwarderSettings(localhost=("IPv4",)), make_engine=lambda _, __: made
+            )
+            with contextlib.closing(backend):
+                port = make_desired(
+                    "default/web", "10.1.0.1:80", outer=(Frontend("NodePort", None, 30080),)
+                )
+                observed = await adopt(backend, desired_state(port))
+                assert Place("IPv4", "TCP", "127.0.0.1", 30080) in made.listening()
+                gone = backend.prune(whole({}), observed)
+                assert not (await backend.apply(gone, observed)).failed
+                assert made.listening() == {}
+
+    asyncio.run(test())
 
 
 def test_what_cannot_be_forwarded_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

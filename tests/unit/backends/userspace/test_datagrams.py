@@ -1,11 +1,15 @@
 """Forwarded datagrams, on loopback addresses."""
 
 import asyncio
+import resource
+
+import pytest
 
 from backends.userspace.settings import ForwarderSettings
 from tests import forwarding
 from tests.forwarding import (
     KEY,
+    Clock,
     heard_by,
     listen,
     nobody,
@@ -95,9 +99,9 @@ def test_where_nobody_listens_the_next_datagram_goes_elsewhere() -> None:
 
 def test_silent_flows_end_and_there_are_never_more_than_allowed() -> None:
     async def test() -> None:
-        settings = ForwarderSettings(udp_s=0.05, flows=2)
+        clock = Clock()
         async with (
-            forwarding.forwarding(settings) as forwarder,
+            forwarding.forwarding(ForwarderSettings(flows=2), clock) as forwarder,
             udp_endpoint(lambda _: b"a") as (a, _),
         ):
             forwarder.serve(KEY, serving(a))
@@ -111,10 +115,31 @@ def test_silent_flows_end_and_there_are_never_more_than_allowed() -> None:
                     transport.sendto(b"?")
                     assert await heard_by(client) == b"a"
                     assert len(forwarder.flows) <= 2
+                clock.now_s += forwarder.settings.udp_s
                 await until(lambda: not forwarder.flows)
                 first.sendto(b"?")
                 assert await heard_by(one) == b"a"
 
+    asyncio.run(test())
+
+
+def test_clients_have_a_share_of_the_files_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with (
+            forwarding.forwarding() as forwarder,
+            udp_endpoint(lambda _: b"a") as (a, _),
+        ):
+            forwarder.serve(KEY, serving(a))
+            place = listen(forwarder, "UDP")
+            async with udp_client(place) as (first, one), udp_client(place) as (second, two):
+                for transport, client in ((first, one), (second, two)):
+                    transport.sendto(b"?")
+                    assert await heard_by(client) == b"a"
+                assert [flow.client for flow in forwarder.flows] == [
+                    second.get_extra_info("sockname")
+                ]
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (7, 100))
     asyncio.run(test())
 
 

@@ -1,17 +1,21 @@
 """The engine: what is served and where somebody listens, on loopback addresses."""
 
 import asyncio
+import errno
 import socket
 
 import pytest
 
 from backends.userspace.engine import Engine
+from backends.userspace.here import Detector, Here
+from backends.userspace.interfaces import PodInterfaces
 from backends.userspace.model import NOBODY, Admission, Listening
 from backends.userspace.settings import ForwarderSettings
 from proxy.listeners import Listeners
-from tests.forwarding import KEY, ask, endpoint, naming, serving
+from tests.fakes.links import LinksKernel
+from tests.forwarding import KEY, ask, endpoint, free_place, naming, serving, until
 from tests.model_builders import make_key
-from tests.unit.backends.userspace.test_sockets import free_place, is_let_in
+from tests.unit.backends.userspace.test_sockets import is_kept_out
 
 
 def test_before_anything_is_served_there_is_nothing() -> None:
@@ -61,7 +65,7 @@ def test_a_listener_changes_its_owner_and_whom_it_lets_in_in_place() -> None:
 
         assert engine.forwarder.listeners[place].socket is before
         assert engine.listening() == {place: Listening(other, "external", NOBODY)}
-        assert not is_let_in(place, "127.0.0.1")
+        assert is_kept_out(place, "127.0.0.1")
         engine.close()
 
     asyncio.run(test())
@@ -89,7 +93,7 @@ def test_a_listener_that_somebody_has_ended_is_opened_anew() -> None:
 def test_who_is_here_is_told_to_listeners_that_let_in_nobody_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told: list[tuple[str, ...]] = []
+    told: list[Here] = []
 
     async def test() -> None:
         engine, first, second = Engine(ForwarderSettings()), free_place(), free_place()
@@ -109,7 +113,50 @@ def test_who_is_here_is_told_to_listeners_that_let_in_nobody_else(
         engine.close()
 
     asyncio.run(test())
-    assert told == [("10.244.0.0/24",)]
+    assert [each.ranges for each in told] == [("10.244.0.0/24",)]
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_pods_behind_a_new_interface_are_let_in_from_the_next_tick_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_refused: bool
+) -> None:
+    kernel = LinksKernel()
+    old = kernel.add("veth1")
+    told: list[frozenset[int]] = []
+
+    def admit(_: object, __: object, ___: object, here: Here) -> None:
+        told.append(here.interfaces)
+        if is_refused:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    async def test() -> None:
+        detector = Detector(mode="InterfaceNamePrefix", interface="veth")
+        engine = Engine(ForwarderSettings(detector=detector))
+        engine.set_here(frozenset(["192.0.2.1"]), ())
+        with kernel.entered():
+            engine.serve(KEY, serving())
+        engine.listen(free_place(), Listening(KEY, "external", Admission(only_here=True)))
+        engine.listen(free_place(), Listening(KEY, "external"))
+        monkeypatch.setattr("backends.userspace.engine.admit", admit)
+
+        new = kernel.add("veth2")
+        kernel.add("eth1")
+        await until(lambda: told)
+
+        assert told == [{old, new}]
+        assert engine.forwarder.here.holds("203.0.113.9", "", new)
+        assert engine.forwarder.here.holds("192.0.2.1", "")
+        engine.set_here(frozenset(["192.0.2.9"]), ())
+        assert engine.forwarder.here.interfaces == {old, new}
+        engine.close()
+
+    listed = [(1, "lo"), (old, "veth1")]
+    monkeypatch.setattr(
+        "backends.userspace.engine.PodInterfaces",
+        lambda detector: PodInterfaces(detector, listed=lambda: listed),
+    )
+    asyncio.run(test())
+    assert ("Cannot allocate memory" in caplog.text) is is_refused
 
 
 def test_draining_leaves_nobody_listening() -> None:

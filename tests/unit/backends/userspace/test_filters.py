@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.userspace.filters import Instruction, pack, program
+from backends.userspace.here import Here
 from backends.userspace.model import EVERYBODY, NOBODY, Admission
 from proxy.model import Family
 
@@ -41,15 +42,15 @@ def lets_in(instructions: list[Instruction], source: str, interface: int = 2) ->
 
 
 def test_who_lets_everybody_in_needs_no_program() -> None:
-    assert program("IPv4", EVERYBODY, ()) == []
+    assert program("IPv4", EVERYBODY, Here()) == []
 
 
 @pytest.mark.parametrize("family", ["IPv4", "IPv6"])
 def test_who_lets_nobody_in_drops_everything(family: Family) -> None:
     source = "192.0.2.1" if family == "IPv4" else "2001:db8::1"
 
-    assert not lets_in(program(family, NOBODY, ()), source)
-    assert not lets_in(program(family, NOBODY, ()), source, interface=1)
+    assert not lets_in(program(family, NOBODY, Here()), source)
+    assert not lets_in(program(family, NOBODY, Here()), source, interface=1)
 
 
 _v4 = st.ip_addresses(v=4).map(str)
@@ -82,7 +83,7 @@ def test_sources_in_one_of_the_ranges_come_in_and_no_others(
         )
     )
 
-    found = lets_in(program(family, Admission(tuple(cidrs)), ()), source)
+    found = lets_in(program(family, Admission(tuple(cidrs)), Here()), source)
 
     assert found == any(ipaddress.ip_address(source) in network for network in networks)
 
@@ -99,7 +100,7 @@ def test_sources_in_one_of_the_ranges_come_in_and_no_others(
 def test_where_only_this_node_is_served_others_are_dropped(
     source: str, interface: int, expected: bool
 ) -> None:
-    made = program("IPv4", Admission(only_here=True), ("fd00::/8", "10.244.0.0/16"))
+    made = program("IPv4", Admission(only_here=True), Here(ranges=("fd00::/8", "10.244.0.0/16")))
 
     assert lets_in(made, source, interface) is expected
 
@@ -116,11 +117,21 @@ def test_where_only_this_node_is_served_others_are_dropped(
 def test_ranges_hold_for_whoever_is_here_too(source: str, interface: int, expected: bool) -> None:
     admission = Admission(("192.0.2.0/24", "10.244.128.0/17"), only_here=True)
 
-    assert lets_in(program("IPv4", admission, ("10.244.0.0/16",)), source, interface) is expected
+    assert (
+        lets_in(program("IPv4", admission, Here(ranges=("10.244.0.0/16",))), source, interface)
+        is expected
+    )
+
+
+@pytest.mark.parametrize(("interface", "expected"), [(1, True), (7, True), (9, True), (8, False)])
+def test_pods_that_are_told_by_their_interface_come_in(interface: int, expected: bool) -> None:
+    made = program("IPv6", Admission(only_here=True), Here(interfaces=frozenset([7, 9])))
+
+    assert lets_in(made, "2001:db8::1", interface) is expected
 
 
 def test_the_node_comes_in_from_any_address_if_it_is_in_a_range() -> None:
-    made = program("IPv4", Admission(("192.0.2.0/24",), takes_node=True), ())
+    made = program("IPv4", Admission(("192.0.2.0/24",), takes_node=True), Here())
 
     assert lets_in(made, "203.0.113.9", interface=1)
     assert lets_in(made, "192.0.2.1", interface=2)
@@ -128,13 +139,13 @@ def test_the_node_comes_in_from_any_address_if_it_is_in_a_range() -> None:
 
 
 def test_ranges_of_the_other_family_let_nobody_in() -> None:
-    assert not lets_in(program("IPv4", Admission(("fd00::/8",)), ()), "10.0.0.1")
+    assert not lets_in(program("IPv4", Admission(("fd00::/8",)), Here()), "10.0.0.1")
 
 
 def test_jumps_reach_over_a_thousand_ranges() -> None:
     cidrs = tuple([f"10.{n >> 8}.{n & 255}.0/24" for n in range(1000)])
 
-    made = program("IPv4", Admission(cidrs), ())
+    made = program("IPv4", Admission(cidrs), Here())
 
     assert lets_in(made, "10.0.0.1")
     assert lets_in(made, "10.3.231.1")

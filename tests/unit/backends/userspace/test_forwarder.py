@@ -12,20 +12,30 @@ import pytest
 
 from backends.userspace import forwarder as forwarder_module
 from backends.userspace.forwarder import Forwarder
-from backends.userspace.here import Detector
 from backends.userspace.model import Listening, Target
 from backends.userspace.settings import ForwarderSettings
 from backends.userspace.streams import Connection
 from tests import forwarding
-from tests.forwarding import KEY, ask, connect, echo, endpoint, listen, naming, serving, until
+from tests.forwarding import (
+    KEY,
+    Clock,
+    ask,
+    connect,
+    echo,
+    endpoint,
+    listen,
+    naming,
+    serving,
+    until,
+)
 from tests.model_builders import make_key
 
 
 def test_endpoints_change_in_place_and_open_connections_go_on_for_a_while() -> None:
     async def test() -> None:
-        settings = ForwarderSettings(drain_s=0.3)
+        clock = Clock()
         async with (
-            forwarding.forwarding(settings) as forwarder,
+            forwarding.forwarding(clock=clock) as forwarder,
             endpoint(echo) as old,
             endpoint(naming(b"new")) as new,
         ):
@@ -39,6 +49,7 @@ def test_endpoints_change_in_place_and_open_connections_go_on_for_a_while() -> N
             assert await ask(place) == b"new"
             writer.write(b"two")
             assert await reader.readexactly(3) == b"two"
+            clock.now_s += forwarder.settings.drain_s
             with pytest.raises(ConnectionResetError):
                 async with asyncio.timeout(forwarding.LIMIT_S):
                     await reader.read()
@@ -49,14 +60,15 @@ def test_endpoints_change_in_place_and_open_connections_go_on_for_a_while() -> N
 
 def test_a_connection_whose_endpoint_comes_back_is_left_alone() -> None:
     async def test() -> None:
-        settings = ForwarderSettings(drain_s=0.05)
-        async with forwarding.forwarding(settings) as forwarder, endpoint(echo) as target:
+        clock = Clock()
+        async with forwarding.forwarding(clock=clock) as forwarder, endpoint(echo) as target:
             forwarder.serve(KEY, serving(target))
             reader, writer = await connect(listen(forwarder))
             writer.write(b"one")
             assert await reader.readexactly(3) == b"one"
             forwarder.serve(KEY, serving())
             forwarder.serve(KEY, serving(target))
+            clock.now_s += forwarder.settings.drain_s
             await until(lambda: not forwarder._leaving)
             writer.write(b"two")
             assert await reader.readexactly(3) == b"two"
@@ -67,8 +79,8 @@ def test_a_connection_whose_endpoint_comes_back_is_left_alone() -> None:
 
 def test_a_service_that_goes_keeps_its_connections_for_a_while_and_its_counts() -> None:
     async def test() -> None:
-        settings = ForwarderSettings(drain_s=0.05, udp_s=0.05)
-        async with forwarding.forwarding(settings) as forwarder, endpoint(echo) as target:
+        clock = Clock()
+        async with forwarding.forwarding(clock=clock) as forwarder, endpoint(echo) as target:
             forwarder.serve(KEY, serving(target))
             place = listen(forwarder)
             reader, writer = await connect(place)
@@ -77,8 +89,10 @@ def test_a_service_that_goes_keeps_its_connections_for_a_while_and_its_counts() 
             forwarder.stop(place)
             forwarder.forget(KEY)
             assert len(forwarder.connections) == 1
+            clock.now_s += forwarder.settings.drain_s
             with pytest.raises(ConnectionResetError):
                 await reader.read()
+            clock.now_s += forwarder_module.SWEEP_S
             await until(lambda: not forwarder._ended)
             assert forwarder.counted()["received"] == 3
             with pytest.raises(ConnectionRefusedError):
@@ -131,16 +145,18 @@ def test_half_closed_connections_end_sooner() -> None:
         await asyncio.get_running_loop().create_future()
 
     async def test() -> None:
-        settings = ForwarderSettings(half_closed_s=0.1)
+        clock = Clock()
         async with (
-            forwarding.forwarding(settings) as forwarder,
+            forwarding.forwarding(clock=clock) as forwarder,
             endpoint(echo) as whole,
             endpoint(talk) as half,
         ):
             forwarder.serve(KEY, serving(whole, half))
             place = listen(forwarder)
             ends = [await connect(place) for _ in range(2)]
+            await until(lambda: len(forwarder.connections) == 2)
             await until(lambda: any(each.is_half_closed for each in forwarder.connections))
+            clock.now_s += forwarder.settings.half_closed_s
             await until(lambda: len(forwarder.connections) == 1)
             (left,) = forwarder.connections
             assert left.target == whole
@@ -276,16 +292,6 @@ def test_many_connections_leave_nothing_behind() -> None:
             assert (service.accepted, service.balancer.open) == (400, {})
             assert len(forwarder._handlers) == 1
             assert not forwarder.connecting
-
-    asyncio.run(test())
-
-
-def test_interfaces_of_pods_are_known_by_their_names() -> None:
-    async def test() -> None:
-        settings = ForwarderSettings(detector=Detector(mode="BridgeInterface", interface="lo"))
-        async with forwarding.forwarding(settings) as forwarder:
-            assert forwarder.is_pod_interface(1)
-            assert not forwarder.is_pod_interface(1 << 30)
 
     asyncio.run(test())
 

@@ -42,3 +42,10 @@ def test_interfaces_are_told_by_name_or_by_its_beginning() -> None:
     assert (prefix.is_pod_interface("veth7"), prefix.is_pod_interface("eth0")) == (True, False)
     assert not Detector().is_pod_interface("")
     assert (bridge.is_by_interface, Detector().is_by_interface) == (True, False)
+
+
+@pytest.mark.parametrize(("interface", "expected"), [(0, False), (7, True), (8, False)])
+def test_pods_are_told_by_the_interface_they_come_in_by(interface: int, expected: bool) -> None:
+    here = Here(interfaces=frozenset([7]))
+
+    assert here.holds("203.0.113.9", "10.96.0.1", interface) is expected

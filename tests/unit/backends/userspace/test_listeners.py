@@ -62,13 +62,13 @@ def test_the_pool_follows_from_the_frontend_and_the_client(
     asyncio.run(test())
 
 
-@pytest.mark.parametrize(("name", "expected"), [("lo", b"here"), ("eth0", b"outside")])
+@pytest.mark.parametrize(("interface", "expected"), [(1, b"here"), (2, b"outside")])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_pods_are_told_by_the_interface_where_that_is_configured(
-    name: str, expected: bytes, host: str
+    interface: int, expected: bytes, host: str
 ) -> None:
     async def test() -> None:
-        detector = Detector(mode="BridgeInterface", interface=name)
+        detector = Detector(mode="BridgeInterface", interface="br0")
         async with (
             forwarding.forwarding(ForwarderSettings(detector=detector)) as forwarder,
             endpoint(naming(b"outside")) as outside,
@@ -76,6 +76,7 @@ def test_pods_are_told_by_the_interface_where_that_is_configured(
         ):
             both = serving(outside=(outside,), here=(here,), is_split=True)
             forwarder.serve(KEY, both)
+            forwarder.here = Here(interfaces=frozenset([interface]))
             place = listen(forwarder, role="external", host=host)
             # As if another address had been asked than the client's own
             listener = forwarder.listeners[place]
@@ -89,10 +90,10 @@ def test_pods_are_told_by_the_interface_where_that_is_configured(
     asyncio.run(test())
 
 
-@pytest.mark.parametrize(("name", "expected"), [("lo", b"here"), ("eth0", b"outside")])
-def test_datagrams_tell_their_interface_too(name: str, expected: bytes) -> None:
+@pytest.mark.parametrize(("interface", "expected"), [(1, b"here"), (2, b"outside")])
+def test_datagrams_tell_their_interface_too(interface: int, expected: bytes) -> None:
     async def test() -> None:
-        detector = Detector(mode="BridgeInterface", interface=name)
+        detector = Detector(mode="BridgeInterface", interface="br0")
         async with (
             forwarding.forwarding(ForwarderSettings(detector=detector)) as forwarder,
             udp_endpoint(lambda _: b"outside") as (outside, _),
@@ -100,6 +101,7 @@ def test_datagrams_tell_their_interface_too(name: str, expected: bytes) -> None:
         ):
             both = serving(outside=(outside,), here=(here,), is_split=True)
             forwarder.serve(KEY, both)
+            forwarder.here = Here(interfaces=frozenset([interface]))
             place = listen(forwarder, "UDP", role="external")
             listener = forwarder.listeners[place]
             listener.place = place._replace(address="192.0.2.1")

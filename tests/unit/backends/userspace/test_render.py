@@ -98,3 +98,17 @@ def test_or_at_those_that_the_node_says() -> None:
     found = node_addresses(named, frozenset(["192.0.2.1", "192.0.2.2"]))
 
     assert found == {"IPv4": ("192.0.2.1", "192.0.2.9"), "IPv6": ()}
+
+
+def test_they_are_at_localhost_as_well_where_that_is_wanted_and_once() -> None:
+    said = DesiredNode(node_port_addresses={"IPv4": ("192.0.2.1",), "IPv6": ("::1",)})
+    host = frozenset(["127.0.0.1", "192.0.2.1"])
+
+    assert node_addresses(DesiredNode(), host, ["IPv4"]) == {
+        "IPv4": ("192.0.2.1", "127.0.0.1"),
+        "IPv6": (),
+    }
+    assert node_addresses(said, host, ["IPv4", "IPv6"]) == {
+        "IPv4": ("192.0.2.1", "127.0.0.1"),
+        "IPv6": ("::1",),
+    }

@@ -61,3 +61,13 @@ def test_nodes_begin_their_turns_at_different_endpoints() -> None:
     }
 
     assert len(offsets) == 3
+
+
+def test_node_ports_are_at_localhost_where_that_is_wanted_and_open() -> None:
+    settings = make_settings()
+    off = structs.replace(settings, localhost_node_ports=False)
+    ranges = structs.replace(settings, node_port_addresses=("127.0.0.0/8", "fd00::/8"))
+
+    assert forwarder_settings(settings).localhost == ("IPv4", "IPv6")
+    assert forwarder_settings(off).localhost == ()
+    assert forwarder_settings(ranges).localhost == ("IPv4",)

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from backends.userspace.forwarder import Forwarder
+from backends.userspace.halves import Half
 from backends.userspace.model import Place, Target
 from backends.userspace.settings import ForwarderSettings
 from tests import forwarding
 from tests.forwarding import (
     KEY,
+    Clock,
     ask,
     connect,
     echo,
@@ -153,12 +155,16 @@ def test_an_endpoint_that_does_not_answer_in_time_is_given_up() -> None:
                 filler = waiting.enter_context(socket.socket())
                 filler.setblocking(False)
                 filler.connect_ex(dead)
+            clock = Clock()
             async with (
-                forwarding.forwarding(ForwarderSettings(connect_s=0.05)) as forwarder,
+                forwarding.forwarding(clock=clock) as forwarder,
                 endpoint(naming(b"alive")) as target,
             ):
                 place = start(forwarder, dead, target)
-                assert await ask(place, b"?") == b"alive"
+                asking = asyncio.create_task(ask(place, b"?"))
+                await until(lambda: forwarder.connecting)
+                clock.now_s += forwarder.settings.connect_s
+                assert await asking == b"alive"
                 assert forwarder.services[KEY].failures == 1
 
     run(test())
@@ -394,20 +400,60 @@ def test_a_client_that_breaks_off_is_noticed_though_the_endpoint_reads_nothing(
 
 def test_an_endpoint_that_came_while_another_did_not_answer_is_tried_too() -> None:
     async def test() -> None:
-        settings = ForwarderSettings(connect_s=0.6)
+        clock = Clock()
         with socket.socket() as silent:
             silent.bind(("127.0.0.1", 0))
             silent.listen(0)
             host, port = silent.getsockname()
             with socket.create_connection((host, port)):  # its queue is full
                 async with (
-                    forwarding.forwarding(settings) as forwarder,
+                    forwarding.forwarding(clock=clock) as forwarder,
                     endpoint(naming(b"new")) as new,
                 ):
                     place = start(forwarder, Target(host, port))
                     asking = asyncio.create_task(ask(place))
                     await until(lambda: forwarder.connecting)
                     forwarder.serve(KEY, serving(new))
+                    clock.now_s += forwarder.settings.connect_s
                     assert await asking == b"new"
 
     run(test())
+
+
+def test_what_an_endpoint_has_taken_is_said_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[bytes] = []
+    moves = Half.move
+
+    def move(half: Half) -> bool:
+        """Break off what has just been connected, as soon as it has taken something."""
+        was_open = half.is_open
+        is_more = moves(half)
+        if half.is_open and not was_open:
+            raise ConnectionResetError
+        return is_more
+
+    async def listen_well(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.read())
+        writer.close()
+
+    async def test() -> None:
+        clock = Clock()
+        async with (
+            forwarding.forwarding(clock=clock) as forwarder,
+            endpoint(listen_well) as one,
+            endpoint(listen_well) as other,
+        ):
+            place = start(forwarder, one, other)
+            with socket.create_connection((place.address, place.port)) as client:
+                client.send(b"once")  # before it is accepted: so it is sent at once
+                await until(lambda: forwarder.services[KEY].accepted)
+                assert not forwarder.connecting
+                clock.now_s += forwarder.settings.connect_s
+                client.shutdown(socket.SHUT_WR)
+                await until(lambda: not forwarder.connections)
+            await until(lambda: heard)
+            assert forwarder.services[KEY].failures == 0
+
+    monkeypatch.setattr(Half, "move", move)
+    run(test())
+    assert heard == [b"once"]

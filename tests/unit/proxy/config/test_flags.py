@@ -132,7 +132,7 @@ def test_a_bad_command_line_exits_with_status_2(
         "how often the API server is compared with what is known (default 15m0s)",
         "pause between two updates; 0 updates at once (default 1s in iptables, 0s in nftables)",
         "where /healthz and /livez are served; empty switches them off (default 0.0.0.0:10256)",
-        "in modes nftables and ipvs by a listener of this process (default true)",
+        "in the other modes by a listener of this process (default true)",
         "--healthz-bind-address is better --metrics-bind-address",  # the port flags have no default of their own
         "SNAT all traffic to cluster IPs --iptables-masquerade-bit",
     ],

@@ -84,7 +84,7 @@ def looking(
     async def main() -> T:
         running = asyncio.create_task(reconciler.run())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await reconciler.is_synced.wait()
             app = guard.application(is_local_only=True)
             debug.add_routes(app, reconciler, settings)

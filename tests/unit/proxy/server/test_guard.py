@@ -38,7 +38,7 @@ def ask(request: bytes, *, is_local_only: bool = True) -> tuple[int, dict[str, s
             writer.write(request)
             await writer.drain()
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     return await reader.read()
             finally:
                 writer.close()

@@ -1,7 +1,6 @@
 import argparse
 import asyncio
 import contextlib
-import socket
 from collections.abc import Mapping
 
 import aiohttp
@@ -20,6 +19,7 @@ from proxy.server import servers
 from proxy.sources.events import Deliver, WatchReport
 from proxy.verifier import Verifier
 from tests.fakes.conntrack import FakeFlows
+from tests.ports import free_port
 from tests.unit.proxy.server.serving_debug import make_reconciler, shop
 
 ALLOWING = b"apiVersion: sliceproxy/v1alpha1\nkind: SliceProxyConfiguration\ndebug: {allowNonLoopback: true}\n"
@@ -33,13 +33,6 @@ class Nothing:
 
     def report(self) -> tuple[WatchReport, ...]:
         return ()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def settings(*flags: str) -> Settings:

@@ -30,7 +30,7 @@ def test_a_taken_address_is_tried_again_until_it_is_free(
         task = asyncio.create_task(
             serving.serve_forever(app, "127.0.0.1", port, is_hard_fail=False, retry_s=0.01)
         )
-        async with asyncio.timeout(10), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
             await said.wait()
             taken.close()
             while True:

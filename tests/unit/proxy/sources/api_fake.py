@@ -99,7 +99,7 @@ class Server:
 
     async def until_watched(self, plural: str) -> None:
         """Wait until a watch of this kind is open."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not self._open[plural]:
                 await self._changed.wait()
 

@@ -30,7 +30,7 @@ from tests.unit.proxy.sources.reflecting import error, slice_at
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
-FAST = "backoffFirst: 10ms, backoffMax: 50ms, resumeWithin: 1s"
+FAST = "backoffFirst: 10ms, backoffMax: 50ms, resumeWithin: 60s"
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -61,7 +61,7 @@ class Scene(NamedTuple):
 
 async def _until(is_so: Callable[[], bool]) -> None:
     """Look again and again: nobody announces what a report will say."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not is_so():  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.005)
 
@@ -296,10 +296,11 @@ def test_a_server_that_asks_for_time_gets_it(run: Run) -> None:
     async def scenario() -> None:
         async with _scene(is_synced=False) as scene:
             scene.server.refusals["endpointslices"] = Refusal(429, Retry_After="7")
+            before_s = time.monotonic()
             await scene.until(lambda report: report.errors.get("throttled", 0) == 1)
             await scene.until(lambda report: report.phase == "waiting")
 
-            assert 5 < scene.report().retry_s - time.monotonic() < 8
+            assert before_s + 7 < scene.report().retry_s < time.monotonic() + 8
 
     run(scenario())
 
@@ -347,9 +348,7 @@ def test_a_silent_watch_is_asked_for_again(run: Run) -> None:
                 return [one for one in scene.server.targets if "endpointslices" in one]
 
             await scene.until(lambda report: report.errors.get("silent", 0) >= 1)
-            await _until(lambda: len(asked()) >= 2)
-            [_, again, *_] = asked()
-            assert "resourceVersion=100" in again
+            await _until(lambda: any("resourceVersion=100" in again for again in asked()[1:]))
 
     run(scenario())
 

@@ -21,7 +21,7 @@ from tests.apiserver.faults import Rule
 from tests.apiserver.resources import EVENTS
 from tests.apiserver.running import Running, running
 
-LIMIT_S = 10.0
+LIMIT_S = 60.0
 NODE = node_reference("n1")
 WEB = Regarding(kind="Service", namespace="shop", name="web", uid="u-1")
 
