@@ -1,9 +1,9 @@
 """Programs that stand before those of iptables in the path and sometimes fail, each in a way of its own. Shell.
 
-A program takes one text after the other (`backends/kernel/xtables_fed.py`), and so does what stands before it. A text is refused
-because of a line in the middle that nobody can take; or the program is killed before it has done anything, while it works, or
-when all is done; or another program holds the lock (legacy; the nft flavour takes none). What comes of it is what the real
-program makes of it. How each text ended is noted.
+A program takes one text after the other (`backends/kernel/xtables_fed.py`), and so does what stands before it; it ends when the
+program does. A text is refused because of a line in the middle that nobody can take; or the program is killed before it has done
+anything, while it works, or when all is done; or another program holds the lock (legacy; the nft flavour takes none). What comes
+of it is what the real program makes of it. How each text ended is noted.
 """
 
 import shutil
@@ -19,7 +19,7 @@ ONE_OF: Final = 3
 KINDS: Final = ("line", "midst", "after", "before", "lock")
 """In which way, in turn."""
 _WRAPPER: Final = """#!{python} -IS
-import fcntl, os, random, signal, subprocess, sys, time
+import fcntl, os, random, select, signal, subprocess, sys, time
 
 HERE, REAL, KINDS, ONE_OF = {here!r}, {real!r}, {kinds!r}, {one_of!r}
 arguments = sys.argv[1:]
@@ -75,8 +75,15 @@ def pass_on(lines, kind):
     sys.stdout.flush()
 
 
+def next_line(is_first):
+    # the real one may end between two texts, and who keeps it has to see that
+    if is_first and real.stdout in select.select([sys.stdin, real.stdout], [], [])[0]:
+        sys.exit(real.wait())  # it says nothing unasked
+    return sys.stdin.buffer.readline()
+
+
 text = []
-for line in sys.stdin.buffer:
+while line := next_line(not text):
     text.append(line)
     if line.startswith(b"#"):
         if len(text) == 1:  # it asks whether anybody is there

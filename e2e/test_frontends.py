@@ -305,7 +305,7 @@ def test_a_load_balancer_may_have_another_services_cluster_ip(
     assert client.ask(address, 82, timeout_s=AT_ONCE_S) is Failure.REFUSED
 
     ground.put(structs.replace(described, source_ranges=()))
-    names = {name for name, _ in seen(client.ask_often(24, address, 81))}
+    names = {name for name, _ in seen(client.ask_often(40, address, 81))}
     assert names == {pod.name for pod in ground.pods[:3]}
 
 

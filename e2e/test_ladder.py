@@ -201,7 +201,7 @@ def test_who_takes_over_serves_localhost_in_place_of_the_listener_beside_the_mod
         found = [
             each
             for at in ("127.0.0.1", "::1")
-            for each in site.world.node.ask_often(12, at, NODE_PORT)
+            for each in site.world.node.ask_often(20, at, NODE_PORT)
         ]
         return {each.name if isinstance(each, Answer) else each.value for each in found}
 

@@ -69,9 +69,9 @@ class Site:
 
     def answering(self, at: str, protocol: str = "tcp") -> set[str]:
         """Who answers the node itself: names of pods, or ways to fail."""
-        limit_s = patience_s(1.0)
+        limit_s = patience_s(5.0)
         outcomes = self.world.node.ask_often(
-            24, at, NODE_PORT, protocol=protocol, timeout_s=limit_s
+            40, at, NODE_PORT, protocol=protocol, timeout_s=limit_s
         )
         return {each.name if isinstance(each, Answer) else each.value for each in outcomes}
 

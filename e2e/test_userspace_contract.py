@@ -11,6 +11,8 @@ import pytest
 
 from backends.kernel.routes import Routes
 from backends.userspace.engine import Engine
+from backends.userspace.here import Detector
+from backends.userspace.interfaces import PodInterfaces
 from backends.userspace.model import ROUTE_PROTOCOL, Listening, Place, Serving
 from backends.userspace.settings import ForwarderSettings
 from e2e.namespace import Namespace
@@ -162,6 +164,26 @@ def namespace() -> Iterator[Namespace]:
             length = "128 dev lo nodad" if ":" in address else "32 dev lo"
             made.ip(f"address add {address}/{length}")
         yield made
+
+
+def test_interfaces_of_pods_are_followed_as_they_come_and_go(namespace: Namespace) -> None:
+    detector = Detector(mode="InterfaceNamePrefix", interface="veth")
+    with namespace.entered(), contextlib.closing(PodInterfaces(detector)) as found:
+        assert not found.numbers
+        namespace.ip("link add veth7 type veth peer name other")
+        assert found.look()
+        assert found.numbers == {socket.if_nametoindex("veth7")}
+
+        namespace.ip("link set veth7 up")
+        assert not found.look()
+        namespace.ip("link set veth7 down", "link set veth7 name eth7")
+        assert found.look()
+        assert not found.numbers
+        namespace.ip("link set eth7 name veth7")
+        assert found.look()
+        namespace.ip("link delete veth7")
+        assert found.look()
+        assert not found.numbers
 
 
 class TestUserspace(UserspaceLaws):

@@ -9,19 +9,27 @@ from proxy.model import PortKey
 ENDPOINTS_AT_ONCE: Final = 2000
 """Endpoints programmed in one step: bounds how long the event loop is held, and how often the kernel looks at everything."""
 _GOING: Final = 4
+_REVERSED: Final = [int(f"{byte:08b}"[::-1], 2) for byte in range(256)]
 
 
 def most_urgent_first(
     keys: Collection[PortKey], ports: Mapping[PortKey, DesiredPort]
 ) -> list[PortKey]:
-    """Order everything: services that everything else needs come first, each with all its ports, and what goes comes last."""
+    """Order everything: services that everything else needs come first, each with all its ports, and what goes comes last.
+
+    Services that are as urgent as each other come by the lowest bits of their addresses: who finds them by these
+    (`backends/iptables/tree.py`) writes each branch of a tree in few of the steps, not in all.
+    """
     urgency: dict[tuple[str, str], int] = {}
+    branches: dict[tuple[str, str], int] = {}
     for key in keys:
         service, port = key.name[:2], ports.get(key)
         found = _GOING if port is None else _urgency(service, port)
         if found < urgency.get(service, _GOING + 1):
             urgency[service] = found
-    in_order = sorted(urgency, key=urgency.__getitem__)
+        if port is not None and service not in branches:
+            branches[service] = _branch(port)
+    in_order = sorted(urgency, key=lambda each: (urgency[each], branches.get(each, 0)))
     places = {service: place for place, service in enumerate(in_order)}
     return sorted(keys, key=lambda key: places[key.name[:2]])
 
@@ -55,3 +63,11 @@ def _urgency(service: tuple[str, str], port: DesiredPort) -> int:
         if frontend.port == 53:
             return 1
     return 2 if any(endpoint.is_local for endpoint in port.reachable) else 3
+
+
+def _branch(port: DesiredPort) -> int:
+    """Return the last eight bits of a service's address, the last one first. Read from its text: there are many."""
+    address = next((each.address for each in port.frontends if each.address), "")
+    if ":" in address:
+        return _REVERSED[int(address.rpartition(":")[2] or "0", 16) & 255]
+    return _REVERSED[int(address.rpartition(".")[2] or "0")]

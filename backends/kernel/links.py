@@ -168,12 +168,11 @@ class LinkNews:
             return None
         found: dict[int, str] = {}
         for message in messages:
-            if message.payload[
-                0
-            ]:  # AF_BRIDGE: of a port of a bridge, which may leave that and stay
-                continue
-            link = route.parse_link(message.payload)
-            found[link.ifindex] = link.name if message.kind == route.RTM_NEWLINK else ""
+            # AF_BRIDGE stands there of a port of a bridge, which may leave that and stay
+            is_of_bridge = message.payload[0]
+            if not is_of_bridge:
+                link = route.parse_link(message.payload)
+                found[link.ifindex] = link.name if message.kind == route.RTM_NEWLINK else ""
         return found
 
 

@@ -4,6 +4,9 @@ The programs are made to be fed through a pipe by who keeps them (since 1.6.2): 
 given back with its COMMIT, and what others did meanwhile is read anew for each. With --verbose a program repeats comments at
 once; so one that stands behind a COMMIT comes back when that has been done. Whatever fails ends the program.
 
+On legacy, waiting for the lock sets an alarm that nobody takes back: it interrupts the reading, and so a program ends, with status 0,
+as long after its last text as it would have waited. Until then it is there for the next one.
+
 On the nft flavour it comes back some 10 ms before a program can end: the kernel has whoever closes its socket wait until no
 processor can still be reading what was replaced.
 """

@@ -226,7 +226,8 @@ def conclude(screen: Screen, tally: Tally, latencies_s: Sequence[float], took_s:
     """Tell what came of it, once all is removed, and return the exit status."""
     screen.print()
     screen.print(*board.latencies(latencies_s))
-    screen.print(*board.pace(tally))
+    for line in board.pace(tally):
+        screen.print(*line)
     screen.print(f"Took {took_s:.0f} s. Namespaces, processes and files are removed again.")
     screen.print(*board.verdict(tally))
     return 1 if tally.failures else 0

@@ -97,16 +97,17 @@ def latencies(seconds: Sequence[float]) -> Line:
     ]
 
 
-def pace(tally: Tally) -> Line:
-    """How many connections were begun in each second."""
+def pace(tally: Tally) -> list[Line]:
+    """How many connections were begun in each second; a line more if those are fewer than was promised."""
     average, slowest = tally.pace()
     numbers = f"{average:.0f} on average, {slowest} in the slowest second"
-    if slowest >= PROMISED_PACE:
-        return [Piece("New connections per second: "), Piece(numbers, "bold")]
-    return [
-        Piece("New connections per second: "),
-        Piece(f"{numbers}, below {PROMISED_PACE}: this machine is busy", "yellow"),
+    is_busy = slowest < PROMISED_PACE
+    lines: list[Line] = [
+        [Piece("New connections per second: "), Piece(numbers, "yellow" if is_busy else "bold")]
     ]
+    if is_busy:
+        lines.append([Piece(f"That is below {PROMISED_PACE}: this machine is busy", "yellow")])
+    return lines
 
 
 def verdict(tally: Tally) -> Line:

@@ -1,7 +1,9 @@
 """The order in which ServicePorts are programmed, and in how many steps."""
 
+import itertools
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +32,18 @@ def test_what_everything_else_needs_comes_first_and_what_goes_comes_last(order: 
     keys = [*[port.key for port in wanted], GONE]
 
     assert most_urgent_first([keys[place] for place in order], by_key(*wanted)) == keys
+
+
+@pytest.mark.parametrize("stem", ["10.96.0.{}", "fd00:10:96::{:x}", "fd00:10:96::ab{:02x}"])
+@given(order=st.permutations(range(64)))
+def test_addresses_with_the_same_last_bits_come_together(stem: str, order: list[int]) -> None:
+    ports = [make_desired(f"a/s{n}", cluster_ip=stem.format(n)) for n in order]
+    names = {port.key: n for n, port in zip(order, ports, strict=True)}
+
+    ordered = [names[key] for key in most_urgent_first(list(names), by_key(*ports))]
+
+    for mask in (1, 3, 15, 63):
+        assert len(list(itertools.groupby([number & mask for number in ordered]))) == mask + 1
 
 
 def test_all_ports_of_a_service_come_with_the_most_urgent_of_them() -> None:

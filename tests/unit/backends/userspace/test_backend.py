@@ -54,6 +54,8 @@ def test_node_ports_are_at_localhost_from_the_first_plan_on_and_go_with_the_serv
                     "default/web", "10.1.0.1:80", outer=(Frontend("NodePort", None, 30080),)
                 )
                 observed = await adopt(backend, desired_state(port))
+                await backend.apply(backend.prune(whole(desired_state(port)), observed), observed)
+                assert not backend.plan(whole(desired_state(port)), observed, [port.key])
                 assert Place("IPv4", "TCP", "127.0.0.1", 30080) in made.listening()
                 gone = backend.prune(whole({}), observed)
                 assert not (await backend.apply(gone, observed)).failed

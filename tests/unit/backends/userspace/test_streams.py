@@ -424,36 +424,31 @@ def test_what_an_endpoint_has_taken_is_said_to_no_other(monkeypatch: pytest.Monk
     heard: list[bytes] = []
     moves = Half.move
 
-    def move(half: Half) -> bool:
-        """Break off what has just been connected, as soon as it has taken something."""
-        was_open = half.is_open
-        is_more = moves(half)
-        if half.is_open and not was_open:
-            raise ConnectionResetError
-        return is_more
-
-    async def listen_well(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.append(await reader.read())
-        writer.close()
-
     async def test() -> None:
-        clock = Clock()
-        async with (
-            forwarding.forwarding(clock=clock) as forwarder,
-            endpoint(listen_well) as one,
-            endpoint(listen_well) as other,
-        ):
-            place = start(forwarder, one, other)
-            with socket.create_connection((place.address, place.port)) as client:
-                client.send(b"once")  # before it is accepted: so it is sent at once
-                await until(lambda: forwarder.services[KEY].accepted)
-                assert not forwarder.connecting
-                clock.now_s += forwarder.settings.connect_s
-                client.shutdown(socket.SHUT_WR)
-                await until(lambda: not forwarder.connections)
-            await until(lambda: heard)
-            assert forwarder.services[KEY].failures == 0
+        with contextlib.ExitStack() as opened:
+            servers = [opened.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in "ab"]
+            by_port = {server.getsockname()[1]: server for server in servers}
 
-    monkeypatch.setattr(Half, "move", move)
+            def move(half: Half) -> bool:
+                """Have an endpoint break off as soon as it has taken something, before anybody is told that it accepted."""
+                was_open = half.is_open
+                is_more = moves(half)
+                if half.sink is not None and half.is_open and not was_open:
+                    accepted, _ = by_port[half.sink.getpeername()[1]].accept()
+                    with accepted:
+                        heard.append(accepted.recv(100))
+                        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    raise ConnectionResetError
+                return is_more
+
+            monkeypatch.setattr(Half, "move", move)
+            async with forwarding.forwarding() as forwarder:
+                place = start(forwarder, *[Target(*each.getsockname()) for each in servers])
+                with socket.create_connection((place.address, place.port)) as client:
+                    client.send(b"once")  # before it is accepted: so it is passed on at once
+                    await until(lambda: forwarder.services[KEY].accepted)
+                    await until(lambda: not forwarder.connections)
+                assert forwarder.services[KEY].failures == 0
+
     run(test())
     assert heard == [b"once"]

@@ -204,6 +204,7 @@ def test_after_an_outage_all_kinds_are_up_to_date_and_the_log_tells_it_once(
             await recorder.until(lambda: recorder.names == {"node-1", "after"})
             await scene.until(lambda report: report.error == "")
             assert all(report.phase == "watching" for report in source.report())
+            await _until(lambda: "EndpointSlices are watched again" in caplog.text)
 
     run(scenario())
     slices = [record for record in caplog.messages if "EndpointSlices" in record]
@@ -359,9 +360,9 @@ def test_the_log_warns_of_what_does_not_pass_by_itself(
     async def scenario() -> None:
         async with _scene() as scene:
             await scene.server.drop("endpointslices")
-            await scene.until(lambda report: "closed" in report.errors)
+            await _until(lambda: "EndpointSlices: closed: " in caplog.text)
             await scene.server.stop()
-            await scene.until(lambda report: "connect" in report.errors)
+            await _until(lambda: "EndpointSlices: connect: " in caplog.text)
 
     run(scenario())
     levels = {
