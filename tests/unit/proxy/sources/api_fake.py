@@ -62,7 +62,8 @@ class Server:
         """Listen, on the same port as before if there was one."""
         app = web.Application()
         app.router.add_get("/{path:.*}", self._answer)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.0)
+        # of 0 it would wait for ever, for a watch that has begun just now
+        self._runner = web.AppRunner(app, shutdown_timeout=0.01)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=tls)
         await site.start()
