@@ -9,7 +9,6 @@ Only the standard library, and little of it: the program runs isolated and shoul
 
 import enum
 import errno
-import itertools
 import json
 import os
 import socket
@@ -202,17 +201,25 @@ def decode(line: str) -> Timed:
 
 
 def _generate_load(question: dict[str, Any], rate: float, workers: int) -> None:
-    """New connections at `rate` per second (0: as fast as they are answered) until stdin closes."""
+    """New connections at `rate` per second (0: as fast as they are answered) until stdin closes.
+
+    Who was held up does not make up for it: of too many refusals at once the kernel keeps some to itself (icmp_msgs_burst).
+    """
     stopping = threading.Event()
-    turns = itertools.count()
-    begun_s = time.monotonic()
+    pacing = threading.Lock()
+    next_s = time.monotonic()
+
+    def due_s() -> float:
+        nonlocal next_s
+        with pacing:
+            due_s = max(next_s, time.monotonic())
+            next_s = due_s + 1 / rate
+        return due_s
 
     def work() -> None:
         while not stopping.is_set():
-            if rate:
-                due_s = begun_s + next(turns) / rate
-                if stopping.wait(max(0.0, due_s - time.monotonic())):
-                    return
+            if rate and stopping.wait(max(0.0, due_s() - time.monotonic())):
+                return
             started_s = time.monotonic()
             outcome = ask(**question)
             # one write below PIPE_BUF is atomic: the lines of several workers do not mix

@@ -1,7 +1,7 @@
 """Programs that stand before those of iptables in the path and sometimes fail, each in a way of its own. Shell.
 
-A program takes one text after the other (`backends/kernel/xtables_fed.py`), and so does what stands before it; it ends when the
-program does. A text is refused because of a line in the middle that nobody can take; or the program is killed before it has done
+A program takes one text after the other (`backends/kernel/xtables_fed.py`) or only one to its end, and so does what stands before
+it, which ends when the program does. A text is refused because of a line in the middle that nobody can take; or the program is killed before it has done
 anything, while it works, or when all is done; or another program holds the lock (legacy; the nft flavour takes none). What comes
 of it is what the real program makes of it. How each text ended is noted.
 """
@@ -51,7 +51,7 @@ def killed(kind):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def pass_on(lines, kind):
+def pass_on(lines, kind, is_last=False):
     if kind == "before":
         killed(kind)
     if kind == "line":
@@ -60,6 +60,8 @@ def pass_on(lines, kind):
         lock = open(os.environ["XTABLES_LOCKFILE"], "a")
         fcntl.flock(lock, fcntl.LOCK_EX)
     give(lines)
+    if is_last:
+        real.stdin.close()
     if kind == "midst":
         time.sleep(random.randrange(10) / 1000)
         killed(kind)
@@ -93,6 +95,8 @@ while line := next_line(not text):
         else:
             pass_on(text, chosen())
         text = []
+if text:  # it was started for this one alone
+    pass_on(text, chosen(), is_last=True)
 real.stdin.close()
 sys.exit(real.wait())
 """

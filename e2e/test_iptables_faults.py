@@ -47,6 +47,7 @@ _IN_HAND_S: Final = patience_s(0.5)
 _POLL_S: Final = 0.002
 _OWN: Final = (CHAINS, *SETS.values())
 _POLICY: Final = re.compile(r"^(:\S+ [A-Z]+) \[\d+:\d+\]$")
+_PENDING: Final = re.compile(r"_changes_pending(\{.*\})? [1-9]")
 _COUNTERS: Final = re.compile(r"^\[\d+:\d+\] ")
 _PROGRAMS: Final = tuple(
     [f"{stem}-{flavour}" for flavour in Flavour for stem in ("iptables", "ip6tables")]
@@ -265,7 +266,8 @@ def settled(namespace: Namespace, told: Told) -> Mapping[str, list[str]]:
     state, since_s = own(namespace), time.monotonic()
     while time.monotonic() < since_s + patience_s(3.0):
         told.daemon.check()
-        if (now := own(namespace)) != state:
+        page = told.daemon.page("/metrics") or ""  # a daemon that is held up does not answer
+        if (now := own(namespace)) != state or not page or _PENDING.search(page):
             state, since_s = now, time.monotonic()
     return state
 

@@ -68,6 +68,5 @@ def _urgency(service: tuple[str, str], port: DesiredPort) -> int:
 def _branch(port: DesiredPort) -> int:
     """Return the last eight bits of a service's address, the last one first. Read from its text: there are many."""
     address = next((each.address for each in port.frontends if each.address), "")
-    if ":" in address:
-        return _REVERSED[int(address.rpartition(":")[2] or "0", 16) & 255]
-    return _REVERSED[int(address.rpartition(".")[2] or "0")]
+    last = address.rpartition(":")[2].rpartition(".")[2] or "0"
+    return _REVERSED[int(last, 10 if "." in address else 16) & 255]

@@ -6,7 +6,6 @@ to a chain of ours, that chain stays, empty: the kernel does not let it go. What
 
 import errno
 import logging
-import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -16,8 +15,7 @@ from backends.iptables.layout import JUMPS
 from backends.iptables.model import SETS, TABLES, Table, TableStep
 from backends.iptables.restoring import Restoring
 from backends.iptables.writer import RULES_AT_ONCE
-from backends.kernel import ipset_messages
-from backends.kernel.ipset import Ipset, Refusal
+from backends.kernel.ipset import Ipset
 from backends.kernel.xtables import Incompatible, Refused, Xtables
 from backends.kernel.xtables_text import Chain as SavedChain
 from backends.kernel.xtables_text import Flavour
@@ -26,10 +24,6 @@ from proxy.model import Family
 from proxy.threads import to_thread
 
 log = logging.getLogger(__name__)
-
-NOTICED_S: Final = 2.0
-"""How long sets are tried to be removed that rules seem to ask."""
-_LOOK_S: Final = 0.05
 
 _NO_IPSET: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 """What a question for sets is answered with where the kernel has none, or not even netfilter's netlink."""
@@ -88,22 +82,9 @@ def leave(family: Family, table: Table, saved: Mapping[str, SavedChain]) -> Tabl
 def remove_sets(ipset: Ipset) -> int:
     """Remove our sets of all families; return how many. Raises Unsupported, KernelError where a rule still asks one."""
     ours = own_sets(ipset)
-    for refusal in destroy(ipset, ours):
+    for refusal in ipset.destroy(ours):
         raise KernelError("remove sets", refusal.errno, str(refusal))
     return len(ours)
-
-
-def destroy(ipset: Ipset, names: Iterable[str]) -> list[Refusal]:
-    """Destroy sets, and return what was refused. Blocks for up to NOTICED_S.
-
-    The kernel may take a moment to notice that no rule asks them any more. Raises KernelError.
-    """
-    left, waited_s = [ipset_messages.destroy(name) for name in names], 0.0
-    while (refusals := ipset.carry_out(left)) and waited_s < NOTICED_S:
-        left = [left[refusal.index] for refusal in refusals]
-        time.sleep(_LOOK_S)
-        waited_s += _LOOK_S
-    return refusals
 
 
 def own_sets(ipset: Ipset) -> list[str]:

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from backends.iptables.leaving import destroy
 from backends.iptables.model import SETS, TABLES, Table
 from backends.kernel import ipset_messages, xtables_library
 from backends.kernel.ipset import Ipset
@@ -74,7 +73,7 @@ def try_out(
                 for table in TABLES:
                     _try_rules(door, table, [e for e in trials[family] if e.table == table])
         finally:
-            destroy(ipset, [each.name for family in tables for each in _sets(family)])
+            ipset.destroy([each.name for family in tables for each in _sets(family)])
 
 
 def _sets(family: Family) -> Iterator[IpSet]:

@@ -1,7 +1,6 @@
 """Our sets of ipset: written, read, removed, over netlink. Shell."""
 
 import errno
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -20,9 +19,6 @@ from proxy.model import Family, PortKey
 
 MISSHAPEN: Final = SetFacts(0, 0, 0, None, 0)
 """A set that is not one of ours, or has not its shape."""
-NOTICED_S: Final = 2.0
-"""How long sets are tried to be destroyed that rules seem to ask."""
-_LOOK_S: Final = 0.02
 _NO_IPSET: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 
 
@@ -78,14 +74,9 @@ class XtSets:
         self._ipset.carry_out([ipset_messages.destroy(name) for name in names])
 
     def destroy(self, names: Collection[str]) -> None:
-        """Destroy sets. The nft flavour's rules are gone some 20 ms after they were removed: until then they ask their sets."""
-        left = [ipset_messages.destroy(name) for name in names]
-        deadline_s = time.monotonic() + NOTICED_S
-        while refusals := self._ipset.carry_out(left):
-            if time.monotonic() >= deadline_s:
-                raise KernelError("ipset", refusals[0].errno, str(refusals[0]))
-            left = [left[refusal.index] for refusal in refusals]
-            time.sleep(_LOOK_S)
+        """Destroy sets, which no rule asks any more. Raises KernelError."""
+        if refusals := self._ipset.destroy(names):
+            raise KernelError("ipset", refusals[0].errno, str(refusals[0]))
 
     def make_way(self, family: Family, remove_rules: Callable[[], object]) -> list[str]:
         """Have every set in the right shape; return those that nobody asks for, which go last.

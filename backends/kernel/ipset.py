@@ -7,7 +7,8 @@ is filled under another name and swapped.
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from backends.kernel import ipset_messages
@@ -18,6 +19,9 @@ from proxy.errors import KernelError
 from proxy.model import Value
 from proxy.netlink.codec import Request
 
+NOTICED_S: Final = 2.0
+"""How long the kernel may take to notice that no rule asks a set any more; with the nft flavour of iptables it takes some 20 ms."""
+_LOOK_S: Final = 0.02
 _LAST_ERRNO: Final = 4095
 _NOT_THERE: Final = 4103  # IPSET_ERR_EXIST
 
@@ -74,6 +78,18 @@ class Ipset(Netfilter):
             for ack in self._commands.submit(requests)
             if not _is_so_already(requests[ack.index], ack.errno)
         ]
+
+    def destroy(self, names: Iterable[str]) -> list[Refusal]:
+        """Destroy sets of which the rules that asked them have just gone; return what was refused. Blocks for up to NOTICED_S.
+
+        Raises KernelError.
+        """
+        left, waited_s = [ipset_messages.destroy(name) for name in names], 0.0
+        while (refusals := self.carry_out(left)) and waited_s < NOTICED_S:
+            left = [left[refusal.index] for refusal in refusals]
+            time.sleep(_LOOK_S)
+            waited_s += _LOOK_S
+        return refusals
 
     def list_sets(self) -> list[SetState]:
         """Return all sets without their members, foreign ones too."""

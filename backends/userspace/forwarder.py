@@ -37,6 +37,8 @@ REST_S: Final = 0.1
 
 FLOWS_SHARE: Final = 4
 """UDP clients may have one in so many of the files that the process may open: connections need some, too."""
+FLOWS_LOOKED_AT: Final = 512
+"""How many are looked at to find one that is silent: then one goes all the same."""
 
 _READING: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _WRITING: Final = _READING | select.EPOLLOUT
@@ -64,7 +66,7 @@ class Forwarder:
         self.now_s = clock()
         self.on_tick: Callable[[float], object] = _nothing
         self.connecting: dict[Connection, float] = {}
-        self.flows: dict[Flow, None] = {}
+        self.flows: dict[Flow, float] = {}
         self.resting: dict[Listener, None] = {}
         self.starved: dict[Connection, None] = {}
         self.rests = 0
@@ -136,8 +138,8 @@ class Forwarder:
     def watch(self, end: socket.SocketType, handler: Handler, *, is_writing: bool = False) -> None:
         """Have a handler called whenever a socket becomes readable, ends, or (if asked for) becomes writable."""
         descriptor = end.fileno()
-        self._handlers[descriptor] = handler
         self._epoll.register(descriptor, _WRITING if is_writing else _READING)
+        self._handlers[descriptor] = handler
 
     def ignore(self, listener: socket.socket) -> None:
         """Hear of a listening socket no more: where another process has it too, closing it here does not end that."""
@@ -225,15 +227,29 @@ class Forwarder:
             self.later(listener.on_event, 0)
 
     def add_flow(self, flow: Flow) -> None:
-        """Remember a flow; beyond the limit the one that has been silent for longest of the oldest goes."""
-        self.flows[flow] = None
-        if len(self.flows) > self._flows_at_most:
-            oldest = itertools.islice(self.flows, 64)
-            min(oldest, key=lambda each: each.active_s).close()
+        """Remember a flow; beyond the limit one goes that has been silent for about the longest."""
+        if 0 < self._flows_at_most <= len(self.flows):
+            self._forget_one()
+        self.flows[flow] = flow.active_s
+
+    def _forget_one(self) -> None:
+        """Have the first go that has been silent since it was put where it is; those before it are put at the end."""
+        passed: list[Flow] = []
+        for flow, since_s in itertools.islice(self.flows.items(), FLOWS_LOOKED_AT):
+            if flow.active_s == since_s:
+                passed.insert(0, flow)
+                break
+            passed.append(flow)
+        gone, *others = passed
+        for each in others:
+            del self.flows[each]
+            self.flows[each] = each.active_s
+        gone.close()
 
     def _on_tick(self) -> None:
         self._tick = self._loop.call_later(TICK_S, self._on_tick)
-        now_s = self.now_s = self._clock()
+        self._on_events()  # if this process was held up, endpoints may have answered long since
+        now_s = self.now_s
         self.call(self.on_tick, now_s)
         while self.connecting:
             connection = next(iter(self.connecting))

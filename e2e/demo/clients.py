@@ -13,7 +13,7 @@ from e2e.topology import FAMILIES, Addresses, Family, Host
 VIRTUAL = Addresses("10.96.0.80", "fd00:10:96::50")  # examples/demo/service.yaml
 PORT = 80
 RATE = 100.0  # connections begun per second, for each client and family
-TIMEOUT_S = 5.0
+TIMEOUT_S = 10.0
 _ATTEMPTS = 100
 
 

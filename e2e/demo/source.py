@@ -18,7 +18,7 @@ from e2e.topology import CLUSTER_CIDRS
 from tests.apiserver.process import StandIn
 
 SourceName = Literal["manifests", "apiserver"]
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 30.0
 
 
 class Manifests:

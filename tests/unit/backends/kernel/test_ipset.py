@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from backends.kernel import ipset_messages
-from backends.kernel.ipset import Ipset, Refusal
+from backends.kernel.ipset import NOTICED_S, Ipset, Refusal
 from backends.kernel.ipset_objects import IpSet, Member, SetKind, SetState
 from proxy.errors import KernelError
 from proxy.model import IPV4
@@ -298,3 +298,41 @@ def test_a_question_for_a_member_that_is_refused_otherwise_is_an_error(
         endpoints[0].answer = refuse
         with pytest.raises(KernelError, match=r"look for 10\.96\.0\.1,tcp:80 in set a"):
             ipset.has([("a", WEB)])
+
+
+# --- sets that have just been left
+
+
+def test_a_set_goes_as_soon_as_no_rule_asks_it(
+    ipset: Ipset, kernel: IpsetKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            kernel.references.clear()
+
+    monkeypatch.setattr("time.sleep", wait)
+    assert ipset.carry_out([ipset_messages.create(each) for each in (CLIENTS, FRONTENDS)]) == []
+    kernel.references[CLIENTS.name] = 1
+
+    assert ipset.destroy([CLIENTS.name, FRONTENDS.name]) == []
+
+    assert len(waited) == 3
+    assert ipset.list_sets() == []
+
+
+def test_a_set_that_rules_go_on_asking_is_told(
+    ipset: Ipset, kernel: IpsetKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    assert ipset.carry_out([ipset_messages.create(each) for each in (CLIENTS, FRONTENDS)]) == []
+    kernel.references[CLIENTS.name] = 1
+
+    (refusal,) = ipset.destroy([CLIENTS.name, FRONTENDS.name])
+
+    assert refusal.errno == BUSY
+    assert NOTICED_S <= sum(waited) < NOTICED_S + 0.1
+    assert [each.set.name for each in ipset.list_sets()] == [CLIENTS.name]
