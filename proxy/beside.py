@@ -15,13 +15,11 @@ from msgspec import structs
 from proxy.backend import Applied, Backend, Draining, Drift, Figure, Held, Observed, Plan, Retired
 from proxy.desired import Desired
 from proxy.errors import KernelError, Unsupported
-from proxy.localhost import Localhost
+from proxy.localhost import RETRY_S, Localhost
 from proxy.model import Family, PortKey
 
 LABEL: Final = "localhost"
 """What the second says is told by."""
-RETRY_S: Final = 30.0
-"""When a port that could not be had at localhost is tried again, if nothing else happens before."""
 
 log = logging.getLogger(__name__)
 

@@ -101,6 +101,7 @@ class Descent:
         ):
             self._is_done.set()
             self._listeners.take_back()
+            self._listeners.close_rest(is_for_services=True)
 
     async def run(self) -> None:
         """Have other modes' work go once all is programmed, and go down when it must be; until cancelled."""

@@ -30,7 +30,10 @@ from proxy.model import Protocol
 FILE: Final = "listeners.sock"
 """The socket's name in the directory for state."""
 CLOSE_REST_S: Final = 30.0
-"""How long after the start those who serve pages must have taken what they want: that is some seconds after the services."""
+"""How long after the start those who serve pages must have taken what they want: that is some seconds after the services.
+
+What is of Services is closed as soon as a mode has programmed everything, which may be a later one (`descent`).
+"""
 LOOK_S: Final = 5.0
 """How often it is looked whether the next process would find anybody."""
 ANSWER_S: Final = 3.0
@@ -137,13 +140,13 @@ class Listeners:
             _, listener = self._lent.popitem()
             listener.close()
 
-    def close_rest(self, *, is_for_services: bool = False) -> None:
+    def close_rest(self, *, is_for_services: bool | None = None) -> None:
         """Close what nobody took: it is not wanted any more, and who connects there would wait for nobody.
 
-        To be called when all is programmed, `is_for_services` while others may still take theirs.
+        `is_for_services`: only those of Services, or only the others. None: all.
         """
         for key, listener in list(self._inherited.items()):
-            if is_of_service(listener) or not is_for_services:
+            if is_for_services in {None, is_of_service(listener)}:
                 del self._inherited[key]
                 listener.close()
 
@@ -259,7 +262,7 @@ def _peer(connection: socket.socket) -> int:
 async def run(
     listeners: Listeners, path: Path, is_synced: asyncio.Event, look_s: float = LOOK_S
 ) -> None:
-    """Pass listening sockets to the next process, and close those that this one has no use for, until cancelled.
+    """Pass listening sockets to the next process, and close those of pages that this one does not have, until cancelled.
 
     The next process may end without having told this one to stop. Then the one after it is to find this one again.
     """
@@ -296,6 +299,5 @@ def _is_answered(path: Path, ours: int) -> bool:
 
 async def _close_rest(listeners: Listeners, is_synced: asyncio.Event) -> None:
     await is_synced.wait()
-    listeners.close_rest(is_for_services=True)
     await asyncio.sleep(CLOSE_REST_S)
-    listeners.close_rest()
+    listeners.close_rest(is_for_services=False)

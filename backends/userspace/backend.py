@@ -14,7 +14,7 @@ from backends.userspace.belief import Observed
 from backends.userspace.engine import Engine
 from backends.userspace.held import look_at, look_at_rest
 from backends.userspace.kernel import Ears, Kernel
-from backends.userspace.model import SERVED, UserspacePlan
+from backends.userspace.model import SERVED, Place, UserspacePlan
 from backends.userspace.plan import plan, prune
 from backends.userspace.settings import ForwarderSettings, forwarder_settings
 from backends.userspace.sockets import describe
@@ -23,6 +23,7 @@ from proxy.backend import Applied, Drift, Figure, Held, Retired
 from proxy.config.settings import Settings
 from proxy.desired import Desired
 from proxy.listeners import Listeners
+from proxy.localhost import ADDRESSES, RETRY_S
 from proxy.model import FAMILIES, Family, PortKey
 from proxy.threads import to_thread
 
@@ -119,7 +120,7 @@ class UserspaceBackend:
             await self._close(plan, observed)
             if plan.unrouted:
                 failed |= self._unroute(plan, observed)
-        again_s = 0.0 if has_moved else None
+        again_s = 0.0 if has_moved else RETRY_S if observed.refused else None
         return Applied(operations=plan.size, transactions=1, failed=failed, again_s=again_s)
 
     def _hear(self, observed: Observed) -> bool:
@@ -172,14 +173,28 @@ class UserspaceBackend:
             try:
                 self._engine.listen(place, listening)
             except OSError as error:
-                failed[listening.owner] = describe(place, error)
                 if self._engine.has(place):
                     self._engine.stop(place)
-                observed.listen(place, None)
+                self._refuse(place, listening.owner, describe(place, error), observed, failed)
             else:
+                if place in observed.refused:
+                    log.info("%s is served at localhost now", listening.owner)
                 observed.listen(place, listening)
             if not number % AT_ONCE:
                 await asyncio.sleep(0)
+
+    def _refuse(
+        self, place: Place, owner: PortKey, why: str, observed: Observed, failed: Failed
+    ) -> None:
+        """Believe that nobody listens somewhere. At localhost that is none of the mode, as it is none of others."""
+        was_refused = place in observed.refused
+        observed.listen(place, None)
+        if place.family not in self.at_localhost or place.address != ADDRESSES[place.family]:
+            failed[owner] = why
+            return
+        observed.refused[place] = owner
+        if not was_refused:
+            log.error("%s is not served at localhost, trying again: %s", owner, why)
 
     async def _close(self, plan: UserspacePlan, observed: Observed) -> None:
         for number, (place, _) in enumerate(plan.closing, start=1):

@@ -14,7 +14,8 @@ class Observed:
     """`routes` are the addresses that a route of ours makes local, `black_holes` ranges in which unknown addresses lead nowhere.
 
     `places` says for each ServicePort where it listens, `holders` for each address who needs it, `node_ports` who has any.
-    `host` are the addresses of this host's interfaces, as of the last reading of everything.
+    `host` are the addresses of this host's interfaces, as of the last reading of everything. `refused` is where at localhost somebody
+    was to listen and could not, with whose that is.
     """
 
     is_rebuild_due: Final = False
@@ -35,6 +36,7 @@ class Observed:
         self.places: dict[PortKey, dict[Place, None]] = {}
         self.holders: dict[str, dict[PortKey, None]] = {}
         self.node_ports: dict[PortKey, None] = {}
+        self.refused: dict[Place, PortKey] = {}
         self.node: NodePart | None = None
 
     def serve(self, key: PortKey, serving: Serving | None) -> None:
@@ -56,6 +58,7 @@ class Observed:
 
     def listen(self, place: Place, listening: Listening | None) -> None:
         """Take in who listens somewhere; None: nobody does."""
+        self.refused.pop(place, None)
         old = self.listening.pop(place, None)
         if old is not None:
             places = self.places[old.owner]

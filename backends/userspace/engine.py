@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from backends.userspace.forwarder import Forwarder
 from backends.userspace.here import Here
@@ -9,8 +10,12 @@ from backends.userspace.interfaces import PodInterfaces
 from backends.userspace.model import Listening, Place, Serving
 from backends.userspace.settings import ForwarderSettings
 from backends.userspace.sockets import Sockets, admit, describe, is_alive
+from proxy.errors import KernelError
 from proxy.listeners import Listeners
 from proxy.model import PortKey
+
+AT_ONCE: Final = 20
+"""Listeners that are told who is here before others have their turn: each takes the kernel 0.2 ms where there are 250 pods."""
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +36,21 @@ class Engine:
         self._made: Forwarder | None = None
         self._interfaces: PodInterfaces | None = None
         self._here = Here()
+        self._untold: list[Place] = []
 
     @property
     def forwarder(self) -> Forwarder:
-        """The forwarder. Made on the event loop that asks first."""
+        """The forwarder. Made on the event loop that asks first. Raises KernelError."""
         if self._made is None:
-            if self._settings.detector.is_by_interface:
-                self._interfaces = PodInterfaces(self._settings.detector)
+            try:
+                if self._settings.detector.is_by_interface and self._interfaces is None:
+                    self._interfaces = PodInterfaces(self._settings.detector)
+                self._made = self._make(self._settings)
+            except OSError as error:  # too many open files
+                number, text = error.errno or 0, error.strerror or str(error)
+                raise KernelError("begin to forward", number, text) from error
+            if self._interfaces is not None:
                 self._here = Here(self._here.host, (), self._interfaces.numbers)
-            self._made = self._make(self._settings)
             self._made.here = self._here
             self._made.on_tick = self._look_at_interfaces
         return self._made
@@ -83,7 +94,12 @@ class Engine:
             listener = None
         if listener is None:
             opened = self._sockets.open(place, listening.admission, self._here)
-            forwarder.listen(place, listening, opened)
+            try:
+                forwarder.listen(place, listening, opened)
+            except OSError:
+                self._sockets.leave(place)
+                opened.close()
+                raise
             return
         if listener.listening.admission != listening.admission:
             admit(listener.socket, place, listening.admission, self._here)
@@ -104,17 +120,29 @@ class Engine:
 
     def _stand(self, here: Here) -> None:
         before, self._here = self._here, here
-        is_news = (before.ranges, before.interfaces) != (here.ranges, here.interfaces)
-        if self._made is None:
+        made = self._made
+        if made is None:
             return
-        self._made.here = here
-        for place, listener in self._made.listeners.items() if is_news else ():
-            if not listener.listening.admission.only_here:
+        made.here = here
+        if (before.ranges, before.interfaces) != (here.ranges, here.interfaces):
+            self._untold = list(made.listeners)
+            self._tell(made)
+
+    def _tell(self, forwarder: Forwarder) -> None:
+        """Have listeners let in who is here now: some of them, then others have their turn."""
+        told = 0
+        while self._untold and told < AT_ONCE:
+            place = self._untold.pop()
+            listener = forwarder.listeners.get(place)
+            if listener is None or not listener.listening.admission.only_here:
                 continue
+            told += 1
             try:
-                admit(listener.socket, place, listener.listening.admission, here)
+                admit(listener.socket, place, listener.listening.admission, self._here)
             except OSError as error:
                 log.error("pods here may not be let in: %s", describe(place, error))
+        if self._untold:
+            forwarder.later(self._tell, forwarder)
 
     def counts(self, key: PortKey) -> Mapping[str, int]:
         """Return what was counted of one ServicePort, and how many connections and flows it has."""

@@ -15,9 +15,9 @@ from proxy.addresses import bounds_of, parse_cidr
 from proxy.model import IPV4, Family
 
 MOST: Final = 4096
-"""Instructions that the kernel takes (BPF_MAXINSNS): a thousand ranges of IPv4, three hundred of IPv6.
+"""Instructions that the kernel takes (BPF_MAXINSNS): a thousand ranges of IPv4, three hundred of IPv6, two thousand interfaces.
 
-Where net.core.optmem_max is 20480, as it was by default for long, memory ends before (ENOMEM): at some 230 and 120.
+Where net.core.optmem_max is 20480, as it was by default for long, memory ends before (ENOMEM): at some 230, 120 and 620.
 """
 
 _NET: Final = -0x100000  # SKF_NET_OFF
@@ -33,6 +33,8 @@ _LOAD, _AND, _IS, _JUMP, _RETURN = (
 _ALL: Final = 0xFFFFFFFF
 _LOOPBACK: Final = 1  # LOOPBACK_IFINDEX, in every namespace
 _INSTRUCTION: Final = struct.Struct("=HBBI")
+WIDTH: Final = _INSTRUCTION.size
+"""Bytes of one instruction."""
 
 Instruction = tuple[int, int, int, int]
 """Code, jump if true, jump if false, and the number k."""

@@ -25,6 +25,11 @@ def look_at(key: PortKey, engine: Engine, observed: Observed, facts: Facts | Non
             lines.append(f"listens at {place}{_for_whom(listening)}")
         else:
             differences.append(f"nobody listens at {place}")
+    lines += [
+        f"cannot listen at {place} for now"
+        for place, owner in observed.refused.items()
+        if owner == key
+    ]
     there = observed.routes.keys() if facts is None else facts.routes
     differences += [
         f"{address} is {'' if address in there else 'not '}local"

@@ -26,11 +26,12 @@ def plan(
     """Return what brings the ServicePorts in `changed`, and the node's own part, from belief to desire.
 
     `families` are those that this host has; the backend has said so of the other. Where NodePorts listen follows from the node: when that changes, all that have any are planned.
-    `at_localhost` are the families of which they listen there, too.
+    `at_localhost` are the families of which they listen there, too. Who could not is tried again with a plan for no keys, not with those
+    of others.
     """
     was_settled = observed.node is not None and observed.node.is_settled
     node = _node_part(desired.node, observed, families, at_localhost, is_settled=was_settled)
-    keys: Iterable[PortKey] = changed
+    keys: Iterable[PortKey] = changed or dict.fromkeys(observed.refused.values())
     if _node_ports_move(observed.node, node):
         keys = dict.fromkeys([*changed, *observed.node_ports])
     draft = _Draft(observed, node or observed.node)
@@ -89,7 +90,8 @@ class _Draft:
         for place, listening in wanted.items():
             if observed.listening.get(place) != listening:
                 self._listening[place] = listening
-        for place in observed.places.get(key, ()):
+        refused = [place for place, owner in observed.refused.items() if owner == key]
+        for place in (*observed.places.get(key, ()), *refused):
             if place not in wanted:
                 self._left[place] = key
 

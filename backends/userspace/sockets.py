@@ -1,7 +1,9 @@
 """The door to listening sockets: opened, taken over from the process before, and told whom to let in. Shell; holds no policy."""
 
+import contextlib
 import ctypes
 import errno
+import functools
 import os
 import socket
 import struct
@@ -11,7 +13,7 @@ from backends.userspace import filters
 from backends.userspace.here import Here
 from backends.userspace.model import NOBODY, Admission, Place
 from proxy.listeners import Listeners, bind_freely, listener_key
-from proxy.model import IPV6
+from proxy.model import IPV6, Family
 
 BACKLOG: Final = 4096
 """Connections that wait to be accepted; the kernel takes no more than net.core.somaxconn."""
@@ -37,24 +39,25 @@ class Sockets:
     def open(self, place: Place, admission: Admission, here: Here) -> socket.socket:
         """Return a socket that listens there and does not block. Raises OSError."""
         key = listener_key(place.protocol, place.address, place.port)
-        inherited = self._listeners.take(key)
-        if inherited is not None:
-            if is_alive(inherited):
-                self._tell_interface(inherited, place)
-                admit(inherited, place, admission, here)
-                return inherited
-            self._listeners.drop(key)
-            inherited.close()
-        listener = socket.socket(_FAMILIES[place.family], _TYPES[place.protocol])
-        try:
-            self._prepare(listener, place)
+        with contextlib.ExitStack() as unless_opened:
+            passed = self._listeners.take(key)
+            if passed is not None:
+                unless_opened.callback(self._listeners.drop, key)
+            if passed is not None and not is_alive(passed):
+                passed.close()
+                passed = None
+            listener = unless_opened.enter_context(
+                passed or socket.socket(_FAMILIES[place.family], _TYPES[place.protocol])
+            )
+            if passed is None:
+                self._prepare(listener, place)
+            self._tell_interface(listener, place)
             admit(listener, place, admission, here)
-            listener.bind((place.address, place.port))
-            if place.protocol == "TCP":
-                listener.listen(BACKLOG)
-        except OSError:
-            listener.close()
-            raise
+            if passed is None:
+                listener.bind((place.address, place.port))
+                if place.protocol == "TCP":
+                    listener.listen(BACKLOG)
+            unless_opened.pop_all()
         self._listeners.keep(key, listener)
         return listener
 
@@ -68,7 +71,6 @@ class Sockets:
         bind_freely(listener)
         if place.family == IPV6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        self._tell_interface(listener, place)
         if place.protocol == "TCP":
             # so that connections of an earlier process, which still linger, are not in the way
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,12 +86,14 @@ class Sockets:
 def admit(listener: socket.socket, place: Place, admission: Admission, here: Here) -> None:
     """Have a socket be shown the packets of those who are to be let in, and no others. Raises OSError.
 
-    With EMSGSIZE when there are too many ranges; nobody is let in then.
+    With EMSGSIZE when there are too many ranges or interfaces; nobody is let in then.
     """
-    program = filters.program(place.family, admission, here)
-    if len(program) > filters.MOST:
-        _attach(listener, filters.program(place.family, NOBODY, here))
-        raise OSError(errno.EMSGSIZE, "too many source ranges for a socket filter")
+    program = _program(place.family, admission, here)
+    if len(program) > filters.MOST * filters.WIDTH:
+        _attach(listener, _program(place.family, NOBODY, here))
+        raise OSError(
+            errno.EMSGSIZE, "too many source ranges, or interfaces of pods, for a socket filter"
+        )
     if program:
         _attach(listener, program)
         return
@@ -100,9 +104,15 @@ def admit(listener: socket.socket, place: Place, admission: Admission, here: Her
             raise
 
 
-def _attach(listener: socket.socket, program: list[filters.Instruction]) -> None:
-    packed = ctypes.create_string_buffer(filters.pack(program))
-    described = _PROGRAM.pack(len(program), ctypes.addressof(packed))
+@functools.lru_cache(maxsize=8)
+def _program(family: Family, admission: Admission, here: Here) -> bytes:
+    """Many listeners have the same one, and it may be long."""
+    return filters.pack(filters.program(family, admission, here))
+
+
+def _attach(listener: socket.socket, program: bytes) -> None:
+    packed = ctypes.create_string_buffer(program)
+    described = _PROGRAM.pack(len(program) // filters.WIDTH, ctypes.addressof(packed))
     listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, described)
 
 

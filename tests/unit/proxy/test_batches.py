@@ -34,7 +34,9 @@ def test_what_everything_else_needs_comes_first_and_what_goes_comes_last(order: 
     assert most_urgent_first([keys[place] for place in order], by_key(*wanted)) == keys
 
 
-@pytest.mark.parametrize("stem", ["10.96.0.{}", "::ffff:10.96.0.{}", "fd00:10:96::{:x}", "fd00:10:96::ab{:02x}"])
+@pytest.mark.parametrize(
+    "stem", ["10.96.0.{}", "::ffff:10.96.0.{}", "fd00:10:96::{:x}", "fd00:10:96::ab{:02x}"]
+)
 @given(order=st.permutations(range(64)))
 def test_addresses_with_the_same_last_bits_come_together(stem: str, order: list[int]) -> None:
     ports = [make_desired(f"a/s{n}", cluster_ip=stem.format(n)) for n in order]

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 import pytest
 
 from proxy.backend import Backend, Draining, Figure, Held
-from proxy.beside import RETRY_S, Beside, at_localhost
+from proxy.beside import Beside, at_localhost
 from proxy.desired import Desired, Frontend
 from proxy.desired_node import DesiredNode
 from proxy.errors import KernelError
-from proxy.localhost import Localhost
+from proxy.localhost import RETRY_S, Localhost
 from proxy.model import PortKey
 from tests.desired_strategies import make_desired
 from tests.fakes.backend import FakeBackend, unreachable

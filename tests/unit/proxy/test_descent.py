@@ -134,6 +134,10 @@ class Lending(Listeners):
     def take_back(self) -> None:
         self.told.append("take back")
 
+    def close_rest(self, *, is_for_services: bool | None = None) -> None:
+        assert is_for_services
+        self.told.append("close rest")
+
 
 class Site:
     """A daemon on the first rung, with a few services."""
@@ -422,6 +426,21 @@ def test_where_the_new_mode_has_everything_refused_what_the_old_one_left_serves_
     site.live(life)
 
 
+def test_what_was_passed_on_waits_for_a_mode_that_does_not_have_everything_refused(
+    site: Site,
+) -> None:
+    site.daemon.backend.refused = {make_key(f"default/{name}"): "No space left" for name in "abc"}
+
+    async def life() -> None:
+        assert site.daemon.reconciler.is_synced.is_set()
+        assert site.told == []
+        await site.daemon.pass_s(LIMIT_S + 15.0)
+        assert site.mode == "second"
+        assert site.told == ["lend", "take back", "close rest"]
+
+    site.live(life)
+
+
 class Slow(Rung):
     """Takes its time to be tried."""
 
@@ -499,6 +518,6 @@ def test_where_the_old_mode_listens_the_new_one_is_lent_its_sockets(site: Site) 
         assert site.told == ["lend", "drain 0"]
 
         await site.daemon.pass_s(150.0)
-        assert site.told == ["lend", "drain 0", "take back"]
+        assert site.told == ["lend", "drain 0", "take back", "close rest"]
 
     site.live(life)

@@ -152,7 +152,7 @@ def test_programs_that_are_started_do_not_have_them(old: Listeners, tmp_path: Pa
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_what_no_service_has_any_more_is_closed_as_soon_as_all_is_programmed(
+def test_what_no_service_has_any_more_is_closed_and_pages_are_not(
     old: Listeners, tmp_path: Path, address: str
 ) -> None:
     page, listener = make_listener(address=address)
@@ -161,12 +161,29 @@ def test_what_no_service_has_any_more_is_closed_as_soon_as_all_is_programmed(
         gone, of_service = make_listener(kind, address)
         bind_freely(of_service)
         old.keep(gone, of_service)
+    new = run(old, tmp_path / "socket")
+    assert len(new.inherited) == 3
+
+    new.close_rest(is_for_services=True)
+    assert new.inherited == [page]
+    new.close_rest()
+    assert new.inherited == []
+
+
+def test_pages_that_nobody_serves_any_more_are_closed_in_time_and_services_are_not(
+    old: Listeners, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "CLOSE_REST_S", 0.0)
+    old.keep(*make_listener())
+    key, of_service = make_listener()
+    bind_freely(of_service)
+    old.keep(key, of_service)
 
     async def live(new: Listeners) -> None:
         is_synced = asyncio.Event()
         life = asyncio.create_task(listeners.run(new, tmp_path / "socket", is_synced))
         await asyncio.sleep(0)
-        assert len(new.inherited) == 3
+        assert len(new.inherited) == 2
         is_synced.set()
         async with asyncio.timeout(60):
             while len(new.inherited) > 1:  # noqa: ASYNC110 - nobody tells
@@ -175,9 +192,8 @@ def test_what_no_service_has_any_more_is_closed_as_soon_as_all_is_programmed(
 
     new = run(old, tmp_path / "socket")
     asyncio.run(live(new))
-    assert new.inherited == [page]
+    assert new.inherited == [key]
     new.close_rest()
-    assert new.inherited == []
 
 
 def test_what_is_lent_is_taken_by_another_owner_in_this_process(

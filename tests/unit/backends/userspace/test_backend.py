@@ -11,8 +11,10 @@ from backends.userspace.backend import UserspaceBackend
 from backends.userspace.model import ROUTE_PROTOCOL, Place
 from backends.userspace.settings import ForwarderSettings
 from proxy.beside import at_localhost
-from proxy.desired import Frontend
+from proxy.desired import DesiredPort, Frontend
 from proxy.errors import KernelError
+from proxy.localhost import RETRY_S
+from proxy.model import PortKey
 from proxy.netlink.fib import Route
 from tests.contract.driving import adopt
 from tests.contract.userspace_host import (
@@ -60,6 +62,59 @@ def test_node_ports_are_at_localhost_from_the_first_plan_on_and_go_with_the_serv
                 gone = backend.prune(whole({}), observed)
                 assert not (await backend.apply(gone, observed)).failed
                 assert made.listening() == {}
+
+    asyncio.run(test())
+
+
+def test_a_port_that_is_taken_at_localhost_is_none_of_the_mode_and_is_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    here = Place("IPv4", "TCP", "127.0.0.1", 30080)
+    port = make_desired("default/web", "10.1.0.1:80", outer=(Frontend("NodePort", None, 30080),))
+    other = make_desired("default/other", "10.1.0.2:80")
+    ports = desired_state(port, other)
+
+    async def test() -> None:
+        world = World()
+        with RoutesKernel().entered():
+            made = FakeEngine(world, Meter(), ForwarderSettings(), None)
+            backend = UserspaceBackend(
+                ForwarderSettings(localhost=("IPv4",)), make_engine=lambda _, __: made
+            )
+            with contextlib.closing(backend):
+                observed = await backend.observe()
+
+                async def program(
+                    *keys: PortKey, of: dict[PortKey, DesiredPort] = ports, is_taken: bool = True
+                ) -> float | None:
+                    if is_taken:
+                        world.taken.add(here)
+                    plan = backend.plan(whole(of), observed, keys)
+                    applied = await backend.apply(plan, observed)
+                    assert not applied.failed
+                    return applied.again_s
+
+                assert await program(port.key) == RETRY_S
+                assert await program() == RETRY_S
+                assert await program(other.key) == RETRY_S
+                told = "is not served at localhost, trying again: listen at TCP 127.0.0.1:30080"
+                assert caplog.text.count(told) == 1
+                held = [each async for each in backend.read_back(whole(ports), observed, ports)]
+                refused = f"cannot listen at {here} for now"
+                assert [refused in each.lines for each in held] == [True, False]
+                assert here in world.taken, "no reason to try again whom that does not concern"
+
+                assert await program(is_taken=False) == RETRY_S  # now they leave
+                assert await program(is_taken=False) is None
+                assert here in made.listening()
+                assert "default/web (TCP, IPv4) is served at localhost now" in caplog.text
+
+                made.stop(here)
+                observed.listen(here, None)
+                assert await program(port.key) == RETRY_S
+                assert await program(port.key, of={other.key: other}) is None
+                assert made.listening().keys() == observed.listening.keys()
 
     asyncio.run(test())
 

@@ -2,9 +2,12 @@
 
 import asyncio
 import resource
+from typing import cast
 
 import pytest
 
+from backends.userspace.datagrams import Flow
+from backends.userspace.forwarder import Forwarder
 from backends.userspace.settings import ForwarderSettings
 from tests import forwarding
 from tests.forwarding import (
@@ -119,6 +122,36 @@ def test_silent_flows_end_and_there_are_never_more_than_allowed() -> None:
                 await until(lambda: not forwarder.flows)
                 first.sendto(b"?")
                 assert await heard_by(one) == b"a"
+
+    asyncio.run(test())
+
+
+class Remembered:
+    """A flow without sockets."""
+
+    def __init__(self, forwarder: Forwarder) -> None:
+        self.active_s = forwarder.now_s
+        self.is_forgotten = False
+        self._forwarder = forwarder
+        forwarder.add_flow(cast("Flow", self))
+
+    def close(self) -> None:
+        self.is_forgotten = True
+        del self._forwarder.flows[cast("Flow", self)]
+
+
+def test_who_goes_on_is_not_forgotten_for_those_who_ask_once() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding(ForwarderSettings(flows=300)) as forwarder:
+            lasting = [Remembered(forwarder) for _ in range(100)]
+            for number in range(2000):
+                forwarder.now_s += 0.001
+                if not number % 50:
+                    for each in lasting:
+                        each.active_s = forwarder.now_s
+                Remembered(forwarder)
+                assert len(forwarder.flows) <= 300
+            assert not [each for each in lasting if each.is_forgotten]
 
     asyncio.run(test())
 

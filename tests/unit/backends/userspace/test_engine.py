@@ -7,10 +7,12 @@ import socket
 import pytest
 
 from backends.userspace.engine import Engine
+from backends.userspace.forwarder import Forwarder
 from backends.userspace.here import Detector, Here
 from backends.userspace.interfaces import PodInterfaces
-from backends.userspace.model import NOBODY, Admission, Listening
+from backends.userspace.model import NOBODY, Admission, Listening, Place
 from backends.userspace.settings import ForwarderSettings
+from proxy.errors import KernelError
 from proxy.listeners import Listeners
 from tests.fakes.links import LinksKernel
 from tests.forwarding import KEY, ask, endpoint, free_place, naming, serving, until
@@ -114,6 +116,85 @@ def test_who_is_here_is_told_to_listeners_that_let_in_nobody_else(
 
     asyncio.run(test())
     assert [each.ranges for each in told] == [("10.244.0.0/24",)]
+
+
+def test_many_listeners_are_told_who_is_here_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Place] = []
+
+    async def test() -> None:
+        engine = Engine(ForwarderSettings())
+        engine.serve(KEY, serving())
+        places = [free_place() for _ in range(5)]
+        for place in places:
+            engine.listen(place, Listening(KEY, "external", Admission(only_here=True)))
+        monkeypatch.setattr("backends.userspace.engine.AT_ONCE", 2)
+        monkeypatch.setattr(
+            "backends.userspace.engine.admit", lambda *arguments: told.append(arguments[1])
+        )
+
+        engine.set_here(frozenset(), ("10.244.0.0/24",))
+        assert told == [places[4], places[3]]
+        engine.stop(places[1])
+        await until(lambda: told[-1] == places[0])
+
+        assert told == [places[each] for each in (4, 3, 2, 0)]
+        engine.close()
+
+    asyncio.run(test())
+
+
+def test_that_it_cannot_begin_is_what_the_kernel_refuses() -> None:
+    kernel = LinksKernel()
+    made: list[Forwarder] = []
+
+    def make(settings: ForwarderSettings) -> Forwarder:
+        if not made:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return made[0]
+
+    async def test() -> None:
+        detector = Detector(mode="InterfaceNamePrefix", interface="veth")
+        settings = ForwarderSettings(detector=detector)
+        engine = Engine(settings, make=make)
+        with kernel.entered():
+            with pytest.raises(KernelError, match="begin to forward: Too many open files"):
+                engine.serve(KEY, serving())
+            made.append(Forwarder(settings))
+            engine.serve(KEY, serving())
+        assert engine.serving() == {KEY: serving()}
+        engine.close()
+
+    asyncio.run(test())
+
+
+def test_a_socket_that_cannot_be_watched_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        shared, place = Listeners(), free_place()
+        engine = Engine(ForwarderSettings(), shared)
+        engine.serve(KEY, serving())
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with monkeypatch.context() as refusing:
+            refusing.setattr(engine.forwarder, "_epoll", Refusing(full))
+            with pytest.raises(OSError, match="No space left"):
+                engine.listen(place, Listening(KEY, "internal"))
+        assert not engine.has(place)
+        assert list(shared._offered()) == []
+
+        engine.listen(place, Listening(KEY, "internal"))
+        assert engine.is_listening(place)
+        engine.close()
+
+    asyncio.run(test())
+
+
+class Refusing:
+    """An epoll object that takes nobody."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+    def register(self, _descriptor: int, _mask: int) -> None:
+        raise self.error
 
 
 @pytest.mark.parametrize("is_refused", [False, True])

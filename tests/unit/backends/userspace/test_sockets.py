@@ -141,6 +141,32 @@ def test_one_that_listens_no_more_is_opened_anew() -> None:
     assert not is_alive(dead)
 
 
+def test_one_that_was_passed_on_and_cannot_be_used_is_not_in_the_way_later() -> None:
+    place = free_place()
+    key = listener_key(place.protocol, place.address, place.port)
+    listeners = Listeners()
+    listeners._inherited[key] = Sockets().open(place, EVERYBODY, Here())
+    too_many = Admission(tuple([f"127.{n >> 8}.{n & 255}.0/24" for n in range(2000)]))
+
+    with pytest.raises(OSError, match="too many source ranges"):
+        Sockets(listeners).open(place, too_many, Here())
+
+    assert list(listeners._offered()) == []
+    with Sockets(listeners).open(place, EVERYBODY, Here()):
+        assert is_let_in(place, "127.0.0.1")
+
+
+def test_a_place_that_somebody_else_in_this_process_has_stays_that_ones() -> None:
+    place = free_place()
+    key = listener_key(place.protocol, place.address, place.port)
+    listeners = Listeners()
+    with socket.create_server((place.address, place.port)) as page:
+        listeners.keep(key, page)
+        with pytest.raises(OSError, match="in use"):
+            Sockets(listeners).open(place, EVERYBODY, Here())
+        assert listeners._kept == {key: page}
+
+
 def test_what_is_closed_is_not_passed_on() -> None:
     place = free_place()
     listeners = Listeners()
