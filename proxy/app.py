@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvloop
-from msgspec import structs
 
 import backends
 from proxy import (
@@ -168,9 +167,7 @@ def make_backend(mode: str, settings: Settings, passed: Listeners) -> Backend[An
     families = localhost.families(settings.node_port_addresses)
     if mode not in backends.WITHOUT_LOCALHOST or not (settings.localhost_node_ports and families):
         return backend
-    # which NodePorts are at localhost is told from here, and so is what becomes of refusals
-    aside = structs.replace(settings, localhost_node_ports=False)
-    listening = backends.create("userspace", aside, passed)
+    listening = backends.create("userspace", settings, passed)
     return Beside(backend, listening, localhost.Localhost(families))
 
 

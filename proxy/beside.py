@@ -15,7 +15,7 @@ from msgspec import structs
 from proxy.backend import Applied, Backend, Draining, Drift, Figure, Held, Observed, Plan, Retired
 from proxy.desired import Desired
 from proxy.errors import KernelError, Unsupported
-from proxy.localhost import RETRY_S, Localhost
+from proxy.localhost import Localhost
 from proxy.model import Family, PortKey
 
 LABEL: Final = "localhost"
@@ -30,8 +30,6 @@ class BesideObserved:
     def __init__(self, first: Observed, second: Observed | None) -> None:
         self.first = first
         self.second = second
-        self.refused: dict[PortKey, str] = {}
-        """Whom the second could not serve, and why."""
         self.served: set[PortKey] = set()
         """Whom the second was told to serve: it is not asked about others with each change."""
 
@@ -109,8 +107,7 @@ class Beside:
         if observed.second is None:
             return BesidePlan(first, None)
         part = self.localhost.of(desired)
-        # others are no reason to try again whom it has refused: a plan for nobody comes in time
-        wanted = {key: key in part.ports for key in sorted(changed or observed.refused)}
+        wanted = {key: key in part.ports for key in changed}
         keys = {key: is_in for key, is_in in wanted.items() if is_in or key in observed.served}
         if changed and not keys:
             return BesidePlan(first, None)
@@ -134,28 +131,15 @@ class Beside:
                 self._note(str(error))
                 observed.second = None
             else:
-                self._refuse(plan, second, observed)
+                for key, is_wanted in plan.keys.items():
+                    (observed.served.add if is_wanted else observed.served.discard)(key)
         again = [each.again_s for each in (first, second) if each.again_s is not None]
-        if observed.refused:
-            again.append(RETRY_S)
         return Applied(  # what is written is what the mode writes
             operations=first.operations,
             transactions=first.transactions,
-            failed=first.failed,
+            failed={**second.failed, **first.failed},
             again_s=min(again, default=None),
         )
-
-    def _refuse(self, plan: BesidePlan, second: Applied, observed: BesideObserved) -> None:
-        """Remember who cannot be served at localhost, and say it once of each."""
-        for key, is_wanted in plan.keys.items():
-            (observed.served.add if is_wanted else observed.served.discard)(key)
-            if key in observed.refused and key not in second.failed:
-                del observed.refused[key]
-                log.info("%s is served at localhost now, or is not to be any more", key)
-        for key, why in second.failed.items():
-            if key not in observed.refused:
-                log.error("%s is not served at localhost, trying again: %s", key, why)
-            observed.refused[key] = why
 
     async def verify(self, observed: BesideObserved) -> list[Drift]:
         drifts = await self._first.verify(observed.first)

@@ -14,8 +14,6 @@ from proxy.desired_node import PRIMARY, DesiredNode, family_of, is_in_any
 from proxy.model import FAMILIES, Family, PortKey
 
 ADDRESSES: Final[Mapping[Family, str]] = {"IPv4": "127.0.0.1", "IPv6": "::1"}
-RETRY_S: Final = 30.0
-"""When a port that could not be had there is tried again, if nothing else happens before."""
 
 
 def families(node_port_addresses: tuple[str, ...]) -> tuple[Family, ...]:

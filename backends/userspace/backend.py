@@ -23,10 +23,12 @@ from proxy.backend import Applied, Drift, Figure, Held, Retired
 from proxy.config.settings import Settings
 from proxy.desired import Desired
 from proxy.listeners import Listeners
-from proxy.localhost import ADDRESSES, RETRY_S
+from proxy.localhost import ADDRESSES
 from proxy.model import FAMILIES, Family, PortKey
 from proxy.threads import to_thread
 
+RETRY_S: Final = 30.0
+"""When a port that could not be had at localhost is tried again, if nothing else happens before."""
 AT_ONCE: Final = 200
 """Sockets opened or closed before others have their turn."""
 Failed = dict[PortKey, str]

@@ -15,7 +15,7 @@ import backends
 from proxy import app
 from proxy.announcer import Announcer
 from proxy.backend import Retired
-from proxy.beside import Beside, at_localhost
+from proxy.beside import at_localhost
 from proxy.cache import Cache
 from proxy.config import load
 from proxy.config.flags import add_flags
@@ -317,15 +317,6 @@ def test_node_ports_at_localhost_have_a_listener_where_rules_cannot_serve_them(
 
     assert backend.name == mode
     assert at_localhost(backend) == families
-
-
-def test_the_listener_beside_rules_is_told_where_to_listen_and_tells_what_it_could_not() -> None:
-    backend = app.make_backend("nftables", settings(), Listeners())
-
-    assert isinstance(backend, Beside)
-    assert backend._second.name == "userspace"
-    assert at_localhost(backend._second) == ()
-    backend.close()
 
 
 class Forwarding(FakeBackend):

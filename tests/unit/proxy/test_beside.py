@@ -11,7 +11,7 @@ from proxy.beside import Beside, at_localhost
 from proxy.desired import Desired, Frontend
 from proxy.desired_node import DesiredNode
 from proxy.errors import KernelError
-from proxy.localhost import RETRY_S, Localhost
+from proxy.localhost import Localhost
 from proxy.model import PortKey
 from tests.desired_strategies import make_desired
 from tests.fakes.backend import FakeBackend, unreachable
@@ -124,26 +124,16 @@ def test_leftovers_of_both_are_pruned(both: Both) -> None:
     assert (both.first.kernel, both.second.kernel) == ({}, {})
 
 
-def test_a_refusal_at_localhost_is_none_of_the_mode_and_is_tried_again(
-    both: Both, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    both.second.refused[OPEN] = "127.0.0.1:30080 is taken"
-    both.first.refused = {PLAIN: "no room"}
+def test_a_plan_for_nobody_is_one_for_both(both: Both) -> None:
+    assert both.backend.plan(both.desired, both.observed, []).second is not None
 
-    for _ in range(3):
-        applied = both.program([PLAIN, OPEN])
-        assert applied.failed == {PLAIN: "no room"}
-        assert applied.again_s == RETRY_S
-    assert both.first.kernel.keys() == {OPEN}
-    assert caplog.text.count("127.0.0.1:30080 is taken") == 1
-    plan = both.backend.plan(both.desired, both.observed, [PLAIN])
-    assert plan.second is None, "no reason to try again whom that does not concern"
 
-    both.second.refused.clear()
-    assert both.program([]).again_s is None
-    assert both.second.kernel.keys() == {OPEN}
-    assert "is served at localhost now" in caplog.text
+def test_who_cannot_be_served_by_either_is_told(both: Both) -> None:
+    both.first.refused, both.second.refused = {PLAIN: "no room"}, {OPEN: "no room, either"}
+
+    failed = both.program([PLAIN, OPEN]).failed
+
+    assert failed == {PLAIN: "no room", OPEN: "no room, either"}
 
 
 def test_the_second_is_not_asked_about_changes_that_do_not_concern_it(both: Both) -> None:
@@ -155,15 +145,6 @@ def test_the_second_is_not_asked_about_changes_that_do_not_concern_it(both: Both
     both.program([OPEN])
     assert both.observed.served == set()
     assert both.backend.plan(both.desired, both.observed, [OPEN]).second is None
-
-
-def test_who_was_refused_and_goes_is_not_tried_any_more(both: Both) -> None:
-    both.second.refused[OPEN] = "127.0.0.1:30080 is taken"
-    both.program([PLAIN, OPEN])
-    del both.ports[OPEN]
-
-    assert both.program([OPEN]).again_s is None
-    assert not both.backend.plan(both.desired, both.observed, [])
 
 
 @pytest.mark.parametrize(

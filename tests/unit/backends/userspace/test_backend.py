@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from backends.userspace.backend import UserspaceBackend
+from backends.userspace.backend import RETRY_S, UserspaceBackend
 from backends.userspace.model import ROUTE_PROTOCOL, Place
 from backends.userspace.settings import ForwarderSettings
 from proxy.beside import at_localhost
 from proxy.desired import DesiredPort, Frontend
 from proxy.errors import KernelError
-from proxy.localhost import RETRY_S
 from proxy.model import PortKey
 from proxy.netlink.fib import Route
 from tests.contract.driving import adopt
