@@ -4,7 +4,15 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 from backends.iptables.belief import Observed
-from backends.iptables.model import CHAINS, ChainState, Facts, Jump, Table, parse_mark
+from backends.iptables.model import (
+    CHAINS,
+    ChainState,
+    Facts,
+    Jump,
+    Table,
+    parse_about,
+    parse_mark,
+)
 from backends.iptables.tree import parse_lead, tree_of
 from backends.kernel.ipset_objects import IpSet, Member
 from backends.kernel.xtables_text import Chain, split_rule
@@ -68,9 +76,12 @@ def read_jumps(saved: Saved) -> list[Jump]:
 
 
 def _plant(observed: Observed, family: Family, saved: Saved) -> None:
+    about = observed.facts[family].about
     for name, chain in saved.items():
         tree = tree_of(name)
         if tree is None:
+            if name.startswith(CHAINS) and chain.rules:
+                about[name] = parse_about(_comment(chain.rules[0]))
             continue
         for rule in chain.rules:
             found = parse_lead(family, _words(rule))

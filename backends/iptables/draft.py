@@ -32,7 +32,7 @@ _NOTHING: Final = Rendered()
 
 
 class Draft:
-    """What there should be of one family. With `is_rebuild` nothing of what is there is kept."""
+    """What there should be of one family. With `is_rebuild` nothing of what is there is kept but jumps."""
 
     def __init__(
         self, family: Family, observed: Observed, layout: Layout, *, is_rebuild: bool = False
@@ -41,6 +41,8 @@ class Draft:
         self.is_rebuild: Final = is_rebuild
         self.keys: dict[PortKey, None] = {}
         self.facts: Final = Facts() if is_rebuild else observed.facts[family]
+        if is_rebuild:
+            self.facts.jumps |= observed.facts[family].jumps
         self.trees: Final = {
             name: Tree(
                 family, name, Tree(family, name) if is_rebuild else observed.trees[family, name]

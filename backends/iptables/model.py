@@ -47,9 +47,10 @@ Table = Literal["filter", "nat"]
 TABLES: Final[tuple[Table, ...]] = ("filter", "nat")
 
 _COMMENT: Final = '-m comment --comment "{}"'
-_MARK: Final = re.compile(r"(?:.* )?([0-9a-f]{16})").fullmatch
+_MARK: Final = re.compile(r"(?:(.*) )?([0-9a-f]{16})").fullmatch
 _UNFIT: Final = re.compile(r"[^0-9A-Za-z./:_-]")
 _COMMENT_LENGTH: Final = 255
+_MARK_LENGTH: Final = 16
 
 
 class ChainState(NamedTuple):
@@ -76,6 +77,11 @@ class Jump(NamedTuple):
     chain: str
     mark: str
     rule: str
+
+    @property
+    def target(self) -> str:
+        """Return the chain that it leads to, where we have made it."""
+        return self.rule.split()[-1]
 
 
 class ChainWrite(NamedTuple):
@@ -327,7 +333,8 @@ class Leaving(NamedTuple):
 class Facts:
     """What is in the kernel of one family: chains and jumps by table, sets, and their members but for those of affinity.
 
-    Jumps are found by built-in chain and mark; their text is that which would delete them.
+    Jumps are found by built-in chain and mark; their text is that which would delete them. `about` says of chains that were adopted
+    what stands in their comments.
     """
 
     def __init__(self) -> None:
@@ -335,6 +342,7 @@ class Facts:
         self.jumps: dict[Table, dict[tuple[str, str], Jump]] = {table: {} for table in TABLES}
         self.sets: dict[str, IpSet] = {}
         self.members: dict[str, set[Member]] = {}
+        self.about: dict[str, str] = {}
 
 
 def make_chain(name: str, rules: list[str], about: str = "") -> Chain:
@@ -344,7 +352,7 @@ def make_chain(name: str, rules: list[str], about: str = "") -> Chain:
     """
     rules = rules or [""]
     mark = content_mark(rules)
-    comment = _UNFIT.sub("_", about)[: _COMMENT_LENGTH - len(mark) - 1]
+    comment = fit_for_comment(about)
     first = _COMMENT.format(f"{comment} {mark}" if comment else mark)
     return Chain(name, (f"{first} {rules[0]}".rstrip(), *rules[1:]), ChainState(mark, len(rules)))
 
@@ -365,10 +373,21 @@ def content_mark(rules: list[str]) -> str:
     return hashlib.blake2b("\n".join(rules).encode(), digest_size=8).hexdigest()
 
 
+def fit_for_comment(about: str) -> str:
+    """Return what stands before the mark."""
+    return _UNFIT.sub("_", about)[: _COMMENT_LENGTH - _MARK_LENGTH - 1]
+
+
 def parse_mark(comment: str) -> str:
     """Return the mark in a rule's comment, empty where there is none."""
     found = _MARK(comment)
-    return found[1] if found else ""
+    return found[2] if found else ""
+
+
+def parse_about(comment: str) -> str:
+    """Return what stands before the mark, empty where there is none."""
+    found = _MARK(comment)
+    return (found[1] or "") if found else ""
 
 
 def _describe(step: Step) -> Iterator[str]:

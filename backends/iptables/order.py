@@ -16,7 +16,17 @@ from collections.abc import Iterable
 
 from backends.iptables.belief import Observed
 from backends.iptables.draft import Draft
-from backends.iptables.model import TABLES, Lead, SetChange, SetStep, Step, TableStep
+from backends.iptables.layout import JUMPS
+from backends.iptables.model import (
+    TABLES,
+    ChainWrite,
+    Lead,
+    SetChange,
+    SetStep,
+    Step,
+    TableStep,
+    empty_chain,
+)
 from backends.iptables.sets import ALLOWED, set_name
 from backends.iptables.tree import ROOTS
 from proxy.model import Family
@@ -57,24 +67,32 @@ def _parted(draft: Draft) -> tuple[list[SetChange], list[SetChange]]:
 
 
 def rebuild(family: Family, observed: Observed) -> list[Step]:
-    """Return what removes all that we have: a set whose shape is wrong cannot go while any rule asks it."""
+    """Return what removes all that we have: a set whose shape is wrong cannot go while any rule asks it.
+
+    Our jumps ask none, and the programs delete no rule of a table that they cannot list: they stay, to chains that are empty.
+    """
     facts = observed.facts[family]
     leads = [
         Lead(name, front, None)
         for name in ROOTS
         for front in observed.trees[family, name].fronts()
     ]
-    tables = [
-        TableStep(
+    steps: list[Step] = []
+    for table in TABLES:
+        there, jumps = facts.chains[table].keys(), facts.jumps[table]
+        staying = {(j.chain, j.mark): j.target for j in JUMPS[table] if (j.chain, j.mark) in jumps}
+        emptied = sorted(there & set(staying.values()))
+        step = TableStep(
             family,
             table,
-            gone_jumps=tuple(facts.jumps[table].values()),
-            removes=tuple(sorted(facts.chains[table])),
+            tuple([ChainWrite(empty_chain(name)) for name in emptied]),
+            gone_jumps=tuple([jumps[place] for place in jumps if place not in staying]),
+            removes=tuple(sorted(there - set(emptied))),
             leads=tuple(leads) if table == "nat" else (),
         )
-        for table in TABLES
-    ]
-    return [*[step for step in tables if step.size], *sweep(family, (), sorted(facts.sets))]
+        if step.size:
+            steps.append(step)
+    return [*steps, *sweep(family, (), sorted(facts.sets))]
 
 
 def sweep(family: Family, chains: Iterable[str], sets: Iterable[str]) -> list[Step]:

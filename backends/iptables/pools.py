@@ -56,7 +56,7 @@ def _divided(name: str, key: PortKey, pool: Sequence[Endpoint], level: int) -> I
         match = f"-p {key.name.protocol.lower()}"
         rules = [
             f"{match} {chance}-j DNAT --to-destination {endpoint.address}"
-            for endpoint, chance in zip(pool, _chances((1,) * len(pool)), strict=True)
+            for endpoint, chance in zip(pool, _few_chances((1,) * len(pool)), strict=True)
         ]
         yield make_chain(name, rules, str(key.name))
         return
@@ -67,12 +67,11 @@ def _divided(name: str, key: PortKey, pool: Sequence[Endpoint], level: int) -> I
     names = sorted(parts)
     for part in names:
         yield from _divided(part, key, parts[part], level + 1)
-    chances = _chances(tuple([len(parts[part]) for part in names]))
+    chances = _few_chances(tuple([len(parts[part]) for part in names]))
     rules = [f"{chance}-g {part}" for part, chance in zip(names, chances, strict=True)]
     yield make_chain(name, rules, str(key.name))
 
 
-@functools.lru_cache(maxsize=1024)
 def _chances(weights: tuple[int, ...]) -> tuple[str, ...]:
     """Return what has each of some rules taken in proportion to its weight, in words; the last one takes whoever is left."""
     left = list(itertools.accumulate(reversed(weights)))[::-1]
@@ -81,6 +80,10 @@ def _chances(weights: tuple[int, ...]) -> tuple[str, ...]:
         for weight, of in zip(weights, left, strict=True)
     ]
     return (*chances[:-1], "") if chances else ()
+
+
+_few_chances: Final = functools.lru_cache(maxsize=1024)(_chances)
+"""The same for the chains of lists, which are short, and many are alike. Those of long ones would fill the memory."""
 
 
 def _in_order(pool: Sequence[Endpoint]) -> list[Endpoint]:

@@ -16,6 +16,7 @@ from backends.iptables.model import (
     Step,
     Table,
     TableStep,
+    fit_for_comment,
 )
 from backends.iptables.order import sweep
 from backends.iptables.plan import finish, make_drafts, plan_node
@@ -82,10 +83,10 @@ def _needed(desired: Desired, observed: Observed, layout: Layout) -> dict[Family
         each, rendered = needed[key.family], render_port(port, layout).rendered
         each.add(rendered)
         each.stems += names.relatives(names.list_chain(key, secret))
+        about, own = observed.facts[key.family].about, fit_for_comment(str(key.name))
         for lead in rendered.leads:  # its chains may have other names by now
             target = observed.trees[key.family, lead.tree].target(lead.front)
-            if target is not None:
-                each.leads.add(lead._replace(target=target))
+            if target is not None and about.get(target) == own:
                 each.stems += names.relatives(target)
         # which endpoints it had is not known
         each.stems += [_AFFINITY_CHAINS, names.affinity_prefix(key.family)]

@@ -17,7 +17,7 @@ from backends.iptables.kernel import Doors
 from backends.iptables.model import CANARY, ChainWrite, SetStep, Step, TableStep, empty_chain
 from backends.iptables.restoring import Restoring
 from backends.iptables.sets import fixed_sets
-from backends.kernel.ipset import Refusal
+from backends.kernel.ipset import NOTICED_S, Refusal
 from backends.kernel.xtables import Incompatible, Refused
 from backends.kernel.xtables_text import Flavour
 from proxy.errors import KernelError
@@ -30,8 +30,6 @@ INLINE: Final = 200
 """A step with more objects is seen to in a thread: it would hold the event loop for more than some milliseconds."""
 RULES_AT_ONCE: Final = 2000
 """How many rules a call of the nft flavour has: its time grows with the square of them. Legacy copies its table each time."""
-NOTICED_S: Final = 2.0
-"""How long the kernel may take at most to notice that no rule asks a set any more: some 20 ms, with the nft flavour."""
 _LOOK_S: Final = 0.02
 
 T = TypeVar("T")

@@ -23,6 +23,7 @@ NOTICED_S: Final = 2.0
 """How long the kernel may take to notice that no rule asks a set any more; with the nft flavour of iptables it takes some 20 ms."""
 _LOOK_S: Final = 0.02
 _LAST_ERRNO: Final = 4095
+_ASKED: Final = 4100  # IPSET_ERR_BUSY
 _NOT_THERE: Final = 4103  # IPSET_ERR_EXIST
 
 # enum ipset_errno, which are no numbers of errno; those from 4352 on are those of hashes
@@ -85,10 +86,12 @@ class Ipset(Netfilter):
         Raises KernelError.
         """
         left, waited_s = [ipset_messages.destroy(name) for name in names], 0.0
-        while (refusals := self.carry_out(left)) and waited_s < NOTICED_S:
-            left = [left[refusal.index] for refusal in refusals]
+        refusals = self.carry_out(left)
+        while any(each.errno == _ASKED for each in refusals) and waited_s < NOTICED_S:
             time.sleep(_LOOK_S)
             waited_s += _LOOK_S
+            left = [left[refusal.index] for refusal in refusals]
+            refusals = self.carry_out(left)
         return refusals
 
     def list_sets(self) -> list[SetState]:

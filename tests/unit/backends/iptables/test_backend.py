@@ -414,6 +414,23 @@ def test_a_process_that_starts_where_tables_cannot_be_read_writes_what_it_would_
     assert host.own(NFT) == []
 
 
+def test_a_set_of_another_shape_is_replaced_where_tables_cannot_be_read_either(host: Host) -> None:
+    desired = many_services(3)
+    started(host, desired)
+    other = fixed_sets("IPv4")[FRONTENDS]._replace(name="other", max_members=7)
+    swap = [ipset_messages.create(other), ipset_messages.swap(other.name, FRONTENDS)]
+    assert host.ipset.carry_out(swap) == []
+    host.machine.tables.only_nft |= {(family, t) for family in FAMILIES for t in TABLES}
+
+    backend, observed = started(host, desired)
+
+    assert not observed.is_rebuild_due
+    host.machine.tables.only_nft.clear()
+    assert asyncio.run(backend.verify(observed)) == []
+    chains = host.machine.tables.chains(NFT, "IPv4", "nat")
+    assert [len(chains[jump.chain]) for jump in JUMPS["nat"]] == [1, 1, 1]
+
+
 def test_who_looks_is_told_that_a_table_cannot_be_read(host: Host) -> None:
     desired = many_services(1)
     backend, observed = started(host, desired)

@@ -1,7 +1,8 @@
 """In which order a draft is carried out. What packets meet meanwhile: test_plan_packets.py."""
 
 from backends.iptables.draft import Draft
-from backends.iptables.model import Lead, SetStep, TableStep
+from backends.iptables.layout import JUMPS
+from backends.iptables.model import Jump, Lead, SetStep, TableStep, empty_chain
 from backends.iptables.order import in_order, rebuild, sweep
 from backends.iptables.render import render_port
 from proxy.desired import Frontend
@@ -49,17 +50,26 @@ def test_what_trees_hold_is_noted_even_where_the_kernel_has_it_already() -> None
     assert step.leads == (Lead("C", front, target),)
 
 
-def test_all_that_is_there_goes_rules_before_the_sets_they_ask() -> None:
+def test_all_that_is_there_but_the_jumps_goes_rules_before_the_sets_they_ask() -> None:
     observed = believing(web(A))
     facts = observed.facts["IPv4"]
+    strange = Jump("INPUT", "", "-j SLICEPROXY-CANARY")
+    facts.jumps["filter"]["INPUT", ""] = strange
+    del facts.jumps["nat"]["POSTROUTING", JUMPS["nat"][2].mark]
 
     filtering, translating, sets = rebuild("IPv4", observed)
 
-    for step in (filtering, translating):
-        assert isinstance(step, TableStep)
-        assert len(step.gone_jumps) == 3
-        assert set(step.removes) == facts.chains[step.table].keys()
+    assert isinstance(filtering, TableStep)
+    assert filtering.gone_jumps == (strange,)
+    assert [write.chain for write in filtering.writes] == [
+        empty_chain(f"SLICEPROXY-{each}") for each in ("FORWARD", "INPUT", "UNTRANSLATED")
+    ]
     assert isinstance(translating, TableStep)
+    assert translating.gone_jumps == ()
+    assert [write.chain for write in translating.writes] == [empty_chain("SLICEPROXY-SERVICES")]
+    for step in (filtering, translating):
+        written = [write.chain.name for write in step.writes]
+        assert sorted([*step.removes, *written]) == sorted(facts.chains[step.table])
     assert [lead.target for lead in translating.leads] == [None]
     assert isinstance(sets, SetStep)
     assert {change.name for change in sets.changes} == facts.sets.keys()

@@ -1,6 +1,7 @@
 """How endpoints are chosen among."""
 
 import re
+import tracemalloc
 
 import pytest
 
@@ -124,6 +125,18 @@ def test_who_is_remembered_is_asked_for_before_anybody_is_chosen() -> None:
         f"-g {two}",
     ]
     assert len(sticky_chain(NAME, WEB, []).rules) == 1
+
+
+def test_what_long_lists_were_like_is_not_kept() -> None:
+    endpoints = pool(600)
+    tracemalloc.start()
+    try:
+        for count in range(580, 600):
+            sticky_chain(NAME, WEB, endpoints[:count])
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
 
 
 def test_a_client_is_remembered_anew_with_each_connection() -> None:

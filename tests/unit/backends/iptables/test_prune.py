@@ -181,6 +181,21 @@ def test_a_service_whose_new_state_is_refused_keeps_what_it_had_whatever_its_nam
     assert world.sets == direct.sets
 
 
+@pytest.mark.parametrize("secret", ["", "of another node"], ids=["same", "other"])
+def test_who_is_refused_does_not_get_the_endpoints_of_whom_the_address_belonged_to(
+    secret: str,
+) -> None:
+    layout = Layout(structs.replace(LAYOUT.settings, secret=secret))
+    world = World()
+    believing(make_desired("default/old", A, outer=(VIP,)), world=world)
+    ports = desired_state(make_desired("default/web", B, outer=(VIP,)))
+    observed = world.found()
+
+    carry_out(prune(whole(ports), observed, layout), observed, world)
+
+    assert not [name for name in world.chains("IPv4", "nat") if "-S-" in name]
+
+
 def test_others_are_pruned_although_a_service_is_refused() -> None:
     world, ports = refused_state()
     old_service(world)

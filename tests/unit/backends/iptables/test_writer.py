@@ -15,8 +15,9 @@ from backends.iptables.model import (
     make_jump,
 )
 from backends.iptables.sets import fixed_sets
-from backends.iptables.writer import NOTICED_S, RULES_AT_ONCE, entries_grown
+from backends.iptables.writer import RULES_AT_ONCE, entries_grown
 from backends.kernel import ipset_messages
+from backends.kernel.ipset import NOTICED_S
 from backends.kernel.ipset_objects import IpSet, Member, SetKind
 from backends.kernel.xtables_text import Flavour
 from proxy.errors import KernelError

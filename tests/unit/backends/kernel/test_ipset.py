@@ -336,3 +336,13 @@ def test_a_set_that_rules_go_on_asking_is_told(
     assert refusal.errno == BUSY
     assert NOTICED_S <= sum(waited) < NOTICED_S + 0.1
     assert [each.set.name for each in ipset.list_sets()] == [CLIENTS.name]
+
+
+def test_what_no_rule_is_the_reason_for_is_told_at_once(
+    endpoints: list[FakeKernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", None)
+    with Ipset() as ipset:
+        endpoints[0].answer = lambda sent: [reply(sent[0].seq, errno.EPERM)]
+        (refusal,) = ipset.destroy(["a"])
+    assert refusal.errno == errno.EPERM
