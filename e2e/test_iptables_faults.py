@@ -36,7 +36,7 @@ from tests.builders import (
 )
 from tests.effort import examples, patience_s
 
-CHANGES: Final = 10_000 if os.environ.get("LONG") else examples(300)
+CHANGES: Final = 10_000 if os.environ.get("LONG") else examples(200)
 """LONG=1 in the environment: as many as it takes to meet everything more than once, some minutes."""
 SERVICES: Final = 40
 CONVERGES_S: Final = patience_s(90.0)

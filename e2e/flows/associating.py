@@ -18,7 +18,7 @@ from e2e.flows.watching import Watch
 from tests.effort import patience_s
 
 _PACKETS: Final = 24
-_LIMIT_S: Final = patience_s(10.0)
+_LIMIT_S: Final = patience_s(4.0)
 _HEARERS: Final = ("a", "b", "c", "d", "r1", "r2", "r3", "node", "remote")
 
 

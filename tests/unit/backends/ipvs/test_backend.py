@@ -86,6 +86,7 @@ def test_nobody_asks_the_kernel_while_a_thread_talks_to_it(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "INLINE_OBJECTS", 0)
+    monkeypatch.setattr(nft_side, "INLINE_OBJECTS", 0)
     process = Process(kernel)
     door = watched(process)
 
@@ -96,7 +97,8 @@ def test_nobody_asks_the_kernel_while_a_thread_talks_to_it(
         door.has_begun.clear()
         door.pause = go_on = threading.Event()
         writing = asyncio.create_task(process.program(WEB))
-        await asyncio.to_thread(door.has_begun.wait, 10)
+        assert await asyncio.to_thread(door.has_begun.wait, 10)
+        assert not door.is_main[-1]
 
         assert not process.backend.has_foreign_change(process.observed)
 
