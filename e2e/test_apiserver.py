@@ -39,6 +39,24 @@ def test_services_of_the_server_are_programmed_and_followed(site: Site) -> None:
     assert site.is_well()
 
 
+def test_a_plan_is_made_of_what_the_server_has(site: Site) -> None:
+    before = site.daemon.plan()
+    site.start()
+    after = site.daemon.plan("--exit-code")
+    site.remote.break_(Rule(status=500))
+    late = site.daemon.plan("--wait", "4")
+
+    assert "mode nftables on node node: 4 service ports" in before.stdout
+    assert f"{VIP.v4} . tcp . 80 : goto pick-tcp-2  # default/web:web (TCP, IPv4)" in before.stdout
+    assert (after.returncode, after.stdout.splitlines()[1:]) == (
+        0,
+        ["nothing to do: all of it is there, and nothing else of ours"],
+    )
+    assert (late.returncode, late.stdout) == (1, "")
+    assert "EndpointSlice, Node, Service could be read within 4 s" in late.stderr
+    assert "500" in late.stderr
+
+
 def test_nothing_is_asked_for_but_what_is_needed(site: Site) -> None:
     site.start()
     site.follows()

@@ -1,5 +1,6 @@
 """The daemon as an operator runs it: restarts, kills, repairs, changes of manifests, and what it leaves behind."""
 
+import json
 import random
 import re
 import subprocess
@@ -114,6 +115,32 @@ def test_what_changed_while_nobody_watched_is_all_that_is_written(site: Site) ->
     # a plan: a slot deleted and added, and the new pod may reach itself; then prune: the old one may not; each twice
     assert written == {"operations": 8, "transactions": 2}
     assert site.serving() == {"a", "c"}
+
+
+def test_a_plan_says_what_a_start_writes_and_writes_nothing(site: Site) -> None:
+    assert planned(site) == (3, {"write"})
+    first = start(site)
+    assert planned(site) == (0, set())
+    site.daemon.kill()
+    site.list_pods(site.world.pods[0], site.world.pods[2])
+    ruleset = site.ruleset()
+
+    answer = site.daemon.plan()
+
+    assert site.ruleset() == ruleset
+    *_, last = answer.stdout.splitlines()
+    assert last == "8 operations, none of which was carried out"
+    assert (
+        f"{site.world.pods[2].addresses.v4} . 8080  # default/web:web (TCP, IPv4)" in answer.stdout
+    )
+    assert first["operations"] > start(site)["operations"] == 8
+    assert planned(site) == (0, set())
+
+
+def planned(site: Site) -> tuple[int, set[str]]:
+    """Whether a start would write anything, as exit status, and in which phases."""
+    answer = site.daemon.plan("--exit-code", "-o", "json")
+    return answer.returncode, {each["phase"] for each in json.loads(answer.stdout)["operations"]}
 
 
 def test_the_end_of_the_daemon_leaves_everything_in_place(site: Site) -> None:

@@ -26,6 +26,8 @@ from proxy import (
     ladder,
     listeners,
     localhost,
+    rehearsal,
+    rejections,
     sysctls,
     threads,
 )
@@ -48,6 +50,7 @@ from proxy.meter import Meter
 from proxy.model import NodeInfo
 from proxy.parts import Parts
 from proxy.reconciler import Reconciler
+from proxy.rehearsal import Rehearsal
 from proxy.schedule import Schedule
 from proxy.sources.events import Deliver, Event, Problems, Source
 from proxy.verifier import Verifier
@@ -72,6 +75,27 @@ def init(settings: Settings) -> int:
     with asyncio.Runner() as runner:
         runner.run(_init(settings))
     return 0
+
+
+def plan(settings: Settings, limit_s: float) -> Rehearsal:
+    """Return what `run` would do to the kernel now. Objects are waited for at most `limit_s`."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_plan(settings, limit_s))
+
+
+async def _plan(settings: Settings, limit_s: float) -> Rehearsal:
+    backend, passed_over = await choose_backend(settings)
+    with contextlib.closing(backend):
+        cache, desired = Cache(NodeInfo(name=settings.node_name)), desired_by(settings)
+        await rehearsal.read_all(source_of(settings), cache, limit_s)
+        addresses = host_addresses.read_now(without=backends.OWN_DEVICE)
+        desired.update_node(cache.node, addresses, cache.service_cidrs)
+        for name, service in cache.services.items():
+            desired.update(name, service, cache.endpoints(name), cache.node)
+        for subject, problems in cache.problems.items():
+            for problem in problems:
+                log.warning("%s", rejections.words(subject, problem))
+        return await rehearsal.rehearse(backend, desired, settings.node_name, passed_over)
 
 
 async def _init(settings: Settings) -> None:
@@ -141,14 +165,15 @@ def _first(group: BaseExceptionGroup[ProxyError]) -> ProxyError:
 
 
 async def choose_backend(
-    settings: Settings, passed: Listeners
+    settings: Settings, passed: Listeners | None = None
 ) -> tuple[Backend[Any, Any], tuple[Refusal, ...]]:
     """Return the first backend that can do everything needed here, and why not a better one.
 
-    Raises Unsupported, naming what is missing.
+    Without what was passed on it is only to be asked: nothing is set for it, and nobody listens beside it. Raises Unsupported,
+    naming what is missing.
     """
     create = functools.partial(make_backend, settings=settings, passed=passed)
-    backend, refusals = await descent.choose(modes(settings), create)
+    backend, refusals = await descent.choose(modes(settings), create, prepares=passed is not None)
     if backend is None:
         raise Unsupported(ladder.nowhere_words(settings.mode, settings.fallback, refusals))
     return backend, refusals
@@ -159,13 +184,18 @@ def modes(settings: Settings) -> tuple[str, ...]:
     return ladder.rungs(settings.mode, settings.fallback, backends.AUTOMATIC)
 
 
-def make_backend(mode: str, settings: Settings, passed: Listeners) -> Backend[Any, Any]:
-    """Make the backend of a mode that is tried, with one for localhost beside it where it needs one. Raises Unsupported."""
+def make_backend(mode: str, settings: Settings, passed: Listeners | None) -> Backend[Any, Any]:
+    """Make the backend of a mode that is tried, with one for localhost beside it where it needs one and may listen.
+
+    Raises Unsupported.
+    """
     if mode == "ipvs" and settings.ipvs.problem:
         raise Unsupported("its settings", settings.ipvs.problem)
     backend = backends.create(mode, settings, passed)
     families = localhost.families(settings.node_port_addresses)
-    if mode not in backends.WITHOUT_LOCALHOST or not (settings.localhost_node_ports and families):
+    if passed is None or mode not in backends.WITHOUT_LOCALHOST:
+        return backend
+    if not (settings.localhost_node_ports and families):
         return backend
     listening = backends.create("userspace", settings, passed)
     return Beside(backend, listening, localhost.Localhost(families))
@@ -320,7 +350,7 @@ def log_problems(event: Problems, cache: Cache) -> None:
     known = cache.problems.get(event.object, ())
     for rejected in event.rejected:
         if rejected not in known:
-            log.warning("%s", rejected)
+            log.warning("%s", rejections.words(event.object, rejected))
 
 
 async def _feed(source: Source, deliver: Deliver, cache: Cache) -> None:
@@ -344,12 +374,18 @@ def build(
         poll_period_s=settings.generation_poll_period_s,
     )
     cache = Cache(NodeInfo(name=settings.node_name), started_s=time.time())
-    node = NodeSettings(
-        node_port_addresses=settings.node_port_addresses,
-        bind_address=settings.bind_address,
-        uses_pod_cidrs=settings.detect_local_mode == "NodeCIDR",
-        serves_external_ips=settings.is_enabled("AllowServiceExternalIPs"),
-    )
-    reconciler = Reconciler(cache, DesiredState(node), backend, schedule)
+    reconciler = Reconciler(cache, desired_by(settings), backend, schedule)
     reconciler.passed_over = passed_over
     return reconciler
+
+
+def desired_by(settings: Settings) -> DesiredState:
+    """Return the desired state of a node of which nothing is known yet but how it is configured."""
+    return DesiredState(
+        NodeSettings(
+            node_port_addresses=settings.node_port_addresses,
+            bind_address=settings.bind_address,
+            uses_pod_cidrs=settings.detect_local_mode == "NodeCIDR",
+            serves_external_ips=settings.is_enabled("AllowServiceExternalIPs"),
+        )
+    )

@@ -123,6 +123,12 @@ class Backend(Protocol[ObservedT, PlanT]):
         """Try every primitive needed, for real and out of the way. Raises Unsupported naming what is missing."""
         ...
 
+    async def prepare(self) -> None:
+        """Set what this kind of data plane needs of the node besides its own objects (sysctls). After `probe`, before the
+        first plan is applied. Raises Unsupported.
+        """
+        ...
+
     async def observe(self) -> ObservedT:
         """Read back everything we own. Cost is proportional to it: at start and for verification only."""
         ...
@@ -153,6 +159,14 @@ class Backend(Protocol[ObservedT, PlanT]):
 
         Raises KernelError when nothing more can be tried (the kernel is out of reach); `observed` is then
         no longer to be trusted and must be observed anew; but after Busy, of what could not be done nothing was.
+        """
+        ...
+
+    def assume(self, plan: PlanT, observed: ObservedT) -> Applied:
+        """Fold into `observed` what a plan leads to, as if the kernel had confirmed all of it. Touches nothing else.
+
+        For somebody who wants to know what comes after it. `again_s` is as `apply` has it; but for what connections that are
+        still there will do.
         """
         ...
 

@@ -1,8 +1,10 @@
 """In which order ServicePorts are programmed, and how many in one step. Pure."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final
 
+from proxy.backend import Observed
 from proxy.desired import DesiredPort
 from proxy.model import PortKey
 
@@ -32,6 +34,13 @@ def most_urgent_first(
     in_order = sorted(urgency, key=lambda each: (urgency[each], branches.get(each, 0)))
     places = {service: place for place, service in enumerate(in_order)}
     return sorted(keys, key=lambda key: places[key.name[:2]])
+
+
+def at_once(observed: Observed) -> float:
+    """Return how many endpoints the next step is to have, by what is believed of the kernel."""
+    if observed.is_rebuild_due:
+        return math.inf
+    return float(max(ENDPOINTS_AT_ONCE, observed.worth_a_commit))
 
 
 def divide(

@@ -33,6 +33,11 @@ class BesideObserved:
         self.served: set[PortKey] = set()
         """Whom the second was told to serve: it is not asked about others with each change."""
 
+    def serve(self, keys: Mapping[PortKey, bool]) -> None:
+        """Take in whom the second was told of, and whether it is to serve them."""
+        for key, is_wanted in keys.items():
+            (self.served.add if is_wanted else self.served.discard)(key)
+
     @property
     def is_rebuild_due(self) -> bool:
         return any(each.is_rebuild_due for each in (self.first, self.second) if each is not None)
@@ -81,6 +86,9 @@ class Beside:
     async def probe(self) -> None:
         """Ask the first: it is no reason to have another mode that the second will not do."""
         await self._first.probe()
+
+    async def prepare(self) -> None:
+        await self._first.prepare()
 
     async def observe(self) -> BesideObserved:
         return BesideObserved(await self._first.observe(), await self._observe_second())
@@ -131,15 +139,15 @@ class Beside:
                 self._note(str(error))
                 observed.second = None
             else:
-                for key, is_wanted in plan.keys.items():
-                    (observed.served.add if is_wanted else observed.served.discard)(key)
-        again = [each.again_s for each in (first, second) if each.again_s is not None]
-        return Applied(  # what is written is what the mode writes
-            operations=first.operations,
-            transactions=first.transactions,
-            failed={**second.failed, **first.failed},
-            again_s=min(again, default=None),
-        )
+                observed.serve(plan.keys)
+        return _both(first, second)
+
+    def assume(self, plan: BesidePlan, observed: BesideObserved) -> Applied:
+        first, second = self._first.assume(plan.first, observed.first), Applied()
+        if plan.second is not None and observed.second is not None:
+            second = self._second.assume(plan.second, observed.second)
+            observed.serve(plan.keys)
+        return _both(first, second)
 
     async def verify(self, observed: BesideObserved) -> list[Drift]:
         drifts = await self._first.verify(observed.first)
@@ -218,6 +226,17 @@ class Beside:
         with contextlib.ExitStack() as closing:
             closing.callback(self._first.close)
             closing.callback(self._second.close)
+
+
+def _both(first: Applied, second: Applied) -> Applied:
+    """Return what became of a plan of both: what is written is what the mode writes."""
+    again = [each.again_s for each in (first, second) if each.again_s is not None]
+    return Applied(
+        operations=first.operations,
+        transactions=first.transactions,
+        failed={**second.failed, **first.failed},
+        again_s=min(again, default=None),
+    )
 
 
 @runtime_checkable

@@ -1,6 +1,7 @@
 """What the operator types: sub-commands, exit codes, and the only place that prints.
 
-Exit codes: 0 done · 1 the question has no answer, or something failed · 2 the operator has to change something.
+Exit codes: 0 done · 1 the question has no answer, or something failed · 2 the operator has to change something ·
+3 if asked for: something is to be done.
 Called with flags only, as kube-proxy is, it runs the proxy.
 """
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 from proxy import __version__
 from proxy.errors import ConfigError, ProxyError
 
+SOMETHING_TO_DO: Final = 3
 DEFAULT_URL: Final = "http://127.0.0.1:10249"
 
 if TYPE_CHECKING:
@@ -84,6 +86,31 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="program this node and keep it so", allow_abbrev=False)
     add_flags(run)
     run.set_defaults(command=_run)
+
+    plan = commands.add_parser(
+        "plan",
+        help="say what a start would change in the kernel, and change nothing",
+        description="Reads the objects and what the kernel holds, and prints the operations that bring one to the other, in"
+        " the order in which `run` with the same flags carries them out. Whether a mode can be had is found out as `run`"
+        " does it: by trying, out of the way of everything. Not listed are kernel settings, what other modes have left,"
+        " which goes once all is done, and node ports at localhost for which a process listens.",
+        allow_abbrev=False,
+    )
+    add_flags(plan)
+    plan.add_argument(
+        "--wait",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long the API server may take to list everything; default: %(default)g",
+    )
+    plan.add_argument(
+        "--exit-code",
+        action="store_true",
+        help=f"exit status {SOMETHING_TO_DO} instead of 0 if there is anything to do",
+    )
+    _add_output(plan)
+    plan.set_defaults(command=_plan)
 
     cleanup = commands.add_parser(
         "cleanup", help="remove everything sliceproxy has put into the kernel", allow_abbrev=False
@@ -216,11 +243,10 @@ def _explain_manifests(args: argparse.Namespace) -> int:
 
 
 def _problems(cache: "Cache") -> Iterator[str]:
+    from proxy import rejections  # noqa: PLC0415
+
     for subject, problems in cache.problems.items():
-        for problem in problems:
-            # What has no name of its own is found by its file.
-            is_in_file = subject.startswith("File ") and problem.kind != "File"
-            yield f"{subject}: {problem}" if is_in_file else str(problem)
+        yield from (rejections.words(subject, problem) for problem in problems)
     if not cache.node.is_known:
         yield f"no Node object named {cache.node.name}: its zone is unknown"
 
@@ -256,6 +282,26 @@ def _run(args: argparse.Namespace) -> int:
     if getattr(args, "init_only", False):
         return app.init(settings)
     return app.run(settings)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from proxy import logs  # noqa: PLC0415
+    from proxy.config import load  # noqa: PLC0415
+
+    for name in ("cleanup", "init_only", "write_config_to"):
+        if getattr(args, name, None):
+            raise ConfigError(f"--{name.replace('_', '-')}: is for run; plan changes nothing")
+    settings, warnings = load.load(args, hostname=socket.gethostname(), read_file=_read_file)
+    logs.configure(settings, usual=logging.WARNING)
+    for warning in warnings:
+        _tell(f"warning: {warning}")
+
+    from proxy import app, rehearsal  # noqa: PLC0415
+
+    found = app.plan(settings, args.wait)
+    render = rehearsal.render_json if args.output == "json" else rehearsal.render_text
+    _print(render(found))
+    return SOMETHING_TO_DO if args.exit_code and found.parts else 0
 
 
 def _read_file(path: str) -> bytes:

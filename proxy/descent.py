@@ -26,9 +26,12 @@ log = logging.getLogger(__name__)
 
 
 async def choose(
-    modes: Sequence[str], create: Create
+    modes: Sequence[str], create: Create, *, prepares: bool = True
 ) -> tuple[Backend[Any, Any] | None, tuple[Refusal, ...]]:
-    """Return the first backend that can do everything needed here, None if there is none; and why not those before it."""
+    """Return the first backend that can do everything needed here, None if there is none; and why not those before it.
+
+    The node is prepared for it, unless it is not to be used.
+    """
     refusals: list[Refusal] = []
     for mode in modes:
         with contextlib.ExitStack() as unless_taken:
@@ -36,6 +39,8 @@ async def choose(
                 backend = create(mode)
                 unless_taken.callback(backend.close)
                 await backend.probe()
+                if prepares:
+                    await backend.prepare()
             except (Unsupported, KernelError) as error:
                 refusals.append(ladder.refusal(mode, error))
                 continue

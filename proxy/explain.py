@@ -266,9 +266,13 @@ class Printing:
 
 
 def render_json(explained: Sequence[Explained]) -> str:
-    """Render for programs: an array in plain ASCII, so that it is valid whatever encoding the output has."""
-    document = msgspec.json.encode([one.document() for one in explained])
-    text = msgspec.json.format(document, indent=2).decode()
+    """Render for programs: an array."""
+    return as_json([one.document() for one in explained])
+
+
+def as_json(documents: object) -> str:
+    """Return documents in plain ASCII, so that they are valid whatever encoding the output has."""
+    text = msgspec.json.format(msgspec.json.encode(documents), indent=2).decode()
     return text if text.isascii() else _BEYOND_ASCII.sub(lambda m: json.dumps(m[0])[1:-1], text)
 
 

@@ -71,6 +71,12 @@ async def _follow(
                 await news.wait()
 
 
+def read_now(without: str = "") -> frozenset[str]:
+    """Return the addresses there are at this moment: see `read`."""
+    with NetlinkSocket(codec.NETLINK_ROUTE) as door:
+        return read(door, without)
+
+
 def read(door: NetlinkSocket, without: str = "") -> frozenset[str]:
     """Return the addresses there are, but those of the interface named `without`. Raises KernelError.
 

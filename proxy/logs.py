@@ -31,10 +31,10 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-def configure(settings: Settings) -> None:
-    """Log as the settings say from now on."""
+def configure(settings: Settings, usual: int = logging.INFO) -> None:
+    """Log as the settings say from now on: from `usual` up, unless more was asked for."""
     handler = logging.StreamHandler(sys.stderr)
     is_json = settings.log_format == "json"
     handler.setFormatter(JsonFormatter() if is_json else logging.Formatter(_TEXT))
     is_debugging = settings.verbosity >= _DEBUG_FROM_V
-    logging.basicConfig(level=logging.DEBUG if is_debugging else logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.DEBUG if is_debugging else usual, handlers=[handler])

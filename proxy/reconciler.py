@@ -346,15 +346,11 @@ class Reconciler:
         log.error("leftovers could not be removed, trying again later: %s", error)
 
     async def _program(self, keys: Iterable[PortKey]) -> None:
-        for chunk in batches.divide(keys, self.desired.ports, self._at_once):
+        for chunk in batches.divide(
+            keys, self.desired.ports, lambda: batches.at_once(self.observed)
+        ):
             await self._program_chunk(chunk)
             await asyncio.sleep(0)
-
-    def _at_once(self) -> float:
-        """Return how many endpoints the next step is to have."""
-        if self.observed.is_rebuild_due:
-            return math.inf
-        return float(max(batches.ENDPOINTS_AT_ONCE, self.observed.worth_a_commit))
 
     async def _program_chunk(self, chunk: list[PortKey], *, is_retry: bool = False) -> None:
         """Program some keys at once. What the kernel refuses is tried once more alone, then set aside.

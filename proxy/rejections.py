@@ -66,6 +66,12 @@ def classify(rejected: Rejected) -> str:
     return _BY_FIELD.get(field) or _BY_NAME.get(field.rpartition(".")[2], _OTHER)
 
 
+def words(subject: str, problem: Rejected) -> str:
+    """Return what is wrong with an object; what has no name of its own is found by the file it is in."""
+    is_in_file = subject.startswith("File ") and problem.kind != "File"
+    return f"{subject}: {problem}" if is_in_file else str(problem)
+
+
 def count(problems: Iterable[Iterable[Rejected]]) -> Counter[tuple[str, str]]:
     """Return how many objects have something rejected, by kind and class, given what is rejected of each object."""
     found: Counter[tuple[str, str]] = Counter()

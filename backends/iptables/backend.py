@@ -126,6 +126,9 @@ class IptablesBackend:
         if not choice.is_proven:
             await to_thread(self._tools.probe, choice)
 
+    async def prepare(self) -> None:
+        """Nothing is needed before the first plan: what has the kernel route localhost comes after the rule that guards it."""
+
     async def observe(self) -> Observed:
         opened = await self._ready()
         async with self._lock:
@@ -178,12 +181,15 @@ class IptablesBackend:
                 self._tools.route_localhost()
             if is_pruning and self._left:
                 await self._leave_other_flavour()
-        return Applied(
-            operations=operations,
-            transactions=len(plan.steps),
-            failed=plan.refused,
-            again_s=SWEEP_S if observed.is_sweep_due else None,
-        )
+        return _applied(plan, observed)
+
+    def assume(self, plan: IptablesPlan | LatePlan, observed: Observed) -> Applied:
+        if isinstance(plan, LatePlan):
+            plan = plan.make()
+        for step in plan.steps:
+            observed.fold(step)
+        observed.occupy(plan)
+        return _applied(plan, observed)
 
     async def _leave_other_flavour(self) -> None:
         """Remove what is left in the flavour we do not use, once everything is in the one we do."""
@@ -275,3 +281,13 @@ class IptablesBackend:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
+
+
+def _applied(plan: IptablesPlan, observed: Observed) -> Applied:
+    """Return what became of a plan of which nothing was refused by the kernel."""
+    return Applied(
+        operations=sum([step.size for step in plan.steps]),
+        transactions=len(plan.steps),
+        failed=plan.refused,
+        again_s=SWEEP_S if observed.is_sweep_due else None,
+    )

@@ -20,8 +20,9 @@ from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import IpvsSettings, Layout
 from backends.ipvs.leaving import Doors as LeavingDoors
 from backends.ipvs.leaving import Leaving, refuse_new
-from backends.ipvs.model import DEVICE, AddressStep, IpvsPlan, IpvsStep, Step
+from backends.ipvs.model import DEVICE, AddressStep, IpvsStep, Step
 from backends.ipvs.plan import plan
+from backends.ipvs.planned import IpvsPlan
 from backends.ipvs.prune import prune
 from backends.ipvs.sides import SideName, Sides
 from backends.ipvs.verify import concerns, verify
@@ -148,6 +149,8 @@ class IpvsBackend:
         await to_thread(self._sides.choose, self.layout)
         self.layout = self._sides.layout(self.layout)
         probing.probe(self._doors, self.layout)
+
+    async def prepare(self) -> None:
         self._prepare(self._doors.ipvs)
 
     async def observe(self) -> Observed:
@@ -215,6 +218,16 @@ class IpvsBackend:
             if plan is self._pruning:
                 await self._leave_others(observed)
         return Applied(operations=operations, transactions=transactions)
+
+    def assume(self, plan: IpvsPlan, observed: Observed) -> Applied:
+        until_s = self._now_s() + self._drain_s
+        for step in plan.steps:
+            observed.fold(step, until_s)
+        for server, place in plan.drains:
+            observed.drain(server, place, until_s)
+        observed.occupy(plan)
+        operations = sum([step.size for step in plan.steps])
+        return Applied(operations=operations, transactions=len(plan.steps))
 
     async def _leave_others(self, observed: Observed) -> None:
         """Remove other side rules, once everything is in those that we write; what cannot go now, after the next pruning."""

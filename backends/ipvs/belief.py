@@ -10,12 +10,14 @@ from typing import Final
 from backends.ipvs.model import (
     AddressStep,
     Frontend,
-    IpvsPlan,
+    IpvsStep,
     NodePart,
     Operation,
     Place,
     Rendered,
+    Step,
 )
+from backends.ipvs.planned import IpvsPlan
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
 from backends.kernel.nft_table import Data, TableFacts
 from backends.kernel.nft_transaction import Transaction
@@ -77,6 +79,18 @@ class Observed:
     def is_rebuild_due(self) -> bool:
         """Whether a table must be made anew as a whole."""
         return any(facts.has_to_go for facts in self.tables.values())
+
+    def fold(self, step: Step, until_s: float) -> None:
+        """Take in a step of which nothing was refused; what drains from now on may do so until then."""
+        if isinstance(step, Transaction):
+            self.fold_nft(step)
+        elif isinstance(step, IpvsStep):
+            for operation in step.operations:
+                self.fold_operation(operation, until_s)
+        else:
+            if self.device is None:
+                self.device = 0  # no interface has this index
+            self.fold_addresses(step, ())
 
     def fold_nft(self, step: Transaction) -> None:
         """Take in a transaction that the kernel has confirmed."""

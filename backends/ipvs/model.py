@@ -9,7 +9,6 @@ from typing import Final, Literal, NamedTuple
 
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
 from backends.kernel.nft_transaction import Form, Transaction
-from proxy.addresses import join_host_port
 from proxy.desired_node import DesiredNode
 from proxy.model import Family, PortKey, Protocol, Value
 
@@ -157,41 +156,6 @@ class NodePart(Value, frozen=True):
     members: frozenset[tuple[Family, str, bytes]] = frozenset()
 
 
-class IpvsPlan:
-    """Steps in order, and what ServicePorts and the node occupy once they are done.
-
-    `drains` are destinations that nobody wants and that have weight 0 already; `reaps`: what drains is looked after.
-    """
-
-    def __init__(
-        self,
-        steps: tuple[Step, ...],
-        rendered: dict[PortKey, Rendered | None],
-        *,
-        drains: tuple[tuple[ServerId, Place], ...] = (),
-        reaps: bool = False,
-        node: NodePart | None = None,
-        layout: object = None,
-    ) -> None:
-        self.steps = steps
-        self.rendered = rendered
-        self.drains = drains
-        self.reaps = reaps
-        self.node = node
-        self.layout = layout
-
-    def __bool__(self) -> bool:
-        return bool(self.steps or self.drains or self.reaps)
-
-    def describe(self) -> list[str]:
-        """Return one line for each operation, in the order in which they are carried out."""
-        lines: list[str] = []
-        for number, step in enumerate(self.steps, start=1):
-            lines += [f"{number} {line}" for line in _describe(step)]
-        lines += [f"{server}: {join_host_port(*place)} drains" for server, place in self.drains]
-        return lines
-
-
 def form_of(set_name: str) -> Form:
     """Return what the keys of a set's elements are."""
     return _FORMS.get(set_name, Form.PLAIN)
@@ -200,29 +164,3 @@ def form_of(set_name: str) -> Form:
 def has_drains(protocol: Protocol) -> bool:
     """Whether connections of a protocol may end by themselves: UDP has none, and of SCTP nobody sees the end."""
     return protocol == "TCP"
-
-
-def _describe(step: Step) -> list[str]:
-    if isinstance(step, IpvsStep):
-        return [_operation_words(each) for each in step.operations]
-    if isinstance(step, AddressStep):
-        return [
-            *([f"make device {DEVICE}"] if step.is_device_missing else []),
-            *[f"bind {address}{_whose(owner)}" for address, owner in step.bind],
-            *[f"unbind {address}{_whose(owner)}" for address, owner in step.unbind],
-        ]
-    return step.describe(TABLE)
-
-
-def _operation_words(operation: Operation) -> str:
-    spec = operation.spec
-    what = ""
-    if isinstance(spec, Destination):
-        what = f" {spec} weight {spec.weight}"
-    elif spec is not None:
-        what = f" {spec.scheduler}"
-    return f"{operation.verb} {operation.server}{what}{_whose(operation.owner)}"
-
-
-def _whose(owner: PortKey | None) -> str:
-    return f"  # {owner}" if owner is not None else ""

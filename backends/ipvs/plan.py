@@ -15,11 +15,11 @@ from backends.ipvs.marks import choose_number, is_chosen
 from backends.ipvs.model import (
     NODEPORT_IPS,
     SERVICE_CIDRS,
-    IpvsPlan,
     NodePart,
     Rendered,
 )
 from backends.ipvs.order import in_order
+from backends.ipvs.planned import IpvsPlan
 from backends.ipvs.render import (
     RenderedPort,
     mark_keys,

@@ -12,10 +12,10 @@ from backends.ipvs.model import (
     HAIRPIN,
     MARKING,
     PLACES,
-    IpvsPlan,
     Rendered,
 )
 from backends.ipvs.plan import finish, plan_node
+from backends.ipvs.planned import IpvsPlan
 from backends.ipvs.render import pack_address, read_mark, render_port
 from backends.kernel.ipvs_objects import ServerId
 from backends.kernel.nft_table import TableFacts

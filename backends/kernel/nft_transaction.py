@@ -127,8 +127,8 @@ class Transaction(NamedTuple):
             del tables[family].sets[name]
             tables[family].elements.pop(name, None)
 
-    def describe(self, table: str) -> list[str]:
-        """Return a line for each object, much as the stock tool would be told."""
+    def describe(self, table: str, words: Callable[[Family, str, bytes, Data], str]) -> list[str]:
+        """Return a line for each object, much as the stock tool would be told. `words` are those for an element and its set."""
         lines = [f"delete table {_NFT[family]} {table}" for family in self.rebuild]
         lines += [f"add table {_NFT[family]} {table}" for family in self.tables]
         lines += [f"add set {_NFT[family]} {table} {spec.name}" for family, spec in self.sets]
@@ -137,7 +137,8 @@ class Transaction(NamedTuple):
         ]
         for verb, batches in (("delete", self.deletes), ("add", self.adds)):
             lines += [
-                f"{verb} element {_NFT[batch.family]} {table} {batch.set} {_words(element)}"
+                f"{verb} element {_NFT[batch.family]} {table} "
+                f"{words(batch.family, batch.set, element.key, element.data)}{_whose(element)}"
                 for batch in batches
                 for element in batch.elements
             ]
@@ -148,10 +149,8 @@ class Transaction(NamedTuple):
         return lines
 
 
-def _words(element: Element) -> str:
-    data = element.data.hex() if isinstance(element.data, bytes) else element.data
-    value = f" : {data}" if data is not None else ""
-    return f"{element.key.hex()}{value}" + (f"  # {element.owner}" if element.owner else "")
+def _whose(element: Element) -> str:
+    return f"  # {element.owner}" if element.owner else ""
 
 
 class Messages(NamedTuple):

@@ -15,8 +15,8 @@ from backends.nftables.belief import Observed
 from backends.nftables.held import Look
 from backends.nftables.kernel import OURS
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import NftPlan
 from backends.nftables.plan import plan
+from backends.nftables.planned import NftPlan
 from backends.nftables.probe import probe
 from backends.nftables.prune import judge, prune
 from backends.nftables.verify import verify
@@ -74,6 +74,9 @@ class NftablesBackend:
     async def probe(self) -> None:
         probe(self._nft, self.layout)
 
+    async def prepare(self) -> None:
+        """Nothing is needed."""
+
     async def observe(self) -> Observed:
         async with self._lock:
             tables, generation = await to_thread(OURS.read_tables, self._nft, self.layout.families)
@@ -115,12 +118,13 @@ class NftablesBackend:
                     observed.begin(plan)
                     has_begun = True
             observed.occupy(plan)
-        return Applied(
-            operations=operations,
-            transactions=len(plan.transactions),
-            failed=plan.refused,
-            again_s=SWEEP_S if observed.is_sweep_due else None,
-        )
+        return _applied(plan, observed)
+
+    def assume(self, plan: NftPlan, observed: Observed) -> Applied:
+        for transaction in plan.transactions:
+            observed.fold(transaction)
+        observed.occupy(plan)
+        return _applied(plan, observed)
 
     def _read_back(
         self, transaction: Transaction, owners: Collection[PortKey], observed: Observed
@@ -183,3 +187,13 @@ class NftablesBackend:
     def close(self) -> None:
         self._nft.close()
         self._background.close()
+
+
+def _applied(plan: NftPlan, observed: Observed) -> Applied:
+    """Return what became of a plan of which nothing was refused by the kernel."""
+    return Applied(
+        operations=sum([each.size for each in plan.transactions]),
+        transactions=len(plan.transactions),
+        failed=plan.refused,
+        again_s=SWEEP_S if observed.is_sweep_due else None,
+    )

@@ -13,13 +13,13 @@ from backends.nftables.affinity import LAST_SERVICE, next_service, parse_service
 from backends.nftables.model import (
     AFFINITY_NODEPORTS,
     AFFINITY_SERVICES,
-    NftPlan,
     NodePart,
     Rendered,
     Sticky,
     Target,
 )
 from backends.nftables.names import timeout_of
+from backends.nftables.planned import NftPlan
 from backends.nftables.ranges import LENGTHS
 from proxy.model import IPV4, Family, PortKey
 

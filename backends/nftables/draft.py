@@ -13,7 +13,6 @@ from backends.nftables.model import (
     LOCAL_FROM,
     PLACES,
     Keys,
-    NftPlan,
     NodePart,
     Rendered,
     Row,
@@ -23,6 +22,7 @@ from backends.nftables.model import (
 from backends.nftables.names import is_picking, parse_picking
 from backends.nftables.order import Going, Step, in_order, laid_first, swept
 from backends.nftables.picking import leads_to
+from backends.nftables.planned import NftPlan
 from backends.nftables.ranges import LENGTHS, set_of_ranges
 from backends.nftables.render import Lead, RenderedFrontend
 from backends.nftables.slots import believed_slots, changed_slots, slot_key, slot_keys

@@ -5,12 +5,11 @@ Not compared with the kernel: rule handles, counters, the clients that session a
 chains no service needs any more (they are shared, hold no state, and stay until cleanup).
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from typing import Final, Literal, NamedTuple
 
-from backends.kernel.nft_transaction import Transaction
 from proxy.desired_node import DesiredNode
-from proxy.model import Family, PortKey, Protocol, Value
+from proxy.model import Family, Protocol, Value
 
 TABLE: Final = "sliceproxy"
 PROBE_TABLE: Final = "sliceproxy-probe"
@@ -187,48 +186,3 @@ class NodePart(Value, frozen=True):
     described: DesiredNode
     is_settled: bool
     members: frozenset[tuple[Family, str, bytes]] = frozenset()
-
-
-class NftPlan:
-    """Transactions in order, and what ServicePorts and the node occupy once they are committed.
-
-    Once the first of several is, they occupy what they did before as well. Elements that are `leaving` are not needed
-    any more and stay for a while; those that are `staying` may have been leaving. `is_sweep`: while there is anything
-    that leaves, whatever was left for a while goes. `is_pruned`: nothing is left of an earlier process. `refused` are ServicePorts that are not served as asked for, and why;
-    `next_services` the numbers that new ones with session affinity get next.
-    """
-
-    def __init__(
-        self,
-        transactions: tuple[Transaction, ...],
-        rendered: dict[PortKey, Rendered | None],
-        node: NodePart | None = None,
-        layout: object = None,
-        *,
-        leaving: Sequence[Keys] = (),
-        staying: Sequence[Keys] = (),
-        is_sweep: bool = False,
-        is_pruned: bool = False,
-        refused: Mapping[PortKey, str] | None = None,
-        next_services: Mapping[Family, int] | None = None,
-    ) -> None:
-        self.transactions = transactions
-        self.rendered = rendered
-        self.node = node
-        self.layout = layout
-        self.leaving = leaving
-        self.staying = staying
-        self.is_sweep = is_sweep
-        self.is_pruned = is_pruned
-        self.refused = dict(refused or {})
-        self.next_services = dict(next_services or {})
-
-    def __bool__(self) -> bool:
-        return bool(self.transactions or self.leaving or self.is_sweep)
-
-    def describe(self) -> list[str]:
-        """Return one line for each operation, in the order in which they are carried out."""
-        lines: list[str] = []
-        for number, transaction in enumerate(self.transactions, start=1):
-            lines += [f"{number} {line}" for line in transaction.describe(TABLE)]
-        return lines

@@ -23,10 +23,10 @@ from backends.nftables.layout import Layout
 from backends.nftables.model import (
     NODEPORT_IPS,
     SERVICE_CIDRS,
-    NftPlan,
     NodePart,
     Rendered,
 )
+from backends.nftables.planned import NftPlan
 from backends.nftables.render import RenderedPort, render_port
 from backends.nftables.sticky import Numbering, plan_sticky, withdraw_sticky
 from proxy.addresses import parse_cidr, parse_ip

@@ -16,7 +16,6 @@ from backends.nftables.model import (
     GUARDED,
     PLACES,
     VERDICTS,
-    NftPlan,
     Rendered,
     Row,
     Sticky,
@@ -24,6 +23,7 @@ from backends.nftables.model import (
 from backends.nftables.names import is_former_chain, is_picking, timeout_of
 from backends.nftables.picking import leads_to
 from backends.nftables.plan import plan_node, refresh
+from backends.nftables.planned import NftPlan
 from backends.nftables.ranges import LENGTHS, set_of_ranges
 from backends.nftables.render import RenderedPort, render_port
 from backends.nftables.sets import former_firewall

@@ -41,6 +41,9 @@ class NullBackend:
     async def probe(self) -> None:
         """Nothing is needed."""
 
+    async def prepare(self) -> None:
+        """Nothing is needed."""
+
     async def observe(self) -> NullObserved:
         return NullObserved()
 
@@ -62,6 +65,9 @@ class NullBackend:
         return NullPlan(dict.fromkeys(observed.ports.keys() - desired.ports.keys()))
 
     async def apply(self, plan: NullPlan, observed: NullObserved) -> Applied:
+        return self.assume(plan, observed)
+
+    def assume(self, plan: NullPlan, observed: NullObserved) -> Applied:
         for key, port in plan.changes.items():
             if port is None:
                 del observed.ports[key]

@@ -85,6 +85,9 @@ class UserspaceBackend:
         self._families = probing.probe(self._kernel(0))
         log.info("this process may open %d files", probing.raise_file_limit())
 
+    async def prepare(self) -> None:
+        """Nothing is needed."""
+
     async def observe(self) -> Observed:
         async with self._lock:
             facts = await to_thread(self._kernel(0).read)
@@ -124,6 +127,10 @@ class UserspaceBackend:
                 failed |= self._unroute(plan, observed)
         again_s = 0.0 if has_moved else RETRY_S if observed.refused else None
         return Applied(operations=plan.size, transactions=1, failed=failed, again_s=again_s)
+
+    def assume(self, plan: UserspacePlan, observed: Observed) -> Applied:
+        observed.fold(plan)
+        return Applied(operations=plan.size, transactions=1 if plan else 0)
 
     def _hear(self, observed: Observed) -> bool:
         """Take in what was announced of this host's addresses; return whether they are others: NodePorts have to follow."""

@@ -6,7 +6,7 @@ Belief changes when a socket was opened or closed, and when the kernel has confi
 from collections.abc import Iterable
 from typing import Final
 
-from backends.userspace.model import Listening, NodePart, Place, Serving
+from backends.userspace.model import Listening, NodePart, Place, Serving, UserspacePlan
 from proxy.model import PortKey
 
 
@@ -38,6 +38,23 @@ class Observed:
         self.node_ports: dict[PortKey, None] = {}
         self.refused: dict[Place, PortKey] = {}
         self.node: NodePart | None = None
+
+    def fold(self, plan: UserspacePlan) -> None:
+        """Take in a plan of which everything was done."""
+        for text, owner in plan.routes:
+            (self.black_holes if owner is None else self.routes)[text] = None
+        if plan.node is not None:
+            self.node = plan.node
+        for key, serving in plan.serving:
+            self.serve(key, serving)
+        for place, listening in plan.listening:
+            self.listen(place, listening)
+        for place, _ in plan.closing:
+            self.listen(place, None)
+        for key in plan.forgotten:
+            self.serve(key, None)
+        for text, _ in plan.unrouted:
+            (self.black_holes if "/" in text else self.routes).pop(text, None)
 
     def serve(self, key: PortKey, serving: Serving | None) -> None:
         """Take in how a ServicePort is served; None: not any more."""

@@ -46,6 +46,12 @@ class Daemon:
             )
         return started_s
 
+    def plan(self, *more: str) -> subprocess.CompletedProcess[str]:
+        """What a start with the same flags would do, by its own account."""
+        argv = [*_COMMAND, "plan", *self.arguments[1:], *more]
+        with self._namespace.entered():
+            return subprocess.run(argv, capture_output=True, text=True, check=False)
+
     def start_beside(self) -> float:
         """Start one beside that which runs, as an upgrade does; return the time just before."""
         self._before = self._running()

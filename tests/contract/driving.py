@@ -1,7 +1,7 @@
 """What a process does with its backend, step by step, and what must be so after each step."""
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from proxy.backend import Applied
@@ -36,16 +36,44 @@ async def program(
 async def adopt(backend: AnyBackend, desired: Ports, *, parts: int = 1) -> Any:
     """Do what a process does that starts: observe, plan all keys in as many parts, prune."""
     observed = await backend.observe()
-    keys = sorted(desired)
-    size = len(keys) if observed.is_rebuild_due else -(-len(keys) // parts)
-    for at in range(0, len(keys), max(size, 1)):
-        await program(backend, observed, desired, keys[at : at + size])
+    for keys in _divided(desired, parts, observed):
+        await program(backend, observed, desired, keys)
     applied = await backend.apply(backend.prune(whole(desired), observed), observed)
     assert applied.failed == {}
     while applied.again_s is not None:
         applied = await backend.apply(backend.plan(whole(desired), observed, []), observed)
         assert applied.failed == {}
     return observed
+
+
+def _divided(desired: Ports, parts: int, observed: Any) -> Iterator[list[PortKey]]:
+    keys = sorted(desired)
+    size = len(keys) if observed.is_rebuild_due else -(-len(keys) // parts)
+    for at in range(0, len(keys), max(size, 1)):
+        yield keys[at : at + size]
+
+
+async def begin(
+    backend: AnyBackend, desired: Ports, parts: int, *, is_rehearsal: bool = False
+) -> tuple[Any, list[str]]:
+    """Do what a process does that starts, in its order, or only take all plans as carried out; return what they say as well."""
+    observed = await backend.observe()
+    said: list[str] = []
+
+    async def take(plan: Any) -> Applied:
+        said.extend(plan.describe())
+        applied = (
+            backend.assume(plan, observed) if is_rehearsal else await backend.apply(plan, observed)
+        )
+        assert applied.failed == {}
+        return applied
+
+    for keys in _divided(desired, parts, observed):
+        await take(backend.plan(whole(desired), observed, keys))
+    applied = await take(backend.prune(whole(desired), observed))
+    while applied.again_s is not None:
+        applied = await take(backend.plan(whole(desired), observed, []))
+    return observed, said
 
 
 async def check(host: Host, backend: AnyBackend, observed: Any, desired: Ports) -> None:

@@ -20,7 +20,7 @@ from proxy.desired import Frontend
 from proxy.errors import KernelError
 from proxy.model import PortKey
 from tests.contract.daemon import Daemon, make_services
-from tests.contract.driving import adopt, changed, check, program, run_on
+from tests.contract.driving import adopt, begin, changed, check, program, run_on
 from tests.contract.host import Cost, Ground, Host, KernelHost
 from tests.contract.proportion import costs_of_changes, work_of_changes
 from tests.data_plane import wanted
@@ -103,6 +103,26 @@ class Laws:
                 if "default/web (TCP, IPv4)" in line
             ]
             assert line
+
+        run_on(ground, run)
+
+    @random_worlds
+    @given(seeds, st.integers(1, 4))
+    def test_what_a_rehearsal_says_is_what_a_start_does(
+        self, ground: Ground, seed: int, parts: int
+    ) -> None:
+        async def run(host: Host) -> None:
+            before, desired = random_states(seed, 2)
+            await adopt(host.start(), before)
+
+            rehearsing, backend = host.start(), host.start()
+            assumed, said = await begin(rehearsing, desired, parts, is_rehearsal=True)
+            observed, done = await begin(backend, desired, parts)
+
+            assert said == done
+            assert not rehearsing.plan(whole(desired), assumed, sorted(desired)).describe()
+            assert not rehearsing.prune(whole(desired), assumed).describe()
+            await check(host, backend, observed, desired)
 
         run_on(ground, run)
 
@@ -192,6 +212,22 @@ class KernelLaws(Laws):
 
             await check(host, backend, observed, desired)
             host.check_extras(observed, desired)
+
+        run_on(ground, run)
+
+    def test_a_rehearsal_writes_nothing(self, ground: Ground) -> None:
+        async def run(host: KernelHost) -> None:
+            before, desired = random_states(1, 2)
+            await adopt(host.start(), before)
+            there = host.own(), host.foreign()
+            backend = host.start()
+
+            _, said = await begin(backend, desired, 2, is_rehearsal=True)
+
+            assert said
+
+            assert host.spent(backend).written == 0
+            assert (host.own(), host.foreign()) == there
 
         run_on(ground, run)
 

@@ -1,27 +1,16 @@
 """The registry of data planes."""
 
-import argparse
 from pathlib import Path
 
 import pytest
 
 import backends
-from proxy.config import load
-from proxy.config.flags import add_flags
 from proxy.config.modes import LADDER
-from proxy.config.settings import Settings
 from proxy.errors import Unsupported
 from tests.fakes.nft import NftKernel
+from tests.unit.proxy.config.loading import settings_of
 
 PACKAGES = {path.parent.name for path in Path(backends.__file__).parent.glob("*/backend.py")}
-
-
-@pytest.fixture
-def settings() -> Settings:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    args = parser.parse_args([])
-    return load.load(args, hostname="n1", read_file=lambda path: Path(path).read_bytes())[0]
 
 
 def test_every_data_plane_is_registered() -> None:
@@ -29,19 +18,17 @@ def test_every_data_plane_is_registered() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PACKAGES))
-def test_a_data_plane_is_made_by_its_name(name: str, settings: Settings) -> None:
+def test_a_data_plane_is_made_by_its_name(name: str) -> None:
     with NftKernel().entered():
-        backend = backends.create(name, settings)
+        backend = backends.create(name, settings_of())
 
     assert backend.name == name
     backend.close()
 
 
-def test_a_mode_without_a_data_plane_is_unsupported_and_the_others_are_named(
-    settings: Settings,
-) -> None:
+def test_a_mode_without_a_data_plane_is_unsupported_and_the_others_are_named() -> None:
     with pytest.raises(Unsupported, match=r"mode carrier-pigeon .* available: nftables") as caught:
-        backends.create("carrier-pigeon", settings)
+        backends.create("carrier-pigeon", settings_of())
 
     assert all(name in str(caught.value) for name in PACKAGES)
 

@@ -1,6 +1,5 @@
 """The composition root's own decisions; that it runs is shown in e2e/test_daemon.py."""
 
-import argparse
 import asyncio
 import contextlib
 import errno
@@ -17,8 +16,6 @@ from proxy.announcer import Announcer
 from proxy.backend import Retired
 from proxy.beside import at_localhost
 from proxy.cache import Cache
-from proxy.config import load
-from proxy.config.flags import add_flags
 from proxy.config.settings import Settings
 from proxy.conntrack_sweeper import Sweeper
 from proxy.errors import ConfigError, KernelError, ProxyError, Unsupported
@@ -35,12 +32,7 @@ from proxy.sources.stream import StreamSource
 from proxy.verifier import Verifier
 from tests.fakes.backend import FakeBackend
 from tests.fakes.conntrack import FakeFlows
-
-
-def settings(*flags: str) -> Settings:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    return load.load(parser.parse_args(flags), hostname="node-a", read_file=lambda _: b"")[0]
+from tests.unit.proxy.config.loading import settings_of
 
 
 @pytest.mark.parametrize(
@@ -55,13 +47,13 @@ def settings(*flags: str) -> Settings:
 def test_objects_come_from_the_api_server_unless_something_else_was_said(
     flags: list[str], source: type
 ) -> None:
-    assert isinstance(app.source_of(settings(*flags)), source)
+    assert isinstance(app.source_of(settings_of(*flags)), source)
 
 
 def test_the_oom_score_is_that_of_the_settings(tmp_path: Path) -> None:
     file = tmp_path / "oom_score_adj"
 
-    app.protect_from_oom(settings(), file)
+    app.protect_from_oom(settings_of(), file)
 
     assert file.read_text() == "-999\n"
 
@@ -70,7 +62,7 @@ def test_an_oom_score_that_cannot_be_set_is_said_and_no_more(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        app.protect_from_oom(settings(), tmp_path)
+        app.protect_from_oom(settings_of(), tmp_path)
 
     assert "oomScoreAdj -999 could not be set" in caplog.text
 
@@ -129,7 +121,7 @@ def test_cleanup_is_for_all_modes_or_for_the_one_that_is_named(
     }
     monkeypatch.setattr(backends, "FACTORIES", factories)
 
-    lines = app.cleanup(settings(), mode)
+    lines = app.cleanup(settings_of(), mode)
 
     assert seen == cleaned
     assert lines == [f"{name}: removed 3 objects" for name in cleaned]
@@ -148,18 +140,18 @@ def test_what_this_kernel_cannot_have_is_not_to_be_cleaned_up(
         "two": lambda *_: Cleaned("two", seen),
     }
     monkeypatch.setattr(backends, "FACTORIES", factories)
-    assert app.cleanup(settings()) == ["two: removed 3 objects"]
+    assert app.cleanup(settings_of()) == ["two: removed 3 objects"]
 
     factories["one"] = lambda *_: cannot(errno.EPERM)
     with pytest.raises(KernelError):
-        app.cleanup(settings())
+        app.cleanup(settings_of())
 
 
 def test_a_mode_that_does_not_exist_cannot_be_cleaned_up_after() -> None:
     with pytest.raises(
         ConfigError, match=r"'three' is none of nftables, ipvs, iptables, userspace, null"
     ):
-        app.cleanup(settings(), "three")
+        app.cleanup(settings_of(), "three")
 
 
 # --- what other modes have left
@@ -223,7 +215,7 @@ async def settled() -> None:
 
 
 def make_parts(backend: FakeBackend) -> Parts:
-    configured = settings("--manifests", "somewhere")
+    configured = settings_of("--manifests", "somewhere")
     reconciler, recorder = app.build(configured, backend), Recorder("node-a", is_on=False)
     return Parts(
         configured,
@@ -263,20 +255,20 @@ def chosen(configured: Settings) -> tuple[str, list[str]]:
 
 def test_without_a_mode_the_best_that_will_do_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     refused_everywhere(monkeypatch)
-    assert chosen(settings()) == ("nftables", [])
+    assert chosen(settings_of()) == ("nftables", [])
 
     refused_everywhere(monkeypatch, "nftables", "ipvs")
-    assert chosen(settings()) == ("iptables", ["nftables", "ipvs"])
+    assert chosen(settings_of()) == ("iptables", ["nftables", "ipvs"])
 
     refused_everywhere(monkeypatch, "nftables", "ipvs", "iptables")
-    assert chosen(settings()) == ("userspace", ["nftables", "ipvs", "iptables"])
+    assert chosen(settings_of()) == ("userspace", ["nftables", "ipvs", "iptables"])
 
 
 def test_a_mode_that_was_named_stands_alone_unless_there_is_a_fallback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     refused_everywhere(monkeypatch, "ipvs")
-    named = settings("--proxy-mode", "ipvs")
+    named = settings_of("--proxy-mode", "ipvs")
 
     with pytest.raises(Unsupported, match="mode ipvs cannot run here: ipvs: a primitive: no such"):
         chosen(named)
@@ -288,7 +280,7 @@ def test_mode_ipvs_is_passed_over_where_its_settings_make_no_sense(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     refused_everywhere(monkeypatch, "nftables")
-    configured = settings()
+    configured = settings_of()
     broken = structs.replace(configured.ipvs, problem="ipvs.scheduler: must be one of rr")
 
     assert chosen(configured) == ("ipvs", ["nftables"])
@@ -313,7 +305,7 @@ def test_node_ports_at_localhost_have_a_listener_where_rules_cannot_serve_them(
 ) -> None:
     refused_everywhere(monkeypatch)
 
-    backend = app.make_backend(mode, settings(*flags), Listeners())
+    backend = app.make_backend(mode, settings_of(*flags), Listeners())
 
     assert backend.name == mode
     assert at_localhost(backend) == families

@@ -2,12 +2,13 @@
 
 import itertools
 import math
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.batches import divide, most_urgent_first
+from proxy.batches import at_once, divide, most_urgent_first
 from proxy.desired import DesiredPort
 from proxy.model import PortKey
 from tests.desired_strategies import make_desired
@@ -15,6 +16,11 @@ from tests.model_builders import make_endpoint, make_key
 
 HERE = make_endpoint("10.1.0.1:80", is_local=True)
 GONE = make_key("default/gone")
+
+
+class Believed(NamedTuple):
+    is_rebuild_due: bool
+    worth_a_commit: int
 
 
 def by_key(*ports: DesiredPort) -> dict[PortKey, DesiredPort]:
@@ -72,6 +78,16 @@ def test_a_step_is_begun_with_fewer_endpoints_than_these() -> None:
 
     assert [len(step) for step in divide(ports, ports, lambda: 3)] == [1, 1, 2]
     assert [len(step) for step in divide(ports, ports, lambda: math.inf)] == [4]
+
+
+@pytest.mark.parametrize(
+    ("is_rebuild_due", "worth_a_commit", "wanted"),
+    [(False, 0, 2000), (False, 5000, 5000), (True, 0, math.inf)],
+)
+def test_how_many_endpoints_a_step_has_depends_on_what_is_believed(
+    is_rebuild_due: bool, worth_a_commit: int, wanted: float
+) -> None:
+    assert at_once(Believed(is_rebuild_due, worth_a_commit)) == wanted
 
 
 def test_nothing_is_no_step() -> None:

@@ -34,6 +34,9 @@ class Part(FakeBackend):
     async def probe(self) -> None:
         self.said.append("probe")
 
+    async def prepare(self) -> None:
+        self.said.append("prepare")
+
     async def cleanup(self) -> int:
         return 2
 
@@ -91,6 +94,25 @@ def test_each_is_told_its_own_part(both: Both) -> None:
     assert both.second.kernel.keys() == {OPEN}
     assert both.second.kernel[OPEN].frontends == (NODE_PORT,)
     assert (applied.operations, applied.transactions) == (2, 1)
+
+
+def test_to_assume_a_plan_is_to_believe_what_it_would_lead_both_to(both: Both) -> None:
+    plan = both.backend.plan(both.desired, both.observed, [PLAIN, OPEN])
+
+    applied = both.backend.assume(plan, both.observed)
+
+    assert (applied.operations, applied.transactions) == (2, 1)
+    assert both.first.kernel == both.second.kernel == {}
+    assert not both.backend.plan(both.desired, both.observed, [PLAIN, OPEN])
+    assert not both.backend.prune(both.desired, both.observed)
+
+
+def test_without_the_second_the_first_is_assumed_all_the_same(both: Both) -> None:
+    both.observed.second = None
+
+    plan = both.backend.plan(both.desired, both.observed, [PLAIN, OPEN])
+
+    assert both.backend.assume(plan, both.observed).operations == 2
 
 
 def test_what_goes_goes_from_both(both: Both) -> None:
@@ -240,9 +262,10 @@ def test_what_only_the_second_holds_is_shown(both: Both) -> None:
 
 def test_the_mode_is_that_of_the_first(both: Both) -> None:
     run(both.backend.probe())
+    run(both.backend.prepare())
 
     assert both.backend.name == "nftables"
-    assert (both.first.said, both.second.said) == (["probe"], [])
+    assert (both.first.said, both.second.said) == (["probe", "prepare"], [])
     assert {each.name: each.values[""] for each in both.backend.figures()} == {
         "connections": 1.0,
         "localhost_served": 1.0,

@@ -3,6 +3,7 @@
 What would touch the kernel is replaced by a recorder; `explain` and real processes have files of their own.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Final
@@ -54,8 +55,8 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["run", "cleanup", "explain", "state", "version", "COMMAND"]),
-        (["-h"], ["run", "cleanup", "explain", "state", "version", "COMMAND"]),
+        (["--help"], ["run", "plan", "cleanup", "explain", "state", "version", "COMMAND"]),
+        (["-h"], ["run", "plan", "cleanup", "explain", "state", "version", "COMMAND"]),
         (["run", "--help"], ["--manifests PATH", "--cluster-cidr", "--proxy-mode", "default"]),
         (
             ["explain", "--help"],
@@ -63,6 +64,7 @@ def test_version() -> None:
         ),
         (["state", "--help"], ["--server URL", "http://127.0.0.1:10249", "{text,json}"]),
         (["cleanup", "--help"], ["usage: sliceproxy cleanup"]),
+        (["plan", "--help"], ["--manifests PATH", "--exit-code", "--wait SECONDS", "{text,json}"]),
         (["version", "--help"], ["usage: sliceproxy version"]),
     ],
 )
@@ -162,6 +164,79 @@ def test_cleanup_and_init_only_are_commands_of_kube_proxys_own(
         assert (answer.code, answer.stdout) == (0, "nftables: removed 3 objects\n")
     assert run("cleanup", "--mode", "ipvs").code == 0
     assert (len(init.seen), cleaned, len(daemon.seen)) == (1, ["", "", "", "ipvs"], 0)
+
+
+MANIFESTS: Final = """\
+kind: Service
+metadata: {name: web, namespace: default}
+spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}
+---
+kind: Service
+metadata: {name: broken, namespace: default}
+spec: {clusterIP: 10.96.0.2, ports: [{port: many}]}
+---
+kind: Node
+metadata: {name: n1}
+"""
+
+
+def plan(file: Path, *arguments: str) -> Answer:
+    """Ask what a start in the mode that programs nothing would do."""
+    return run(
+        "plan", "--manifests", str(file), "--hostname-override", "n1", "--proxy-mode", "null",
+        "--cluster-cidr", "10.244.0.0/16", *arguments,
+    )  # fmt: skip
+
+
+def test_what_a_start_would_do_is_said_and_not_done(
+    tmp_path: Path, daemon: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "objects.yaml"
+    file.write_text(MANIFESTS)
+
+    answer = plan(file)
+
+    assert answer.code == 0
+    assert answer.stdout.splitlines() == [
+        "mode null on node n1: 1 service port",
+        "to be written:",
+        "  remember default/web (TCP, IPv4)",
+        "1 operation, none of which was carried out",
+    ]
+    assert "Service default/broken" in caplog.text
+    assert daemon.seen == []
+
+
+def test_whether_there_is_anything_to_do_can_be_told_by_the_exit_status(tmp_path: Path) -> None:
+    file = tmp_path / "objects.yaml"
+    file.write_text(MANIFESTS)
+    busy = plan(file, "--exit-code", "-o", "json")
+    file.write_text("kind: Node\nmetadata: {name: n1}\n")
+    idle = plan(file, "--exit-code", "--output=json")
+
+    assert (busy.code, idle.code) == (3, 0)
+    assert json.loads(busy.stdout)["operations"] == [
+        {"plan": 1, "phase": "write", "operation": "remember default/web (TCP, IPv4)"}
+    ]
+    assert json.loads(idle.stdout)["operations"] == []
+
+
+@pytest.mark.parametrize("flag", ["--cleanup", "--init-only", "--write-config-to=config.yaml"])
+def test_a_plan_is_not_asked_to_do_anything(flag: str, tmp_path: Path) -> None:
+    answer = plan(tmp_path, flag)
+
+    assert (answer.code, answer.stdout) == (2, "")
+    assert (
+        answer.stderr
+        == f"sliceproxy: {flag.split('=', maxsplit=1)[0]}: is for run; plan changes nothing\n"
+    )
+
+
+def test_a_plan_for_objects_that_nobody_lists_ends_in_time(tmp_path: Path) -> None:
+    answer = plan(tmp_path / "missing", "--wait", "0.05")
+
+    assert (answer.code, answer.stdout) == (1, "")
+    assert "could be read within 0.05 s" in answer.stderr
 
 
 def test_cleaning_up_after_a_mode_that_does_not_exist_is_the_operators_mistake() -> None:

@@ -33,6 +33,7 @@ class Rung(FakeBackend):
     def __init__(self, name: str, seen: list[str], problem: Exception | None = None) -> None:
         super().__init__()
         self.name = name
+        self.is_prepared = False
         self._seen = seen
         self._problem = problem
 
@@ -40,6 +41,9 @@ class Rung(FakeBackend):
         self._seen.append(f"probe {self.name}")
         if self._problem is not None:
             raise self._problem
+
+    async def prepare(self) -> None:
+        self.is_prepared = True
 
     async def retire(self) -> Retired:
         self._seen.append(f"retire {self.name}")
@@ -74,6 +78,16 @@ def test_the_first_that_can_do_everything_is_taken_and_nobody_else_is_tried() ->
 
     assert tried.choose(*MODES) == ("first", ())
     assert tried.seen == ["probe first"]
+
+
+@pytest.mark.parametrize("prepares", [True, False])
+def test_the_node_is_prepared_for_what_is_to_be_used_and_for_nothing_else(prepares: bool) -> None:
+    tried = Ladder()
+    tried.problems["first"] = Unsupported("everything")
+
+    asyncio.run(descent.choose(MODES, tried.create, prepares=prepares))
+
+    assert [each.is_prepared for each in tried.made.values()] == [False, prepares]
 
 
 def test_what_is_passed_over_is_closed_and_told(caplog: pytest.LogCaptureFixture) -> None:

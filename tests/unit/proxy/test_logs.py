@@ -1,7 +1,10 @@
 import json
 import logging
 
-from proxy.logs import JsonFormatter
+import pytest
+
+from proxy.logs import JsonFormatter, configure
+from tests.unit.proxy.config.loading import settings_of
 
 
 def make_record(message: str, **fields: object) -> logging.LogRecord:
@@ -20,6 +23,25 @@ def test_a_json_line_has_the_fields_of_kubernetes_components() -> None:
         "logger": "proxy.app",
         "msg": "two\nlines of text",
     }
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "usual", "wanted"),
+    [
+        (0, logging.INFO, logging.INFO),
+        (0, logging.WARNING, logging.WARNING),
+        (4, logging.WARNING, logging.DEBUG),
+    ],
+)
+def test_from_which_level_up_it_is_logged(
+    monkeypatch: pytest.MonkeyPatch, verbosity: int, usual: int, wanted: int
+) -> None:
+    seen: dict[str, object] = {}
+    monkeypatch.setattr(logging, "basicConfig", lambda **given: seen.update(given))
+
+    configure(settings_of(f"--v={verbosity}"), usual)
+
+    assert seen["level"] == wanted
 
 
 def test_an_unexpected_error_comes_with_its_traceback() -> None:

@@ -1,11 +1,8 @@
-import argparse
 import time
 
 import pytest
 
 from proxy.announcer import Announcer
-from proxy.config import load
-from proxy.config.flags import add_flags
 from proxy.conntrack_sweeper import Sweeper
 from proxy.events_recorder import Recorder
 from proxy.listeners import Listeners
@@ -14,16 +11,14 @@ from proxy.parts import Parts
 from proxy.sources.stream import StreamSource
 from proxy.verifier import Verifier
 from tests.fakes.conntrack import FakeFlows
+from tests.unit.proxy.config.loading import settings_of
 from tests.unit.proxy.server.serving_debug import make_reconciler
 
 
 def make_parts() -> Parts:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    settings, _ = load.load(parser.parse_args([]), hostname="n1", read_file=lambda _: b"")
     reconciler, recorder = make_reconciler(), Recorder("n1")
     return Parts(
-        settings=settings,
+        settings=settings_of(),
         source=StreamSource("-", "n1"),
         reconciler=reconciler,
         verifier=Verifier(reconciler),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.model import Rejected
-from proxy.rejections import CLASSES, classify, count
+from proxy.rejections import CLASSES, classify, count, words
 
 
 def rejected(field: str, reason: str = "no number", kind: str = "Service") -> Rejected:
@@ -42,6 +42,20 @@ def test_reasons_have_classes(item: Rejected, wanted: str) -> None:
 @given(st.builds(Rejected, kind=st.text(), name=st.text(), field=st.text(), reason=st.text()))
 def test_there_are_no_other_classes(item: Rejected) -> None:
     assert classify(item) in CLASSES
+
+
+@pytest.mark.parametrize(
+    ("subject", "kind", "wanted"),
+    [
+        ("Service default/web", "Service", "Service default/web ports: no number"),
+        ("File a.yaml", "Service", "File a.yaml: Service default/web ports: no number"),
+        ("File a.yaml", "File", "File default/web ports: no number"),
+    ],
+)
+def test_what_has_no_name_of_its_own_is_found_by_its_file(
+    subject: str, kind: str, wanted: str
+) -> None:
+    assert words(subject, rejected("ports", kind=kind)) == wanted
 
 
 def test_objects_are_counted_once_for_each_class() -> None:

@@ -1,11 +1,9 @@
 """The backend on fakes: what the laws of tests/contract do not say."""
 
-import argparse
 import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 from msgspec import structs
@@ -25,8 +23,6 @@ from backends.kernel.ipset_objects import IpSet, Member, SetKind
 from backends.kernel.xtables_flavour import Choice
 from backends.kernel.xtables_text import Flavour
 from proxy.backend import Retired
-from proxy.config import load
-from proxy.config.flags import add_flags
 from proxy.desired import Frontend
 from proxy.desired_node import DesiredNode
 from proxy.errors import Busy, KernelError, Unsupported
@@ -36,6 +32,7 @@ from tests.contract.driving import adopt, program
 from tests.contract.iptables_machine import FakeMachine
 from tests.desired_strategies import Ports, desired_state, make_desired, many_services, whole
 from tests.fakes.xtables import done, killed, locked
+from tests.unit.proxy.config.loading import settings_of
 
 LAYOUT = Layout(IptablesSettings(families=FAMILIES, cluster_cidrs=("10.244.0.0/16",)))
 LEGACY, NFT = Flavour
@@ -102,17 +99,12 @@ def started(host: Host, desired: Ports) -> tuple[IptablesBackend, Observed]:
 
 
 def test_settings_become_rules() -> None:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    args = parser.parse_args(
-        [
-            "--proxy-mode=iptables",
-            "--iptables-masquerade-bit=7",
-            "--masquerade-all",
-            "--iptables-localhost-nodeports=false",
-        ]
+    settings = settings_of(
+        "--proxy-mode=iptables",
+        "--iptables-masquerade-bit=7",
+        "--masquerade-all",
+        "--iptables-localhost-nodeports=false",
     )
-    settings = load.load(args, hostname="n1", read_file=lambda path: Path(path).read_bytes())[0]
 
     made = IptablesBackend.from_settings(settings).layout.settings
 
@@ -126,10 +118,7 @@ def test_settings_become_rules() -> None:
 def test_where_tracking_is_liberal_invalid_packets_are_not_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    args = parser.parse_args(["--proxy-mode=iptables"])
-    settings = load.load(args, hostname="n1", read_file=lambda path: Path(path).read_bytes())[0]
+    settings = settings_of("--proxy-mode=iptables")
 
     for is_liberal in (True, False):
         monkeypatch.setattr(node_settings, "is_liberal", [is_liberal].pop)

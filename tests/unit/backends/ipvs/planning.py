@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from backends.ipvs.belief import Observed
 from backends.ipvs.layout import IpvsSettings, Layout
-from backends.ipvs.model import AddressStep, IpvsPlan
+from backends.ipvs.model import AddressStep
 from backends.ipvs.plan import plan
+from backends.ipvs.planned import IpvsPlan
 from backends.kernel.nft_table import Data, TableFacts
 from backends.kernel.nft_transaction import Transaction
 from proxy.desired import DesiredPort

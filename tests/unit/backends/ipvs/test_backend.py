@@ -1,11 +1,9 @@
 """The wiring. That it keeps the laws of proxy/backend.py: tests/contract."""
 
-import argparse
 import asyncio
 import errno
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -20,14 +18,12 @@ from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
 from backends.kernel.links import Links, Unbound
 from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4
-from proxy.config import load
-from proxy.config.flags import add_flags
-from proxy.config.settings import Settings
 from proxy.errors import KernelError
 from proxy.model import FAMILIES
 from proxy.netlink.codec import Request
 from tests.desired_strategies import make_desired, whole
 from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process, nft_of
+from tests.unit.proxy.config.loading import settings_of
 
 LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
 SERVER = ServerId("IPv4", "TCP", "10.96.0.10", 80)
@@ -185,6 +181,17 @@ def test_without_ipv6_its_services_are_no_business_of_ours_and_that_is_told_once
     assert caplog.messages == [
         "this host has no IPv6, or has it switched off: IPv6 services are not served"
     ]
+
+
+def test_to_find_out_whether_it_can_be_had_sets_nothing(kernel: Kernel) -> None:
+    seen: list[object] = []
+    backend = IpvsBackend(LAYOUT, prepare=seen.append)
+
+    asyncio.run(backend.probe())
+    assert seen == []
+
+    asyncio.run(backend.prepare())
+    assert len(seen) == 1
 
 
 # --- refusals
@@ -362,15 +369,8 @@ def test_closing_leaves_everything_in_place(kernel: Kernel) -> None:
 # --- settings
 
 
-def settings_for(*arguments: str) -> Settings:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    args = parser.parse_args(arguments)
-    return load.load(args, hostname="n1", read_file=lambda path: Path(path).read_bytes())[0]
-
-
 def test_settings_shape_virtual_servers_and_rules() -> None:
-    settings = settings_for(
+    settings = settings_of(
         "--proxy-mode=ipvs",
         "--masquerade-all",
         "--cluster-cidr=10.244.0.0/16",
@@ -395,7 +395,7 @@ def test_settings_shape_virtual_servers_and_rules() -> None:
 )
 def test_the_interface_of_pods_is_that_of_the_mode(mode: str, flag: str, interface: str) -> None:
     shaped = IpvsBackend.from_settings(
-        settings_for(f"--detect-local-mode={mode}", flag)
+        settings_of(f"--detect-local-mode={mode}", flag)
     ).layout.settings
 
     assert (shaped.local_mode, shaped.interface, shaped.cluster_cidrs) == (mode, interface, ())

@@ -9,13 +9,13 @@ from backends.ipvs.model import (
     BOUND,
     AddressStep,
     Frontend,
-    IpvsPlan,
     Operation,
     Place,
     Rendered,
     SharedMember,
     Verb,
 )
+from backends.ipvs.planned import IpvsPlan
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer, marked
 from backends.kernel.nft_table import Data, TableFacts
 from backends.kernel.nft_transaction import Transaction

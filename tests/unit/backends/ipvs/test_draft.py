@@ -13,13 +13,13 @@ from backends.ipvs.model import (
     PLACES,
     SERVICES,
     Frontend,
-    IpvsPlan,
     Operation,
     Place,
     Rendered,
     SharedMember,
     WantedServer,
 )
+from backends.ipvs.planned import IpvsPlan
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
 from backends.kernel.nft_values import ABSENT
 from proxy.model import PortKey, Protocol

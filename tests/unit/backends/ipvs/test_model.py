@@ -10,7 +10,6 @@ from backends.ipvs.model import (
     SERVICES,
     AddressStep,
     Frontend,
-    IpvsPlan,
     IpvsStep,
     Operation,
     Rendered,
@@ -26,13 +25,15 @@ WEB = make_key("default/web", "http")
 SPEC = Layout(IpvsSettings(families=("IPv4",))).sets("IPv4")[0]
 SERVER = ServerId("IPv4", "TCP", "10.96.0.10", 80)
 PLACE = ("10.1.0.1", 80)
+FRONTEND = bytes([10, 96, 0, 10, 6, 0, 0, 0, 0, 80, 0, 0])
+NEXT = FRONTEND[:-3] + bytes([81, 0, 0])
 NFT = Transaction(
     rebuild=("IPv6",),
     tables=("IPv6",),
     sets=(("IPv4", SPEC),),
     chains=(("IPv4", ChainSpec("chain", None, ())),),
-    deletes=(Batch("IPv4", SERVICES, (Element(b"\1", None, WEB), Element(b"\2", None, None))),),
-    adds=(Batch("IPv6", EXTERNALS, (Element(b"\3", b"\5\0\0\xa6", WEB),)),),
+    deletes=(Batch("IPv4", SERVICES, (Element(FRONTEND, None, WEB), Element(NEXT, None, None))),),
+    adds=(Batch("IPv6", EXTERNALS, (Element(bytes(12) + FRONTEND, b"\5\0\0\xa6", WEB),)),),
 )
 ADDRESSES = AddressStep(
     bind=(("10.96.0.10", WEB),), unbind=(("10.96.0.11", None),), is_device_missing=True
@@ -53,37 +54,6 @@ def frontend(key: bytes) -> Frontend:
 def test_the_size_of_a_step_is_the_number_of_objects_it_writes() -> None:
     assert [NFT.size, ADDRESSES.size, OPERATIONS.size] == [4 + 3, 3, 3]
     assert [Transaction().size, AddressStep().size, IpvsStep(()).size] == [0, 0, 0]
-
-
-def test_a_plan_is_true_if_there_is_anything_to_do_or_to_look_after() -> None:
-    assert not IpvsPlan((), {WEB: None})
-    assert IpvsPlan((NFT,), {})
-    assert IpvsPlan((), {}, drains=((SERVER, PLACE),))
-    assert IpvsPlan((), {}, reaps=True)
-
-
-def test_a_plan_is_described_line_by_line_with_whom_each_line_is_for() -> None:
-    planned = IpvsPlan((NFT, ADDRESSES, OPERATIONS), {}, drains=((SERVER, PLACE),))
-
-    *lines, last = planned.describe()
-
-    whose = "# default/web:http (TCP, IPv4)"
-    assert lines == [
-        "1 delete table ip6 sliceproxy-ipvs",
-        "1 add table ip6 sliceproxy-ipvs",
-        f"1 add set ip sliceproxy-ipvs {BOUND}",
-        "1 write chain ip sliceproxy-ipvs chain",
-        f"1 delete element ip sliceproxy-ipvs services 01  {whose}",
-        "1 delete element ip sliceproxy-ipvs services 02",
-        f"1 add element ip6 sliceproxy-ipvs externals 03 : 050000a6  {whose}",
-        "2 make device sliceproxy-ipvs",
-        f"2 bind 10.96.0.10  {whose}",
-        "2 unbind 10.96.0.11",
-        f"3 add server TCP 10.96.0.10:80 wrr  {whose}",
-        f"3 set destination TCP 10.96.0.10:80 10.1.0.1:80 weight 0  {whose}",
-        "3 del server mark 0xa6000005 (IPv4)",
-    ]
-    assert last == "TCP 10.96.0.10:80: 10.1.0.1:80 drains"
 
 
 def test_the_sets_of_a_node_port_are_those_that_do_not_look_at_an_address() -> None:

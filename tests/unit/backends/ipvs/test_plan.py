@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from backends.ipvs.layout import IpvsSettings
-from backends.ipvs.model import DEVICE, AddressStep, IpvsPlan, IpvsStep, Step
+from backends.ipvs.model import DEVICE, AddressStep, IpvsStep, Step
+from backends.ipvs.planned import IpvsPlan
 from backends.ipvs.render import read_mark
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_messages import new_destination, new_server

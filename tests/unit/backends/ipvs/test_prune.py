@@ -13,9 +13,9 @@ from backends.ipvs.model import (
     NODEPORTS,
     SERVICE_CIDRS,
     SERVICES,
-    IpvsPlan,
     IpvsStep,
 )
+from backends.ipvs.planned import IpvsPlan
 from backends.ipvs.prune import prune
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer, marked
 from backends.kernel.nft_phrases import word

@@ -6,8 +6,8 @@ from backends.kernel.nft_table import Data, TableFacts
 from backends.kernel.nft_transaction import Transaction
 from backends.nftables.belief import Observed
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import NftPlan
 from backends.nftables.plan import plan
+from backends.nftables.planned import NftPlan
 from backends.nftables.prune import prune
 from backends.nftables.slots import slot_key
 from proxy.desired import DesiredPort

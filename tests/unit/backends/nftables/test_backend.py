@@ -1,11 +1,9 @@
 """The wiring. That it keeps the laws of proxy/backend.py: tests/contract."""
 
-import argparse
 import asyncio
 import errno
 import threading
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -21,15 +19,13 @@ from backends.nftables.belief import Observed
 from backends.nftables.layout import Layout, NftSettings
 from backends.nftables.model import CLUSTER_IPS, NODEPORTS, SERVICES, TABLE
 from proxy.backend import Retired
-from proxy.config import load
-from proxy.config.flags import add_flags
-from proxy.config.settings import Settings
 from proxy.desired import Frontend
 from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES, IPV4
 from proxy.netlink.codec import Request
 from tests.desired_strategies import Ports, desired_state, make_desired, many_services, whole
 from tests.fakes.nft import NftKernel
+from tests.unit.proxy.config.loading import settings_of
 
 T = TypeVar("T")
 LAYOUT = Layout(NftSettings(families=FAMILIES))
@@ -223,15 +219,8 @@ def test_what_was_there_before_stays_if_the_first_elements_are_refused(
     run(work())
 
 
-def settings_for(*arguments: str) -> Settings:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    args = parser.parse_args(arguments)
-    return load.load(args, hostname="n1", read_file=lambda path: Path(path).read_bytes())[0]
-
-
 def test_settings_shape_the_rules(nf_tables: NftKernel) -> None:
-    settings = settings_for("--masquerade-all", "--cluster-cidr=10.244.0.0/16")
+    settings = settings_of("--masquerade-all", "--cluster-cidr=10.244.0.0/16")
 
     shaped = NftablesBackend.from_settings(settings).layout.settings
 
@@ -251,7 +240,7 @@ def test_settings_shape_the_rules(nf_tables: NftKernel) -> None:
 def test_the_interface_of_pods_is_that_of_the_mode(
     nf_tables: NftKernel, mode: str, flag: str, interface: str
 ) -> None:
-    settings = settings_for(f"--detect-local-mode={mode}", flag)
+    settings = settings_of(f"--detect-local-mode={mode}", flag)
 
     shaped = NftablesBackend.from_settings(settings).layout.settings
 

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from backends.kernel.nft_table import ChainSpec, Data, TableFacts
 from backends.kernel.nft_transaction import Transaction
 from backends.nftables.belief import Observed
-from backends.nftables.model import NftPlan, Rendered, Target
+from backends.nftables.model import Rendered, Target
+from backends.nftables.planned import NftPlan
 from proxy.model import Family, PortKey
 from tests.unit.backends.belief_laws import BeliefLaws, Occupied
 

@@ -3,8 +3,9 @@
 import pytest
 
 from backends.nftables.belief import Observed
-from backends.nftables.model import EXTERNALS, NODEPORTS, SERVICES, NftPlan
+from backends.nftables.model import EXTERNALS, NODEPORTS, SERVICES
 from backends.nftables.plan import plan
+from backends.nftables.planned import NftPlan
 from backends.nftables.prune import prune
 from proxy.desired import DesiredPort, Frontend
 from proxy.desired_node import DesiredNode

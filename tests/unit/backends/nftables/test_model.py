@@ -1,7 +1,7 @@
 from backends.kernel.nft_table import ChainSpec, RuleSpec
 from backends.kernel.nft_transaction import Batch, Element, Transaction
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import CLUSTER_IPS, SERVICES, NftPlan
+from backends.nftables.model import CLUSTER_IPS, SERVICES
 from tests.model_builders import make_key
 
 WEB = make_key("default/web", "http")
@@ -27,30 +27,6 @@ FULL = Transaction(
 def test_the_size_of_a_transaction_is_the_number_of_objects_it_writes() -> None:
     assert FULL.size == 6 + 5
     assert Transaction().size == 0
-
-
-def test_a_plan_without_transactions_is_false_even_if_service_ports_are_concerned() -> None:
-    assert not NftPlan((), {WEB: None})
-    assert NftPlan((FULL,), {})
-
-
-def test_a_plan_is_described_line_by_line_with_whom_each_line_is_for() -> None:
-    second = Transaction(gone_chains=(("IPv4", "older"),))
-
-    assert NftPlan((FULL, second), {}).describe() == [
-        "1 delete table ip6 sliceproxy",
-        "1 add table ip6 sliceproxy",
-        "1 add set ip sliceproxy services",
-        "1 write chain ip sliceproxy chain",
-        "1 delete element ip sliceproxy services 01 : drop  # default/web:http (TCP, IPv4)",
-        "1 delete element ip sliceproxy services 02 : drop",
-        "1 add element ip sliceproxy services 01 : goto there  # default/web:http (TCP, IPv4)",
-        "1 add element ip6 sliceproxy cluster-ips 03  # default/web:http (TCP, IPv4)",
-        "1 add element ip sliceproxy endpoints-tcp 04 : ff  # default/web:http (TCP, IPv4)",
-        "1 delete chain ip sliceproxy old",
-        "1 delete set ip6 sliceproxy old",
-        "2 delete chain ip sliceproxy older",
-    ]
 
 
 def test_what_identifies_a_chain_is_its_hook_and_the_comments_of_its_rules() -> None:

@@ -14,9 +14,9 @@ from backends.nftables.model import (
     SERVICE_CIDRS,
     SERVICES,
     SOURCES,
-    NftPlan,
 )
 from backends.nftables.plan import plan
+from backends.nftables.planned import NftPlan
 from backends.nftables.prune import judge, prune
 from backends.nftables.sets import former_firewall
 from proxy.desired import Frontend

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from backends.kernel.nft_expressions import Bitwise, Lookup, Payload, Verdict, parse_expressions
 from backends.kernel.nft_numbers import VerdictCode
 from backends.nftables.belief import Observed
-from backends.nftables.model import GUARDED, SOURCES, NftPlan
+from backends.nftables.model import GUARDED, SOURCES
+from backends.nftables.planned import NftPlan
 from backends.nftables.prune import prune
 from backends.nftables.ranges import LENGTHS, admitted, admitted_itself, sources_chain
 from proxy.desired import DesiredPort, Frontend

@@ -20,10 +20,10 @@ from backends.nftables.model import (
     EXTERNALS,
     NODEPORTS,
     SERVICES,
-    NftPlan,
 )
 from backends.nftables.names import timeout_of
 from backends.nftables.plan import plan
+from backends.nftables.planned import NftPlan
 from backends.nftables.prune import judge, prune
 from backends.nftables.slots import slot_key
 from proxy.desired import DesiredPort, Frontend

@@ -25,7 +25,7 @@ from tests.contract.userspace_host import (
 )
 from tests.desired_strategies import desired_state, make_desired, many_services, whole
 from tests.fakes.routes import RoutesKernel
-from tests.unit.backends.userspace.test_settings import make_settings
+from tests.unit.proxy.config.loading import settings_of
 
 
 def run(test: Callable[[UserspaceHost], Coroutine[Any, Any, None]]) -> None:
@@ -34,7 +34,7 @@ def run(test: Callable[[UserspaceHost], Coroutine[Any, Any, None]]) -> None:
 
 
 def test_it_is_made_of_the_settings_alone_and_closed_unused() -> None:
-    backend = UserspaceBackend.from_settings(make_settings())
+    backend = UserspaceBackend.from_settings(settings_of())
 
     assert backend.name == "userspace"
     assert at_localhost(backend) == ("IPv4", "IPv6")

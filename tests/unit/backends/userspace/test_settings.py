@@ -1,25 +1,13 @@
 """What follows from the daemon's settings."""
 
-import argparse
-from pathlib import Path
-
 from msgspec import structs
 
 from backends.userspace.settings import forwarder_settings
-from proxy.config import load
-from proxy.config.flags import add_flags
-from proxy.config.settings import Settings
-
-
-def make_settings() -> Settings:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    args = parser.parse_args([])
-    return load.load(args, hostname="n1", read_file=lambda path: Path(path).read_bytes())[0]
+from tests.unit.proxy.config.loading import settings_of
 
 
 def test_the_own_section_of_the_configuration_counts() -> None:
-    settings = make_settings()
+    settings = settings_of()
     own = structs.replace(
         settings.userspace,
         scheduler="lc",
@@ -39,7 +27,7 @@ def test_the_own_section_of_the_configuration_counts() -> None:
 
 def test_pods_here_are_told_as_configured() -> None:
     settings = structs.replace(
-        make_settings(),
+        settings_of(),
         detect_local_mode="InterfaceNamePrefix",
         interface_name_prefix="veth",
         bridge_interface="br0",
@@ -54,7 +42,7 @@ def test_pods_here_are_told_as_configured() -> None:
 
 
 def test_nodes_begin_their_turns_at_different_endpoints() -> None:
-    settings = make_settings()
+    settings = settings_of()
     offsets = {
         forwarder_settings(structs.replace(settings, node_name=name)).offset
         for name in ("a", "b", "c")
@@ -64,7 +52,7 @@ def test_nodes_begin_their_turns_at_different_endpoints() -> None:
 
 
 def test_node_ports_are_at_localhost_where_that_is_wanted_and_open() -> None:
-    settings = make_settings()
+    settings = settings_of()
     off = structs.replace(settings, localhost_node_ports=False)
     ranges = structs.replace(settings, node_port_addresses=("127.0.0.0/8", "fd00::/8"))
 

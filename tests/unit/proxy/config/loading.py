@@ -45,6 +45,11 @@ def run(
     return load.load(parse(*argv), hostname=hostname, read_file=reader(files or {}))
 
 
+def settings_of(*argv: str, hostname: str = "n1") -> Settings:
+    """Return the settings of a command line that names no file."""
+    return run(*argv, hostname=hostname)[0]
+
+
 def from_file(body: str, *argv: str) -> tuple[Settings, tuple[str, ...]]:
     """Return settings and warnings of a KubeProxyConfiguration with this body."""
     return run("--config", CONFIG, *argv, files={CONFIG: HEADER + body})

@@ -28,6 +28,7 @@ from tests.model_builders import (
     make_service_port,
     make_slice,
 )
+from tests.unit.proxy.config.loading import settings_of
 from tests.unit.proxy.explaining import run
 from tests.unit.proxy.server.serving_debug import (
     Pages,
@@ -37,7 +38,6 @@ from tests.unit.proxy.server.serving_debug import (
     make_reconciler,
     shop,
 )
-from tests.unit.proxy.test_app import settings
 
 HTML = "text/html,application/xhtml+xml"
 
@@ -81,7 +81,7 @@ def test_a_mode_that_takes_over_is_shown_with_what_it_takes_over_from() -> None:
         config = json.loads((await pages.get("/debug/config")).text)
         return state, (await pages.get("/debug/")).text, config["modeInUse"]
 
-    state, page, mode = looking(reconciler, look, settings())
+    state, page, mode = looking(reconciler, look, settings_of())
 
     assert (state["mode"], state["modeChanges"], mode) == ("other", 1, "other")
     assert state["passedOver"] == [
@@ -388,13 +388,13 @@ def test_while_everything_is_read_anew_the_kernel_page_says_so() -> None:
 
 
 def test_the_settings_are_told_without_what_is_secret_in_a_url() -> None:
-    given = settings("--manifests", "/objects", "--master", "https://me:pass@10.0.0.1:6443")
+    given = settings_of("--manifests", "/objects", "--master", "https://me:pass@10.0.0.1:6443")
 
     answer = looking(make_reconciler(), lambda pages: pages.get("/debug/config"), given)
 
     document = json.loads(answer.text)
     assert document["modeInUse"] == "null"
-    assert document["nodeName"] == "node-a"
+    assert document["nodeName"] == given.node_name
     assert "pass" not in answer.text
     assert document["minSyncPeriodSeconds"] == given.min_sync_period_s
 

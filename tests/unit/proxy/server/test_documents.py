@@ -29,7 +29,7 @@ from tests.model_builders import (
     make_service_port,
     make_slice,
 )
-from tests.unit.proxy.test_app import settings
+from tests.unit.proxy.config.loading import settings_of
 from tests.worlds import World
 
 NOW = Clock(monotonic_s=1000.0, unix_s=1_800_000_000.0)
@@ -159,7 +159,7 @@ def test_problems_are_those_of_the_service_and_its_slices() -> None:
 
 
 def test_settings_are_told_in_the_words_of_the_api() -> None:
-    given = settings("--manifests", "/objects")
+    given = settings_of("--manifests", "/objects")
     document = json.loads(encode(config_document(given, "nftables")))
 
     assert document["verifyPeriodSeconds"] == given.verify_period_s > 0
@@ -169,7 +169,7 @@ def test_settings_are_told_in_the_words_of_the_api() -> None:
 
 
 def test_a_password_in_a_url_is_left_out() -> None:
-    given = settings("--manifests", "x", "--master", "https://me:secret@h:1/path")
+    given = settings_of("--manifests", "x", "--master", "https://me:secret@h:1/path")
 
     assert config_document(given, "")["master"] == "https://…@h:1/path"
 

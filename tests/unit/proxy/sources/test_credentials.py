@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy.config.settings import Settings
 from proxy.errors import ApiError, ConfigError
 from proxy.sources import credentials
 from proxy.sources.access import Access
 from proxy.sources.credentials import Credentials
-from tests.unit.proxy.config.loading import run as load_settings
+from tests.unit.proxy.config.loading import settings_of
 
 SERVER = "https://10.0.0.1:6443"
 
@@ -188,25 +187,21 @@ def test_a_reading_that_never_ends_does_not_keep_the_process() -> None:
     thread.join()
 
 
-def _settings(*argv: str) -> Settings:
-    return load_settings(*argv)[0]
-
-
 def test_a_server_alone_is_asked_without_credentials() -> None:
-    access = credentials.load(_settings("--master=http://localhost:8080/"))
+    access = credentials.load(settings_of("--master=http://localhost:8080/"))
 
     assert (access.server, access.tls, access.headers) == ("http://localhost:8080", None, {})
-    assert credentials.load(_settings("--master=https://api:6443")).tls is not None
+    assert credentials.load(settings_of("--master=https://api:6443")).tls is not None
 
 
 def test_a_server_that_is_no_url_is_refused() -> None:
     with pytest.raises(ConfigError, match="--master: must be like"):
-        credentials.load(_settings("--master=api"))
+        credentials.load(settings_of("--master=api"))
 
 
 def test_a_kubeconfig_is_read_where_one_is_given() -> None:
     with pytest.raises(ConfigError, match="kubeconfig: /nowhere: cannot be read"):
-        credentials.load(_settings("--kubeconfig=/nowhere"))
+        credentials.load(settings_of("--kubeconfig=/nowhere"))
 
 
 def test_whatever_is_wrong_with_a_kubeconfig_is_the_operators(tmp_path: Path) -> None:
@@ -221,14 +216,14 @@ def test_whatever_is_wrong_with_a_kubeconfig_is_the_operators(tmp_path: Path) ->
     file.write_text(json.dumps(document))
 
     with pytest.raises(ConfigError, match=f"{file}: cannot be used"):
-        credentials.load(_settings(f"--kubeconfig={file}"))
+        credentials.load(settings_of(f"--kubeconfig={file}"))
 
 
 def test_otherwise_it_is_the_pods_service_account(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
     with pytest.raises(ConfigError, match="KUBERNETES_SERVICE_HOST"):
-        credentials.load(_settings())
+        credentials.load(settings_of())
 
 
 def test_the_thread_hands_on_what_is_raised() -> None:

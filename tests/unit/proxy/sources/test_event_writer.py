@@ -1,6 +1,5 @@
 """Events reach the API server; whatever goes wrong with them is counted, said once, and holds nothing up."""
 
-import argparse
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,9 +7,6 @@ from typing import Any
 
 import pytest
 
-from proxy.config import load
-from proxy.config.flags import add_flags
-from proxy.config.settings import Settings
 from proxy.events_recorder import PATCH_EVERY_S, Recorder, Regarding, node_reference
 from proxy.sources.access import Access
 from proxy.sources.apiserver import ApiServerSource
@@ -20,6 +16,7 @@ from proxy.sources.transport import Transport
 from tests.apiserver.faults import Rule
 from tests.apiserver.resources import EVENTS
 from tests.apiserver.running import Running, running
+from tests.unit.proxy.config.loading import settings_of
 
 LIMIT_S = 60.0
 NODE = node_reference("n1")
@@ -179,7 +176,7 @@ def test_the_source_of_objects_sends_them_over_its_own_connections() -> None:
             argv = ["--kubeconfig", str(server.kubeconfig), "--hostname-override", "n1"]
             recorder = Recorder("n1")
             recorder.normal(NODE, "Starting", "now", action="StartProxy")
-            source = ApiServerSource(_settings(*argv), recorder=recorder)
+            source = ApiServerSource(settings_of(*argv), recorder=recorder)
             task = asyncio.create_task(source.run(lambda _events, _received_s: None))
             async with asyncio.timeout(LIMIT_S):
                 while not recorder.results["sent"]:  # noqa: ASYNC110
@@ -191,9 +188,3 @@ def test_the_source_of_objects_sends_them_over_its_own_connections() -> None:
 
     [event] = asyncio.run(main())
     assert (event["reason"], event["reportingController"]) == ("Starting", "sliceproxy")
-
-
-def _settings(*argv: str) -> Settings:
-    parser = argparse.ArgumentParser()
-    add_flags(parser)
-    return load.load(parser.parse_args(argv), hostname="n1", read_file=lambda _: b"")[0]
