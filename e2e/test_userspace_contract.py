@@ -20,7 +20,8 @@ from proxy.desired import DesiredPort
 from proxy.listeners import Listeners
 from proxy.model import PortKey
 from tests.contract.host import Ground
-from tests.contract.userspace_host import FOREIGN, NODE_ADDRESSES, Meter, UserspaceHost
+from tests.contract.meters import Meter
+from tests.contract.userspace_host import FOREIGN, NODE_ADDRESSES, UserspaceHost
 from tests.contract.userspace_laws import UserspaceLaws
 
 pytestmark = pytest.mark.requires("userspace")
@@ -49,7 +50,7 @@ class NamespacedEngine(Engine):
 
     def serve(self, key: PortKey, serving: Serving) -> None:
         if self._made is not None and key in self._made.services:
-            self._meter.count(is_writing=True)
+            self._meter.count(written=1)
         super().serve(key, serving)
 
     def listen(self, place: Place, listening: Listening) -> None:
@@ -63,10 +64,10 @@ class NamespacedEngine(Engine):
                 occupant.close()
             raise
         if len(self.listeners._kept) + len(self.listeners._inherited) > known:
-            self._meter.count(is_writing=True)
+            self._meter.count(written=1)
 
     def stop(self, place: Place) -> None:
-        self._meter.count(is_writing=True)
+        self._meter.count(written=1)
         super().stop(place)
 
     def end(self) -> dict[str, socket.socket]:

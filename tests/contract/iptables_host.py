@@ -16,20 +16,18 @@ from backends.iptables.names import list_chain
 from backends.iptables.render import render_port
 from backends.iptables.sets import affinity_set, fixed_sets
 from backends.kernel import ipset_messages
-from backends.kernel.ipset import Ipset, Refusal
-from backends.kernel.ipset_messages import Command
+from backends.kernel.ipset import Ipset
 from backends.kernel.ipset_objects import IpSet, Member, SetKind
 from backends.kernel.xtables import Xtables
 from backends.kernel.xtables_flavour import Choice
 from backends.kernel.xtables_text import Flavour
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, Family, PortKey
-from proxy.netlink import codec
-from proxy.netlink.codec import Request
-from tests.contract.host import AnyBackend, Cost
+from tests.contract.host import AnyBackend
 from tests.contract.iptables_machine import FakeMachine, Machine
 from tests.contract.iptables_reader import Tables, programmed
 from tests.contract.iptables_vandal import ACTS, Scene, vandalise
+from tests.contract.meters import Meter, MeteredHost, MeteredIpset
 from tests.data_plane import Behaviour, Connection, wanted_addresses, wanted_hairpins
 from tests.fakes.xtables import BUILT_IN
 from tests.work_counter import Visits, watch
@@ -48,59 +46,6 @@ _FOREIGN_RULES: Mapping[Table, Sequence[str]] = {
     "filter": (":KUBE-FIREWALL - [0:0]", "-A INPUT -j KUBE-FIREWALL"),
 }
 _FOREIGN_SET = IpSet("their-ports", SetKind.PORT, None)
-
-
-class Meter:
-    """What passed through the doors of one backend, and a foot in them when told so."""
-
-    def __init__(self) -> None:
-        self.cost = Cost()
-        self.failure: tuple[Exception, bool] | None = None
-
-    def count(self, messages: int, written: int) -> None:
-        calls, known, before = self.cost
-        self.cost = Cost(calls + 1, known + messages, before + written)
-
-    @contextmanager
-    def writing(self) -> Iterator[bool]:
-        """Yield whether to do it; raise afterwards what a test wants raised."""
-        failure, self.failure = self.failure, None
-        yield failure is None or failure[1]
-        if failure is not None:
-            raise failure[0]
-
-
-class _MeteredSocket:
-    """A socket that tells of each system call: what was sent, or nothing for one that received."""
-
-    def __init__(self, real: Any, meter: Meter) -> None:
-        self._real = real
-        self._meter = meter
-
-    def send(self, datagram: bytes) -> Any:
-        kinds = [message.kind & 0xFF for message in codec.iter_messages(datagram)]
-        writing = [kind for kind in kinds if kind not in {Command.LIST, Command.TEST}]
-        self._meter.count(len(kinds), len(writing))
-        return self._real.send(datagram)
-
-    def recv_into(self, *arguments: Any) -> Any:
-        self._meter.count(0, 0)
-        return self._real.recv_into(*arguments)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-
-class MeteredIpset(Ipset):
-    def __init__(self, meter: Meter) -> None:
-        super().__init__()
-        self._meter = meter
-        for end in (self._commands, self._dumps):
-            vars(end)["_socket"] = _MeteredSocket(end._socket, meter)
-
-    def carry_out(self, requests: Sequence[Request]) -> list[Refusal]:
-        with self._meter.writing() as is_done:
-            return super().carry_out(requests) if is_done else []
 
 
 class MeteredXtables(Xtables):
@@ -136,16 +81,16 @@ class MeteredXtables(Xtables):
             return self._door.remove_commented(table, chain, comment) if is_done else 0
 
 
-class IptablesHost:
+class IptablesHost(MeteredHost):
     """One flavour on one machine."""
 
     calls_at_most = 24
 
     def __init__(self, machine: Machine, flavour: Flavour, closing: ExitStack) -> None:
+        super().__init__()
         self._machine = machine
         self._flavour = flavour
         self._closing = closing
-        self._meters: dict[int, Meter] = {}
         with machine.entered():
             self._ipset = closing.enter_context(Ipset())
         self._doors = {family: machine.door(flavour, family) for family in FAMILIES}
@@ -170,7 +115,7 @@ class IptablesHost:
             route_localhost=lambda: None,
         )
         backend = IptablesBackend(LAYOUT, tools)
-        self._meters[id(backend)] = meter
+        self._count(backend, meter)
         self._closing.callback(backend.close)
         return backend
 
@@ -317,18 +262,6 @@ class IptablesHost:
             ipset_messages.destroy("resized"),
         ]
         assert self._ipset.carry_out(requests) == []
-
-    @contextmanager
-    def failing(self, backend: AnyBackend, error: Exception, *, is_done: bool) -> Iterator[None]:
-        meter = self._meters[id(backend)]
-        meter.failure = (error, is_done)
-        yield
-        assert meter.failure is None, "nothing was written"
-
-    def spent(self, backend: AnyBackend) -> Cost:
-        meter = self._meters[id(backend)]
-        cost, meter.cost = meter.cost, Cost()
-        return cost
 
 
 _FRONTENDS = "sliceproxy4-frontends"

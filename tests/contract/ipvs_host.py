@@ -22,11 +22,11 @@ from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, PortKey
-from proxy.netlink import codec
 from proxy.netlink.codec import Request
-from tests.contract.host import AnyBackend, Cost
+from tests.contract.host import AnyBackend
 from tests.contract.ipvs_reader import programmed, unused
 from tests.contract.ipvs_vandal import ACTS, Scene, vandalise
+from tests.contract.meters import Meter, MeteredHost, MeteredNft, metered
 from tests.data_plane import Behaviour, Connection, wanted_addresses, wanted_hairpins
 from tests.fakes.ipvs import IpvsKernel
 from tests.fakes.links import LinksKernel
@@ -45,78 +45,11 @@ FOREIGN_SERVERS = (
 )
 
 
-class Meter:
-    """What passed through the doors of one backend, and a foot in them when told so."""
-
-    def __init__(self) -> None:
-        self.cost = Cost()
-        self.failure: tuple[Exception, bool] | None = None
-
-    def count(self, datagram: bytes, *, writes: Callable[[int, int], bool]) -> None:
-        found = list(codec.iter_messages(datagram)) if datagram else []
-        calls, known, written = self.cost
-        new = sum(1 for m in found if writes(m.kind, m.payload[0]) and not _is_dump(m.flags))
-        self.cost = Cost(calls + 1, known + len(found), written + new)
-
-    @contextmanager
-    def writing(self) -> Iterator[bool]:
-        """Yield whether to do it; raise afterwards what a test wants raised."""
-        failure, self.failure = self.failure, None
-        yield failure is None or failure[1]
-        if failure is not None:
-            raise failure[0]
-
-
-def _is_dump(flags: int) -> bool:
-    return flags & codec.NLM_F_DUMP == codec.NLM_F_DUMP
-
-
-class _MeteredSocket:
-    """A socket that tells of each system call: what was sent, or nothing for one that received."""
-
-    def __init__(self, real: Any, meter: Meter, writes: Callable[[int, int], bool]) -> None:
-        self._real = real
-        self._meter = meter
-        self._writes = writes
-
-    def send(self, datagram: bytes) -> Any:
-        self._meter.count(datagram, writes=self._writes)
-        return self._real.send(datagram)
-
-    def recv_into(self, *arguments: Any) -> Any:
-        self._meter.count(b"", writes=self._writes)
-        return self._real.recv_into(*arguments)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-
-class MeteredNft(Nft):
-    def __init__(self, meter: Meter) -> None:
-        super().__init__()
-        self._meter = meter
-        kinds = {0xA00, 0xA02, 0xA03, 0xA05, 0xA06, 0xA08, 0xA09, 0xA0B, 0xA0C, 0xA0E}
-        for end in (self._commands, self._dumps):
-            vars(end)["_socket"] = _MeteredSocket(
-                end._socket, meter, lambda kind, _: kind in kinds
-            )
-
-    def commit(self, messages: Sequence[Request]) -> None:
-        if not messages:
-            return
-        with self._meter.writing() as is_done:
-            if is_done:
-                super().commit(messages)
-
-
 class MeteredIpvs(Ipvs):
     def __init__(self, meter: Meter) -> None:
         super().__init__()
         self._meter = meter
-        end = self._socket
-        vars(end)["_socket"] = _MeteredSocket(
-            end._socket, meter, lambda _, command: command not in {4, 8, 13, 15}
-        )
+        metered(self._socket, meter, lambda m: m.payload[0] not in {4, 8, 13, 15})
 
     def carry_out(self, messages: Sequence[bytes]) -> list[Refusal]:
         if not messages:
@@ -129,10 +62,7 @@ class MeteredLinks(Links):
     def __init__(self, meter: Meter) -> None:
         super().__init__()
         self._meter = meter
-        end = self._socket
-        vars(end)["_socket"] = _MeteredSocket(
-            end._socket, meter, lambda kind, _: kind in {16, 17, 20, 21}
-        )
+        metered(self._socket, meter, lambda m: m.kind in {16, 17, 20, 21})
 
     def _carry_out(self, addresses: Any, requests: Sequence[Request]) -> list[Unbound]:
         if not requests:
@@ -149,7 +79,7 @@ class Others(Protocol):
     def list(self, scene: Scene) -> object: ...
 
 
-class IpvsHost:
+class IpvsHost(MeteredHost):
     """`entered` is where sockets are opened."""
 
     calls_at_most = 24
@@ -160,10 +90,10 @@ class IpvsHost:
         others: Others,
         closing: ExitStack,
     ) -> None:
+        super().__init__()
         self._entered = entered
         self._others = others
         self._closing = closing
-        self._meters: dict[int, Meter] = {}
         self._layout = LAYOUT
         with entered():
             self._admin = Scene(
@@ -183,7 +113,7 @@ class IpvsHost:
             open_links=lambda: self._opened(lambda: MeteredLinks(meter)),
             now_s=self._clock(),
         )
-        self._meters[id(backend)] = meter
+        self._count(backend, meter)
         self._closing.callback(backend.close)
         return backend
 
@@ -302,18 +232,6 @@ class IpvsHost:
                 )
             ]
         )
-
-    @contextmanager
-    def failing(self, backend: AnyBackend, error: Exception, *, is_done: bool) -> Iterator[None]:
-        meter = self._meters[id(backend)]
-        meter.failure = (error, is_done)
-        yield
-        assert meter.failure is None, "nothing was written"
-
-    def spent(self, backend: AnyBackend) -> Cost:
-        meter = self._meters[id(backend)]
-        cost, meter.cost = meter.cost, Cost()
-        return cost
 
 
 class _Watched:

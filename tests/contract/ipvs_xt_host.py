@@ -13,7 +13,7 @@ from backends.ipvs.xt_layout import XtLayout
 from backends.ipvs.xt_probing import try_all
 from backends.ipvs.xt_side import Numbers, Tools
 from backends.kernel import ipset_messages
-from backends.kernel.ipset import Ipset, Refusal
+from backends.kernel.ipset import Ipset
 from backends.kernel.ipset_objects import IpSet, Member, SetKind
 from backends.kernel.nft_table import Data
 from backends.kernel.xtables import Xtables
@@ -21,26 +21,22 @@ from backends.kernel.xtables_flavour import Choice
 from backends.kernel.xtables_text import Flavour
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, Family, PortKey
-from proxy.netlink.codec import Request
 from tests.contract.host import AnyBackend
 from tests.contract.ipvs_host import (
     LAYOUT,
     IpvsHost,
-    Meter,
     MeteredIpvs,
     MeteredLinks,
-    MeteredNft,
     OtherThings,
-    _MeteredSocket,
 )
 from tests.contract.ipvs_vandal import Scene
 from tests.contract.ipvs_xt_vandal import ACTS, CHAINS, SETS, TABLES, XtScene, vandalise
+from tests.contract.meters import Meter, MeteredIpset, MeteredNft
 from tests.fakes.ipvs import IpvsKernel
 from tests.fakes.links import LinksKernel
 from tests.fakes.netfilter import NetfilterKernel
 from tests.fakes.xtables import XtablesKernel
 
-_WRITES = {2, 3, 4, 6, 9, 10}
 _FOREIGN_RULES: Mapping[str, Sequence[str]] = {
     "nat": (
         ":KUBE-MARK - [0:0]",
@@ -114,22 +110,6 @@ class _FakeNumbers:
         """Nothing is open."""
 
 
-class MeteredIpset(Ipset):
-    def __init__(self, meter: Meter) -> None:
-        super().__init__()
-        self._meter = meter
-        for end in (self._commands, self._dumps):
-            vars(end)["_socket"] = _MeteredSocket(
-                end._socket, meter, lambda kind, _: kind & 0xFF in _WRITES
-            )
-
-    def carry_out(self, requests: Sequence[Request]) -> list[Refusal]:
-        if not requests:
-            return []
-        with self._meter.writing() as is_done:
-            return super().carry_out(requests) if is_done else []
-
-
 class MeteredXtables(Xtables):
     """A door behind which a program is a system call, that writes something if it is told to."""
 
@@ -139,10 +119,7 @@ class MeteredXtables(Xtables):
         self._meter = meter
 
     def restore(self, table: str, lines: Sequence[str]) -> None:
-        calls, messages, written = self._meter.cost
-        self._meter.cost = self._meter.cost._replace(
-            calls=calls + 1, messages=messages + len(lines), written=written + len(lines)
-        )
+        self._meter.count(len(lines), len(lines))
         self._door.restore(table, lines)
 
     def save(self, table: str) -> Any:
@@ -176,7 +153,7 @@ class XtIpvsHost(IpvsHost):
             side="iptables",
             now_s=self._clock(),
         )
-        self._meters[id(backend)] = meter
+        self._count(backend, meter)
         self._closing.callback(backend.close)
         return backend
 

@@ -18,9 +18,8 @@ from backends.nftables.model import SERVICES, TABLE
 from backends.nftables.ranges import LENGTHS, set_of_ranges
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, PortKey
-from proxy.netlink import codec
-from proxy.netlink.codec import Request
-from tests.contract.host import AnyBackend, Cost
+from tests.contract.host import AnyBackend
+from tests.contract.meters import Meter, MeteredHost, MeteredNft
 from tests.contract.nftables_vandal import ACTS, vandalise
 from tests.data_plane import (
     Behaviour,
@@ -41,55 +40,6 @@ LAYOUT = Layout(
 FOREIGN = "foreign"
 
 
-class MeteredNft(Nft):
-    """The door, with an eye on what passes and a foot in it when told so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cost = Cost()
-        self.failure: tuple[Exception, bool] | None = None
-        for end in (self._commands, self._dumps):
-            vars(end)["_socket"] = _MeteredSocket(end._socket, self._count)
-
-    def _count(self, datagram: bytes) -> None:
-        messages = list(codec.iter_messages(datagram)) if datagram else []
-        calls, known, written = self.cost
-        writing = [m for m in messages if m.flags & codec.NLM_F_DUMP != codec.NLM_F_DUMP]
-        is_batch = bool(messages) and messages[0].kind == 16
-        self.cost = Cost(
-            calls + 1, known + len(messages), written + (len(writing) - 2 if is_batch else 0)
-        )
-
-    def commit(self, messages: Sequence[Request]) -> None:
-        failure, self.failure = self.failure, None
-        if failure is None:
-            super().commit(messages)
-            return
-        error, is_done = failure
-        if is_done:
-            super().commit(messages)
-        raise error
-
-
-class _MeteredSocket:
-    """A socket that tells of each system call: what was sent, or nothing for one that received."""
-
-    def __init__(self, real: Any, count: Callable[[bytes], None]) -> None:
-        self._real = real
-        self._count = count
-
-    def send(self, datagram: bytes) -> Any:
-        self._count(datagram)
-        return self._real.send(datagram)
-
-    def recv_into(self, *arguments: Any) -> Any:
-        self._count(b"")
-        return self._real.recv_into(*arguments)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-
 class Others(Protocol):
     """What somebody else has in nf_tables."""
 
@@ -98,7 +48,7 @@ class Others(Protocol):
     def list(self, nft: Nft) -> object: ...
 
 
-class NftablesHost:
+class NftablesHost(MeteredHost):
     """`entered` is where sockets are opened."""
 
     calls_at_most = 6
@@ -109,6 +59,7 @@ class NftablesHost:
         others: Others,
         closing: ExitStack,
     ) -> None:
+        super().__init__()
         self._entered = entered
         self._others = others
         self._closing = closing
@@ -116,8 +67,10 @@ class NftablesHost:
             self.admin = closing.enter_context(Nft())
 
     def start(self) -> AnyBackend:
+        meter = Meter()
         with self._entered():
-            backend = NftablesBackend(LAYOUT, MeteredNft)
+            backend = NftablesBackend(LAYOUT, lambda: MeteredNft(meter))
+        self._count(backend, meter)
         self._closing.callback(backend.close)
         return backend
 
@@ -214,20 +167,6 @@ class NftablesHost:
             ]
         )
 
-    @contextmanager
-    def failing(self, backend: AnyBackend, error: Exception, *, is_done: bool) -> Iterator[None]:
-        door = _doors(backend)[0]
-        door.failure = (error, is_done)
-        yield
-        assert door.failure is None, "nothing was written"
-
-    def spent(self, backend: AnyBackend) -> Cost:
-        doors = _doors(backend)
-        total = Cost(*[sum(figures) for figures in zip(*[d.cost for d in doors], strict=True)])
-        for door in doors:
-            door.cost = Cost()
-        return total
-
 
 class _Watched:
     """Dictionaries as the attributes of an object."""
@@ -238,12 +177,6 @@ def _watch_in(owner: dict[str, Any], names: Sequence[str], visits: Visits) -> No
     vars(watched).update({name: owner[name] for name in names})
     watch(watched, visits)
     owner.update(vars(watched))
-
-
-def _doors(backend: AnyBackend) -> list[MeteredNft]:
-    assert isinstance(backend, NftablesBackend)
-    doors = [backend._nft, backend._background]
-    return [door for door in doors if isinstance(door, MeteredNft)]
 
 
 class OtherTables:

@@ -30,7 +30,8 @@ from proxy.listeners import Listeners
 from proxy.model import PortKey
 from proxy.netlink.codec import Request
 from proxy.netlink.fib import Route
-from tests.contract.host import AnyBackend, Cost
+from tests.contract.host import AnyBackend
+from tests.contract.meters import Meter, MeteredHost
 from tests.data_plane import (
     ANY_NODE_ADDRESS,
     Behaviour,
@@ -52,26 +53,6 @@ FOREIGN: Final = (
 )
 
 
-class Meter:
-    """What one backend has asked, and a foot in its door when told so."""
-
-    def __init__(self) -> None:
-        self.cost = Cost()
-        self.failure: tuple[Exception, bool] | None = None
-
-    def count(self, messages: int = 1, *, is_writing: bool = False) -> None:
-        calls, known, written = self.cost
-        self.cost = Cost(calls + 1, known + messages, written + messages * is_writing)
-
-    @contextmanager
-    def writing(self) -> Iterator[bool]:
-        """Yield whether to do it; raise afterwards what a test wants raised."""
-        failure, self.failure = self.failure, None
-        yield failure is None or failure[1]
-        if failure is not None:
-            raise failure[0]
-
-
 class MeteredRoutes(Routes):
     def __init__(self, meter: Meter, protocol: int) -> None:
         super().__init__(protocol)
@@ -84,7 +65,7 @@ class MeteredRoutes(Routes):
     def _carry_out(self, routes: Sequence[Route], requests: Sequence[Request]) -> list[Unroutable]:
         if not requests:
             return []
-        self._meter.count(len(requests), is_writing=True)
+        self._meter.count(len(requests), len(requests))
         with self._meter.writing() as is_done:
             return super()._carry_out(routes, requests) if is_done else []
 
@@ -132,7 +113,7 @@ class FakeEngine(Engine):
     def serve(self, key: PortKey, serving: Serving) -> None:
         """Changing what is served is what takes the place of writing into a kernel."""
         if key in self._serving:
-            self._meter.count(is_writing=True)
+            self._meter.count(written=1)
         self._serving[key] = serving
 
     def forget(self, key: PortKey) -> None:
@@ -143,7 +124,7 @@ class FakeEngine(Engine):
         assert listening.owner in self._serving, "who comes in finds nobody"
         world = self._world
         if place not in world.alive:
-            self._meter.count(is_writing=True)
+            self._meter.count(written=1)
             if place in world.taken:
                 world.taken.discard(place)
                 raise OSError(errno.EADDRINUSE, "Address already in use")
@@ -153,7 +134,7 @@ class FakeEngine(Engine):
         self._listening[place] = listening
 
     def stop(self, place: Place) -> None:
-        self._meter.count(is_writing=True)
+        self._meter.count(written=1)
         del self._listening[place]
         self._world.alive.pop(place, None)
 
@@ -167,7 +148,7 @@ class FakeEngine(Engine):
         """What is open stays so in the next process."""
 
 
-class UserspaceHost:
+class UserspaceHost(MeteredHost):
     """`entered` is where sockets of rtnetlink are opened."""
 
     calls_at_most = 24
@@ -176,9 +157,9 @@ class UserspaceHost:
     def __init__(
         self, entered: Callable[[], AbstractContextManager[None]], closing: ExitStack
     ) -> None:
+        super().__init__()
         self._entered = entered
         self._closing = closing
-        self._meters: dict[int, Meter] = {}
         self._world = World()
         with entered():
             self._ours = closing.enter_context(Routes(ROUTE_PROTOCOL))
@@ -202,7 +183,7 @@ class UserspaceHost:
             open_ears=open_ears,
             make_engine=lambda settings, passed: self.make_engine(meter, settings, passed),
         )
-        self._meters[id(backend)] = meter
+        self._count(backend, meter)
         self._closing.callback(backend.close)
         return backend
 
@@ -320,18 +301,6 @@ class UserspaceHost:
 
     def lift_limit(self) -> None:
         self._world.room = None
-
-    @contextmanager
-    def failing(self, backend: AnyBackend, error: Exception, *, is_done: bool) -> Iterator[None]:
-        meter = self._meters[id(backend)]
-        meter.failure = (error, is_done)
-        yield
-        assert meter.failure is None, "no route was written"
-
-    def spent(self, backend: AnyBackend) -> Cost:
-        meter = self._meters[id(backend)]
-        cost, meter.cost = meter.cost, Cost()
-        return cost
 
 
 def _treatment(

@@ -16,10 +16,10 @@ from proxy.errors import KernelError
 from proxy.model import PortKey
 from proxy.netlink.fib import Route
 from tests.contract.driving import adopt
+from tests.contract.meters import Meter
 from tests.contract.userspace_host import (
     FakeEngine,
     FakeUserspaceGround,
-    Meter,
     UserspaceHost,
     World,
 )
