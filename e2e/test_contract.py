@@ -1,6 +1,6 @@
 """The laws of proxy/backend.py on the real kernel: the tests of tests/contract, in a namespace instead of on a fake."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
@@ -115,8 +115,8 @@ class NamespacedXtables(Xtables):
             return super().save(table)
 
 
-class IptablesMachine:
-    """The tables of one flavour, and the sets, of a namespace."""
+class Tables:
+    """What tables of a namespace are reached through."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
@@ -126,6 +126,16 @@ class IptablesMachine:
 
     def entered(self) -> AbstractContextManager[None]:
         return self._namespace.entered()
+
+
+def empty_legacy_tables(namespace: Namespace, tables: Iterable[str]) -> None:
+    for stem in ("iptables", "ip6tables"):
+        empty = "".join([f"*{table}\nCOMMIT\n" for table in tables])
+        namespace.run([f"{stem}-legacy-restore"], stdin=empty)
+
+
+class IptablesMachine(Tables):
+    """The tables of one flavour, and the sets, of a namespace."""
 
     def open_canary(self, flavour: Flavour) -> Canary:
         with self.entered():
@@ -151,9 +161,7 @@ class IptablesGround:
     @contextmanager
     def fresh(self) -> Iterator[IptablesHost]:
         self._namespace.run(["nft", "flush", "ruleset"])
-        for stem in ("iptables", "ip6tables"):
-            empty = "".join([f"*{table}\nCOMMIT\n" for table in TABLES])
-            self._namespace.run([f"{stem}-legacy-restore"], stdin=empty)
+        empty_legacy_tables(self._namespace, TABLES)
         self._namespace.run(["ipset", "destroy"])
         with ExitStack() as closing:
             yield IptablesHost(IptablesMachine(self._namespace), self._flavour, closing)
@@ -195,17 +203,8 @@ class TestIpvs(RealKernelLaws):
         return IpvsGround(namespace)
 
 
-class IpvsMachine:
+class IpvsMachine(Tables):
     """What the side rules of one namespace are reached through."""
-
-    def __init__(self, namespace: Namespace) -> None:
-        self._namespace = namespace
-
-    def door(self, flavour: Flavour, family: Family) -> Xtables:
-        return NamespacedXtables(find_programs(family)[flavour], self._namespace)
-
-    def entered(self) -> AbstractContextManager[None]:
-        return self._namespace.entered()
 
     def numbers(self, flavour: Flavour) -> Numbers:
         with self.entered():
@@ -225,9 +224,7 @@ class XtIpvsGround(IpvsGround):
     @contextmanager
     def fresh(self) -> Iterator[IpvsHost]:
         with super().fresh():
-            for stem in ("iptables", "ip6tables"):
-                empty = "".join([f"*{table}\nCOMMIT\n" for table in XT_TABLES])
-                self._namespace.run([f"{stem}-legacy-restore"], stdin=empty)
+            empty_legacy_tables(self._namespace, XT_TABLES)
             self._namespace.run(["ipset", "destroy"])
         with ExitStack() as closing:
             yield XtIpvsHost(IpvsMachine(self._namespace), self._flavour, closing)
