@@ -50,10 +50,10 @@ def test_a_plan_is_made_of_what_the_server_has(site: Site) -> None:
     assert f"{VIP.v4} . tcp . 80 : goto pick-tcp-2  # default/web:web (TCP, IPv4)" in before.stdout
     assert (after.returncode, after.stdout.splitlines()[1:]) == (
         0,
-        ["nothing to do: all of it is there, and nothing else of ours"],
+        ["nothing to do: all of it is there, and nothing else of this mode"],
     )
     assert (late.returncode, late.stdout) == (1, "")
-    assert "EndpointSlice, Node, Service could be read within 4 s" in late.stderr
+    assert "not everything could be read within 4 s: EndpointSlice: " in late.stderr
     assert "500" in late.stderr
 
 

@@ -118,7 +118,7 @@ def test_what_changed_while_nobody_watched_is_all_that_is_written(site: Site) ->
 
 
 def test_a_plan_says_what_a_start_writes_and_writes_nothing(site: Site) -> None:
-    assert planned(site) == (3, {"write"})
+    assert planned(site) == (3, {"program"})
     first = start(site)
     assert planned(site) == (0, set())
     site.daemon.kill()
@@ -129,7 +129,7 @@ def test_a_plan_says_what_a_start_writes_and_writes_nothing(site: Site) -> None:
 
     assert site.ruleset() == ruleset
     *_, last = answer.stdout.splitlines()
-    assert last == "8 operations, none of which was carried out"
+    assert last == "8 objects to be written or removed; nothing was changed"
     assert (
         f"{site.world.pods[2].addresses.v4} . 8080  # default/web:web (TCP, IPv4)" in answer.stdout
     )

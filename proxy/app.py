@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvloop
+from msgspec import structs
 
 import backends
 from proxy import (
     descent,
+    feeding,
     handover,
     heap,
     host_addresses,
@@ -52,7 +54,7 @@ from proxy.parts import Parts
 from proxy.reconciler import Reconciler
 from proxy.rehearsal import Rehearsal
 from proxy.schedule import Schedule
-from proxy.sources.events import Deliver, Event, Problems, Source
+from proxy.sources.events import Event, Problems, Source
 from proxy.verifier import Verifier
 
 SERVE_AT_LATEST_S: Final = 2.0
@@ -79,23 +81,28 @@ def init(settings: Settings) -> int:
 
 def plan(settings: Settings, limit_s: float) -> Rehearsal:
     """Return what `run` would do to the kernel now. Objects are waited for at most `limit_s`."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    if settings.manifests is not None and not Path(settings.manifests).exists():
+        raise ConfigError(f"--manifests: {settings.manifests}: no such file or directory")
+    with asyncio.Runner() as runner:
         return runner.run(_plan(settings, limit_s))
 
 
 async def _plan(settings: Settings, limit_s: float) -> Rehearsal:
-    backend, passed_over = await choose_backend(settings)
+    backend, passed_over = await choose_backend(settings, None)
     with contextlib.closing(backend):
         cache, desired = Cache(NodeInfo(name=settings.node_name)), desired_by(settings)
-        await rehearsal.read_all(source_of(settings), cache, limit_s)
+        missing = await feeding.read_all(source_of(settings), cache, limit_s)
         addresses = host_addresses.read_now(without=backends.OWN_DEVICE)
         desired.update_node(cache.node, addresses, cache.service_cidrs)
         for name, service in cache.services.items():
             desired.update(name, service, cache.endpoints(name), cache.node)
-        for subject, problems in cache.problems.items():
-            for problem in problems:
-                log.warning("%s", rejections.words(subject, problem))
-        return await rehearsal.rehearse(backend, desired, settings.node_name, passed_over)
+        found = await rehearsal.rehearse(backend, desired)
+    return structs.replace(
+        found,
+        node=settings.node_name,
+        passed_over=passed_over,
+        warnings=(*missing, *rejections.warnings(cache)),
+    )
 
 
 async def _init(settings: Settings) -> None:
@@ -165,15 +172,15 @@ def _first(group: BaseExceptionGroup[ProxyError]) -> ProxyError:
 
 
 async def choose_backend(
-    settings: Settings, passed: Listeners | None = None
+    settings: Settings, passed: Listeners | None
 ) -> tuple[Backend[Any, Any], tuple[Refusal, ...]]:
     """Return the first backend that can do everything needed here, and why not a better one.
 
-    Without what was passed on it is only to be asked: nothing is set for it, and nobody listens beside it. Raises Unsupported,
-    naming what is missing.
+    `passed` are the listening sockets to go on with; None for a backend that is only to be asked: nothing is set for it, and
+    nobody listens beside it. Raises Unsupported, naming what is missing.
     """
     create = functools.partial(make_backend, settings=settings, passed=passed)
-    backend, refusals = await descent.choose(modes(settings), create, prepares=passed is not None)
+    backend, refusals = await descent.choose(modes(settings), create, is_to_run=passed is not None)
     if backend is None:
         raise Unsupported(ladder.nowhere_words(settings.mode, settings.fallback, refusals))
     return backend, refusals
@@ -321,7 +328,7 @@ def _lives(
         sweeper.on_addresses(addresses)
 
     reconciler.on_round = hear_round
-    yield "source", _feed(parts.source, deliver, reconciler.cache)
+    yield "source", feeding.feed(parts.source, deliver, reconciler.cache)
     yield "host addresses", host_addresses.watch(hear_addresses, without=backends.OWN_DEVICE)
     yield "reconciler", reconciler.run()
     yield "ladder", descending.run()
@@ -351,16 +358,6 @@ def log_problems(event: Problems, cache: Cache) -> None:
     for rejected in event.rejected:
         if rejected not in known:
             log.warning("%s", rejections.words(event.object, rejected))
-
-
-async def _feed(source: Source, deliver: Deliver, cache: Cache) -> None:
-    try:
-        await source.run(deliver)
-    except OSError as error:
-        raise ConfigError(f"cannot read objects: {error}") from error
-    if cache.unlisted:
-        missing = ", ".join(sorted(cache.unlisted))
-        raise ConfigError(f"the stream of watch events ended before it had listed every {missing}")
 
 
 def build(

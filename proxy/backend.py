@@ -123,12 +123,6 @@ class Backend(Protocol[ObservedT, PlanT]):
         """Try every primitive needed, for real and out of the way. Raises Unsupported naming what is missing."""
         ...
 
-    async def prepare(self) -> None:
-        """Set what this kind of data plane needs of the node besides its own objects (sysctls). After `probe`, before the
-        first plan is applied. Raises Unsupported.
-        """
-        ...
-
     async def observe(self) -> ObservedT:
         """Read back everything we own. Cost is proportional to it: at start and for verification only."""
         ...
@@ -213,6 +207,15 @@ class Backend(Protocol[ObservedT, PlanT]):
 
     def close(self) -> None:
         """Give back what the process holds (sockets). Leaves the data plane as it is."""
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A backend that needs settings of the node (sysctls) besides its own objects."""
+
+    async def prepare(self) -> None:
+        """Write them: after `probe`, and before the first plan is applied. Raises Unsupported."""
         ...
 
 

@@ -12,7 +12,18 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import structs
 
-from proxy.backend import Applied, Backend, Draining, Drift, Figure, Held, Observed, Plan, Retired
+from proxy.backend import (
+    Applied,
+    Backend,
+    Draining,
+    Drift,
+    Figure,
+    Held,
+    Observed,
+    Plan,
+    Preparing,
+    Retired,
+)
 from proxy.desired import Desired
 from proxy.errors import KernelError, Unsupported
 from proxy.localhost import Localhost
@@ -88,7 +99,8 @@ class Beside:
         await self._first.probe()
 
     async def prepare(self) -> None:
-        await self._first.prepare()
+        if isinstance(self._first, Preparing):
+            await self._first.prepare()
 
     async def observe(self) -> BesideObserved:
         return BesideObserved(await self._first.observe(), await self._observe_second())

@@ -7,10 +7,11 @@ Called with flags only, as kube-proxy is, it runs the proxy.
 
 import argparse
 import logging
+import math
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -21,7 +22,6 @@ SOMETHING_TO_DO: Final = 3
 DEFAULT_URL: Final = "http://127.0.0.1:10249"
 
 if TYPE_CHECKING:
-    from proxy.cache import Cache
     from proxy.config.settings import Settings
 
 
@@ -92,17 +92,18 @@ def _parser() -> argparse.ArgumentParser:
         help="say what a start would change in the kernel, and change nothing",
         description="Reads the objects and what the kernel holds, and prints the operations that bring one to the other, in"
         " the order in which `run` with the same flags carries them out. Whether a mode can be had is found out as `run`"
-        " does it: by trying, out of the way of everything. Not listed are kernel settings, what other modes have left,"
-        " which goes once all is done, and node ports at localhost for which a process listens.",
+        " does it: by trying, out of the way of everything. Not listed is what else `run` does: it writes kernel settings,"
+        " listens for node ports at localhost, and once all is done removes what other modes or tools of this mode have left"
+        " (and in mode ipvs endpoints that went, when their connections have ended). What the kernel will refuse is not known.",
         allow_abbrev=False,
     )
     add_flags(plan)
     plan.add_argument(
         "--wait",
-        type=float,
-        default=60.0,
+        type=_seconds,
+        default=30.0,
         metavar="SECONDS",
-        help="how long the API server may take to list everything; default: %(default)g",
+        help="how long it may take until everything is listed; default: %(default)g",
     )
     plan.add_argument(
         "--exit-code",
@@ -155,6 +156,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return seconds
+
+
 def _add_server(parser: "argparse._ActionsContainer") -> None:
     parser.add_argument(
         "--server",
@@ -205,12 +213,14 @@ def _print_answer(server: str, path: str, parameters: dict[str, str]) -> None:
 
 def _print(text: str) -> None:
     """Print text whatever encoding the output has."""
+    if sys.stdout is None:  # as it is where the caller closed it
+        return
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), end="")
 
 
 def _explain_manifests(args: argparse.Namespace) -> int:
-    from proxy import explain  # noqa: PLC0415 - each command imports only what it needs, to start at once
+    from proxy import explain, rejections  # noqa: PLC0415 - each command imports only what it needs, to start at once
     from proxy.cache import Cache  # noqa: PLC0415
     from proxy.model import NodeInfo  # noqa: PLC0415
     from proxy.sources.manifests import load  # noqa: PLC0415
@@ -225,7 +235,7 @@ def _explain_manifests(args: argparse.Namespace) -> int:
     cache = Cache(NodeInfo(name=node_name))
     events, warnings = load(Path(args.manifests), node_name)
     cache.apply(events, 0.0)
-    for warning in (*warnings, *_problems(cache)):
+    for warning in (*warnings, *rejections.warnings(cache)):
         _tell(f"warning: {warning}")
 
     where = f"in {args.manifests}"
@@ -242,18 +252,10 @@ def _explain_manifests(args: argparse.Namespace) -> int:
     return 0
 
 
-def _problems(cache: "Cache") -> Iterator[str]:
-    from proxy import rejections  # noqa: PLC0415
-
-    for subject, problems in cache.problems.items():
-        yield from (rejections.words(subject, problem) for problem in problems)
-    if not cache.node.is_known:
-        yield f"no Node object named {cache.node.name}: its zone is unknown"
-
-
 def _is_colourful() -> bool:
     return (
-        sys.stdout.isatty()
+        sys.stdout is not None
+        and sys.stdout.isatty()
         and not os.environ.get("NO_COLOR")  # as no-color.org has it, an empty one says nothing
         and os.environ.get("TERM") != "dumb"
     )
@@ -299,9 +301,11 @@ def _plan(args: argparse.Namespace) -> int:
     from proxy import app, rehearsal  # noqa: PLC0415
 
     found = app.plan(settings, args.wait)
+    for warning in found.warnings:
+        _tell(f"warning: {warning}")
     render = rehearsal.render_json if args.output == "json" else rehearsal.render_text
     _print(render(found))
-    return SOMETHING_TO_DO if args.exit_code and found.parts else 0
+    return SOMETHING_TO_DO if args.exit_code and found.operations else 0
 
 
 def _read_file(path: str) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from proxy import handover, ladder
 from proxy.announcer import Announcer
-from proxy.backend import Backend, Draining
+from proxy.backend import Backend, Draining, Preparing
 from proxy.errors import KernelError, Unsupported
 from proxy.journal import Round
 from proxy.ladder import Endurance, Refusal
@@ -26,11 +26,11 @@ log = logging.getLogger(__name__)
 
 
 async def choose(
-    modes: Sequence[str], create: Create, *, prepares: bool = True
+    modes: Sequence[str], create: Create, *, is_to_run: bool = True
 ) -> tuple[Backend[Any, Any] | None, tuple[Refusal, ...]]:
     """Return the first backend that can do everything needed here, None if there is none; and why not those before it.
 
-    The node is prepared for it, unless it is not to be used.
+    If it is to run, the node is prepared for it, and the log tells the choice.
     """
     refusals: list[Refusal] = []
     for mode in modes:
@@ -39,13 +39,14 @@ async def choose(
                 backend = create(mode)
                 unless_taken.callback(backend.close)
                 await backend.probe()
-                if prepares:
+                if is_to_run and isinstance(backend, Preparing):
                     await backend.prepare()
             except (Unsupported, KernelError) as error:
                 refusals.append(ladder.refusal(mode, error))
                 continue
             unless_taken.pop_all()
-        tell(backend.name, refusals)
+        if is_to_run:
+            tell(backend.name, refusals)
         return backend, tuple(refusals)
     return None, tuple(refusals)
 

@@ -5,9 +5,10 @@ A reason is free text that quotes the object; a metric needs a vocabulary that n
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+from proxy.cache import Cache
 from proxy.model import Rejected
 
 _OTHER: Final = "other"
@@ -70,6 +71,14 @@ def words(subject: str, problem: Rejected) -> str:
     """Return what is wrong with an object; what has no name of its own is found by the file it is in."""
     is_in_file = subject.startswith("File ") and problem.kind != "File"
     return f"{subject}: {problem}" if is_in_file else str(problem)
+
+
+def warnings(cache: Cache) -> Iterator[str]:
+    """Yield all that is wrong with what was read, for whoever reads it once."""
+    for subject, problems in cache.problems.items():
+        yield from (words(subject, problem) for problem in problems)
+    if not cache.node.is_known:
+        yield f"no Node object named {cache.node.name}: its zone is unknown"
 
 
 def count(problems: Iterable[Iterable[Rejected]]) -> Counter[tuple[str, str]]:

@@ -126,9 +126,6 @@ class IptablesBackend:
         if not choice.is_proven:
             await to_thread(self._tools.probe, choice)
 
-    async def prepare(self) -> None:
-        """Nothing is needed before the first plan: what has the kernel route localhost comes after the rule that guards it."""
-
     async def observe(self) -> Observed:
         opened = await self._ready()
         async with self._lock:

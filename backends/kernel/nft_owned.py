@@ -215,5 +215,10 @@ class OwnTables:
 
     def forget_trial(self, nft: Nft, family: Family) -> None:
         """Remove what a trial has left."""
-        if nft.find_table(NUMBERS[family], self.trial) is not None:
+        if nft.find_table(NUMBERS[family], self.trial) is None:
+            return
+        try:
             nft.commit([nft_messages.del_table(NUMBERS[family], self.trial)])
+        except KernelError as error:
+            if error.errno != errno.ENOENT:  # another process tries, too
+                raise

@@ -74,9 +74,6 @@ class NftablesBackend:
     async def probe(self) -> None:
         probe(self._nft, self.layout)
 
-    async def prepare(self) -> None:
-        """Nothing is needed."""
-
     async def observe(self) -> Observed:
         async with self._lock:
             tables, generation = await to_thread(OURS.read_tables, self._nft, self.layout.families)

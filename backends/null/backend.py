@@ -41,9 +41,6 @@ class NullBackend:
     async def probe(self) -> None:
         """Nothing is needed."""
 
-    async def prepare(self) -> None:
-        """Nothing is needed."""
-
     async def observe(self) -> NullObserved:
         return NullObserved()
 

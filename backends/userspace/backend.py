@@ -85,9 +85,6 @@ class UserspaceBackend:
         self._families = probing.probe(self._kernel(0))
         log.info("this process may open %d files", probing.raise_file_limit())
 
-    async def prepare(self) -> None:
-        """Nothing is needed."""
-
     async def observe(self) -> Observed:
         async with self._lock:
             facts = await to_thread(self._kernel(0).read)

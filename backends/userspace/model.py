@@ -145,13 +145,19 @@ class UserspacePlan:
         """Return one line for each operation, in the order in which they are carried out."""
         return [
             *[f"{_made(text)}{_whose(owner)}" for text, owner in self.routes],
-            *[f"serve {_words(serving)}{_whose(key)}" for key, serving in self.serving],
+            *[f"{_served(key, serving)}{_whose(key)}" for key, serving in self.serving],
             *[f"listen at {place}{_whose(at.owner)}" for place, at in self.listening],
             *[f"close {place}{_whose(owner)}" for place, owner in self.closing],
             *[f"forget{_whose(key)}" for key in self.forgotten],
             *[f"give up {address}{_whose(owner)}" for address, owner in self.unrouted],
             *([self.node.words] if self.node is not None else []),
         ]
+
+
+def _served(key: PortKey, serving: Serving) -> str:
+    if key.name.protocol not in SERVED:
+        return "leave out, since only TCP and UDP are forwarded"
+    return f"serve {_words(serving)}"
 
 
 def _words(serving: Serving) -> str:

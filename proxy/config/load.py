@@ -52,6 +52,11 @@ def load(
         raise ConfigError(
             "--watch-events: cannot be combined with --manifests; objects come from one source"
         )
+    for flag in ("manifests", "watch_events"):
+        if _passed(args, flag) == "":
+            raise ConfigError(
+                f"--{flag.replace('_', '-')}: is empty; name where objects come from"
+            )
     program = settings.Program(
         master=_passed(args, "master") or "",
         manifests=_passed(args, "manifests"),

@@ -103,7 +103,7 @@ class NetlinkSocket(Closing):
             part[-1] = part[-1]._replace(flags=part[-1].flags | codec.NLM_F_ACK)
             refused, is_complete = self._exchange(part)
             if not is_complete:
-                raise _outcome_unknown()
+                raise _not_allowed() if _is_without_right(refused) else _outcome_unknown()
             failures += [structs.replace(ack, index=start + ack.index) for ack in refused]
         return failures
 
@@ -310,6 +310,19 @@ class NetlinkSocket(Closing):
 
 class _RepliesLostError(Exception):
     """The receive buffer was full (ENOBUFS). What was queued before is still there to be read."""
+
+
+def _is_without_right(refused: Sequence[Ack]) -> bool:
+    """Whether a netfilter subsystem has refused all there was with its only answer, which is about the first (nfnetlink_rcv)."""
+    return [(ack.index, ack.errno) for ack in refused] == [(0, errno.EPERM)]
+
+
+def _not_allowed() -> KernelError:
+    return KernelError(
+        "netlink request",
+        errno.EPERM,
+        f"{os.strerror(errno.EPERM)}; it takes the capability NET_ADMIN",
+    )
 
 
 def _outcome_unknown() -> KernelError:

@@ -276,6 +276,37 @@ def test_a_mode_that_was_named_stands_alone_unless_there_is_a_fallback(
     assert chosen(structs.replace(named, fallback="userspace")) == ("userspace", ["ipvs"])
 
 
+class Prepared(FakeBackend):
+    """Says when settings of the node are written."""
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    async def probe(self) -> None:
+        self._seen.append("probe")
+
+    async def prepare(self) -> None:
+        self._seen.append("prepare")
+
+
+def test_the_node_is_prepared_for_a_mode_unless_it_is_only_asked_what_it_would_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    (tmp_path / "node.yaml").write_text("kind: Node\nmetadata: {name: n1}\n")
+    configured = settings_of("--proxy-mode=userspace", "--manifests", str(tmp_path))
+    monkeypatch.setattr(backends, "create", lambda *_, **__: Prepared(seen))
+
+    assert app.plan(configured, 30.0).operations == 0
+    assert seen == ["probe"]
+
+    seen.clear()
+    monkeypatch.setattr(backends, "WITHOUT_TRACKING", ("fake",))
+    app.init(configured)
+    assert seen == ["probe", "prepare"]
+
+
 def test_mode_ipvs_is_passed_over_where_its_settings_make_no_sense(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

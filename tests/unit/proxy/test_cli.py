@@ -188,9 +188,7 @@ def plan(file: Path, *arguments: str) -> Answer:
     )  # fmt: skip
 
 
-def test_what_a_start_would_do_is_said_and_not_done(
-    tmp_path: Path, daemon: Recorder, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_a_start_would_do_is_said_and_not_done(tmp_path: Path, daemon: Recorder) -> None:
     file = tmp_path / "objects.yaml"
     file.write_text(MANIFESTS)
 
@@ -201,9 +199,10 @@ def test_what_a_start_would_do_is_said_and_not_done(
         "mode null on node n1: 1 service port",
         "to be written:",
         "  remember default/web (TCP, IPv4)",
-        "1 operation, none of which was carried out",
+        "1 object to be written or removed; nothing was changed",
     ]
-    assert "Service default/broken" in caplog.text
+    (warning,) = answer.warnings
+    assert "Service default/broken" in warning
     assert daemon.seen == []
 
 
@@ -216,7 +215,7 @@ def test_whether_there_is_anything_to_do_can_be_told_by_the_exit_status(tmp_path
 
     assert (busy.code, idle.code) == (3, 0)
     assert json.loads(busy.stdout)["operations"] == [
-        {"plan": 1, "phase": "write", "operation": "remember default/web (TCP, IPv4)"}
+        {"plan": 1, "phase": "program", "operation": "remember default/web (TCP, IPv4)"}
     ]
     assert json.loads(idle.stdout)["operations"] == []
 
@@ -232,11 +231,43 @@ def test_a_plan_is_not_asked_to_do_anything(flag: str, tmp_path: Path) -> None:
     )
 
 
-def test_a_plan_for_objects_that_nobody_lists_ends_in_time(tmp_path: Path) -> None:
-    answer = plan(tmp_path / "missing", "--wait", "0.05")
+def test_a_plan_without_objects_is_the_operators_mistake(tmp_path: Path) -> None:
+    answer = plan(tmp_path / "missing")
 
-    assert (answer.code, answer.stdout) == (1, "")
-    assert "could be read within 0.05 s" in answer.stderr
+    assert (answer.code, answer.stdout) == (2, "")
+    assert (
+        answer.stderr
+        == f"sliceproxy: --manifests: {tmp_path}/missing: no such file or directory\n"
+    )
+
+
+def test_a_plan_says_that_the_node_is_not_known(tmp_path: Path) -> None:
+    file = tmp_path / "objects.yaml"
+    file.write_text(MANIFESTS)
+
+    answer = plan(file, "--hostname-override", "n2")
+
+    assert answer.code == 0
+    assert "warning: no Node object named n2: its zone is unknown" in answer.warnings
+
+
+@pytest.mark.parametrize("wait", ["0", "-1", "nan", "inf", "soon"])
+def test_a_plan_waits_for_some_time(wait: str, tmp_path: Path) -> None:
+    answer = plan(tmp_path, f"--wait={wait}")
+
+    assert (answer.code, answer.stdout) == (2, "")
+    assert "--wait" in answer.stderr
+
+
+def test_without_standard_output_nobody_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "objects.yaml"
+    file.write_text(MANIFESTS)
+    monkeypatch.setattr(sys, "stdout", None)
+
+    arguments = ["--manifests", str(file), "--node", "n1"]
+    assert main(["explain", *arguments]) == 0
 
 
 def test_cleaning_up_after_a_mode_that_does_not_exist_is_the_operators_mistake() -> None:

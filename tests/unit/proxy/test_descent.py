@@ -80,14 +80,18 @@ def test_the_first_that_can_do_everything_is_taken_and_nobody_else_is_tried() ->
     assert tried.seen == ["probe first"]
 
 
-@pytest.mark.parametrize("prepares", [True, False])
-def test_the_node_is_prepared_for_what_is_to_be_used_and_for_nothing_else(prepares: bool) -> None:
+@pytest.mark.parametrize("is_to_run", [True, False])
+def test_the_node_is_prepared_for_what_is_to_be_used_and_for_nothing_else(
+    is_to_run: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     tried = Ladder()
     tried.problems["first"] = Unsupported("everything")
 
-    asyncio.run(descent.choose(MODES, tried.create, prepares=prepares))
+    asyncio.run(descent.choose(MODES, tried.create, is_to_run=is_to_run))
 
-    assert [each.is_prepared for each in tried.made.values()] == [False, prepares]
+    assert [each.is_prepared for each in tried.made.values()] == [False, is_to_run]
+    assert bool(caplog.records) is is_to_run
 
 
 def test_what_is_passed_over_is_closed_and_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -119,6 +119,12 @@ def test_the_section_of_the_mode_that_runs_is_judged_also_when_ours_names_it() -
         run("--config", CONFIG, "--sliceproxy-config", OWN, files=files)
 
 
+@pytest.mark.parametrize("flag", ["--manifests", "--watch-events"])
+def test_where_objects_come_from_has_a_name(flag: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{flag}: is empty"):
+        run(*FLAGS, f"{flag}=")
+
+
 def test_objects_come_from_one_source() -> None:
     assert run(*FLAGS, "--watch-events=-")[0].watch_events == "-"
     with pytest.raises(ConfigError, match=r"^--watch-events: cannot be combined with --manifests"):

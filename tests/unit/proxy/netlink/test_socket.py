@@ -196,6 +196,15 @@ def test_a_refusal_is_no_outcome_of_what_comes_after_it(
     assert caught.value.errno == errno.ENOBUFS
 
 
+def test_who_has_no_right_gets_one_answer_for_all(kernel: FakeKernel, door: NetlinkSocket) -> None:
+    kernel.answer = lambda sent: [reply(sent[0].seq, errno.EPERM)]
+
+    with pytest.raises(KernelError, match="it takes the capability NET_ADMIN") as caught:
+        door.submit(EACH_FOR_ITSELF)
+
+    assert caught.value.errno == errno.EPERM
+
+
 def test_a_request_too_large_to_send_is_refused_as_a_whole(
     kernel: FakeKernel, door: NetlinkSocket
 ) -> None:
