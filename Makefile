@@ -25,7 +25,7 @@ e2e-ipvs: ## the tests that are for a kernel with IPVS: here if this one has it,
 	@.ci/setup --guest
 	@$(PYTHON) -m e2e.guest
 
-e2e-all: ## every test: those of `make test`, then those for a kernel with IPVS, also the ones that take long
+e2e-all: ## every test: those of `make test`, then those for a kernel with IPVS, also the ones that take long: two hours
 	@.ci/setup --guest
 	@status=0; $(PYTHON) -m pytest --whole tests e2e || status=$$?; $(PYTHON) -m e2e.guest --all && exit $$status
 

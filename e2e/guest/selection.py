@@ -74,7 +74,7 @@ def everything() -> list[Run]:
             *_flows(),
             effort="0.5",
         ),
-        _run(150, BESIDE, *_flows(backend="ipvs-iptables"), effort="0.5"),
+        _run(150, BESIDE, *_flows(backend="ipvs-iptables"), effort="0.1"),
         _run(60, *RACES, effort="0.1", processors=2),
     ]
 
