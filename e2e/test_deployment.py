@@ -138,7 +138,8 @@ class Pod:
             told = text.replace("https://CONTROL-PLANE:PORT", self.server.url)
             told = re.sub("clusterCIDR: .*", f"clusterCIDR: {','.join(CLUSTER_CIDRS)}", told)
             # the limit of connections is the whole machine's, and no namespace may change it
-            told = told.replace('mode: ""', f'mode: "{self._mode}"\nconntrack: {{maxPerCore: 0}}')
+            told = told.replace('mode: ""', "conntrack: {maxPerCore: 0}")
+            told = told.replace("verifyPeriod:", f'mode: "{self._mode}"\nverifyPeriod:')
             file.write_text(self._here(told))
 
     def _here(self, text: str) -> str:
@@ -291,7 +292,7 @@ def serving(pod: Pod) -> set[str]:
 # --- what it does
 
 
-def test_the_pod_becomes_ready_and_serves_with_no_right_but_one(pod: Pod) -> None:
+def test_the_pod_becomes_ready_and_serves_with_no_rights_but_two(pod: Pod) -> None:
     pod.start()
     pod.wait_until_ready()
 
@@ -300,7 +301,7 @@ def test_the_pod_becomes_ready_and_serves_with_no_right_but_one(pod: Pod) -> Non
     assert serving(pod) == {"a", "b"}
     process_id = pod.process.pid
     for which in ("CapEff", "CapPrm", "CapBnd"):
-        assert _capabilities(which, process_id) == {"cap_net_admin"}
+        assert _capabilities(which, process_id) == {"cap_net_admin", "cap_net_bind_service"}
     assert _status(process_id)["NoNewPrivs"] == "1"
     assert "default/web" in pod.command("explain", "web")
 
@@ -356,7 +357,7 @@ def test_in_mode_ipvs_the_next_pod_knows_until_when_endpoints_drain(tmp_path: Pa
     "flavour",
     [pytest.param(each, marks=pytest.mark.requires(f"iptables-{each}")) for each in Flavour],
 )
-def test_in_mode_iptables_it_serves_with_two_rights(
+def test_in_mode_iptables_it_serves_with_three_rights(
     python: Path, flavour: Flavour, tmp_path: Path
 ) -> None:
     with _pod(python, tmp_path, mode="iptables") as pod:
@@ -367,7 +368,8 @@ def test_in_mode_iptables_it_serves_with_two_rights(
         pod.list_pods(pod._world.pods[:1])
         until(lambda: serving(pod) == {"a"}, "the change is in force")
 
-        assert _capabilities("CapBnd", pod.process.pid) == {"cap_net_admin", "cap_net_raw"}
+        rights = {"cap_net_admin", "cap_net_bind_service", "cap_net_raw"}
+        assert _capabilities("CapBnd", pod.process.pid) == rights
         assert f"iptables flavour {flavour}" in pod.log()
         # nothing is missing but what the page says of NodePorts at 127.0.0.1
         (error,) = (line for line in pod.log().splitlines() if " ERROR " in line)
@@ -377,15 +379,29 @@ def test_in_mode_iptables_it_serves_with_two_rights(
 
 @pytest.mark.requires("ipset", "iptables-legacy", "iptables-nft")
 @pytest.mark.parametrize("flavour", Flavour)
-def test_without_the_second_right_mode_iptables_does_not_start(
+def test_without_the_third_right_mode_iptables_does_not_start(
     python: Path, flavour: Flavour, tmp_path: Path
 ) -> None:
     with _pod(python, tmp_path, mode="iptables") as pod:
         have_kubelet_use(pod._world.node.namespace, flavour)
-        pod.start(kept=["cap_net_admin"])
+        pod.start(kept=["cap_net_admin", "cap_net_bind_service"])
 
         assert pod.process.wait(60) == 1
         assert "iptables" in pod.log().splitlines()[-1]
+
+
+def test_in_mode_userspace_it_serves_with_the_rights_of_every_pod_and_not_with_less(
+    python: Path, tmp_path: Path
+) -> None:
+    with _pod(python, tmp_path, mode="userspace") as pod:
+        pod.start(kept=["cap_net_admin"])
+        assert pod.process.wait(60) == 1
+        assert "NET_BIND_SERVICE" in pod.log().splitlines()[-1]
+
+        pod.start()
+        pod.wait_until_ready()
+        assert serving(pod) == {"a", "b"}
+        assert pod.end() == 0
 
 
 def test_without_its_capability_it_says_what_is_missing(pod: Pod) -> None:

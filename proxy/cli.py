@@ -19,7 +19,6 @@ from proxy import __version__
 from proxy.errors import ConfigError, ProxyError
 
 SOMETHING_TO_DO: Final = 3
-DEFAULT_URL: Final = "http://127.0.0.1:10249"
 
 if TYPE_CHECKING:
     from proxy.config.settings import Settings
@@ -167,8 +166,7 @@ def _add_server(parser: "argparse._ActionsContainer") -> None:
     parser.add_argument(
         "--server",
         metavar="URL",
-        default=DEFAULT_URL,
-        help="the metrics address of a running sliceproxy; default: %(default)s",
+        help="the metrics address of a running sliceproxy; default: http://127.0.0.1:10249, or http://[::1]:10249",
     )
 
 
@@ -201,7 +199,7 @@ def _explain(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_answer(server: str, path: str, parameters: dict[str, str]) -> None:
+def _print_answer(server: str | None, path: str, parameters: dict[str, str]) -> None:
     """Ask a running daemon and print what it says."""
     from proxy.server import client  # noqa: PLC0415
 

@@ -49,8 +49,14 @@ def _try(kernel: Kernel, family: Family) -> None:
         raise Unsupported("routes that make an address local", error.message) from error
     if refused:
         raise Unsupported("routes that make an address local", refused[owner])
+    port = (
+        1 + os.getpid() % 1023
+    )  # below 1024; another process that tries at the same time takes another one
     try:
-        Sockets().open(Place(family, "TCP", address, 0), NOBODY, Here()).close()
+        Sockets().open(Place(family, "TCP", address, port), NOBODY, Here()).close()
+    except PermissionError as error:
+        reason = f"{error.strerror}; it takes the capability NET_BIND_SERVICE"
+        raise Unsupported("listening at ports below 1024", reason) from error
     except OSError as error:
         reason = error.strerror or os.strerror(error.errno or errno.EIO)
         raise Unsupported("listening at an address made local, with a filter", reason) from error

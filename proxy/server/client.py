@@ -3,6 +3,7 @@
 Proxies of the environment are not used: the daemon answers to its own address only.
 """
 
+import contextlib
 import http.client
 import urllib.parse
 from collections.abc import Mapping
@@ -15,9 +16,17 @@ NOTE: Final = "Sliceproxy-Note"
 NOTHING_HERE: Final = "nothing is served at this path"
 """The answer to what no page answers."""
 _PORT: Final = 10249
+HERE: Final = f"http://127.0.0.1:{_PORT}"
+"""Where a daemon answers, unless it was told something else."""
+_HERE_BY_IPV6: Final = f"http://[::1]:{_PORT}"
+"""And where it does if the configuration's bindAddress is one of IPv6."""
 _TIMEOUT_S: Final = 30.0
 """For connecting, and for each piece of the answer."""
 _LONGEST_SENTENCE: Final = 500
+
+
+class NobodyError(ProxyError):
+    """Nothing listens where it was asked."""
 
 
 class Page(NamedTuple):
@@ -27,8 +36,21 @@ class Page(NamedTuple):
     note: str
 
 
-def ask(url: str, path: str, parameters: Mapping[str, str]) -> Page:
-    """Return what a daemon answers. Raises ConfigError for a URL that is none, ProxyError for everything else."""
+def ask(url: str | None, path: str, parameters: Mapping[str, str]) -> Page:
+    """Return what a daemon answers; without a URL, that of this node. Raises ConfigError for a URL that is none, ProxyError for
+    everything else.
+    """
+    if url is not None:
+        return _ask(url, path, parameters)
+    try:
+        return _ask(HERE, path, parameters)
+    except NobodyError:
+        with contextlib.suppress(NobodyError):
+            return _ask(_HERE_BY_IPV6, path, parameters)
+        raise
+
+
+def _ask(url: str, path: str, parameters: Mapping[str, str]) -> Page:
     host, port = _address(url)
     query = urllib.parse.urlencode(parameters)
     connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
@@ -37,7 +59,7 @@ def ask(url: str, path: str, parameters: Mapping[str, str]) -> Page:
         answer = connection.getresponse()
         body = answer.read()
     except ConnectionRefusedError as error:
-        raise ProxyError(
+        raise NobodyError(
             f"nothing listens at {url}: is sliceproxy running on this node?"
         ) from error
     except TimeoutError as error:

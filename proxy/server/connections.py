@@ -84,15 +84,17 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def listen(self, answering: web.Server, host: str, port: int) -> Listener:
-        """Answer at an address, in text; not in the other family. Raises OSError where that is not possible."""
+    async def listen(
+        self, answering: web.Server, host: str, port: int, *, is_dual: bool = False
+    ) -> Listener:
+        """Answer at an address, in text; at `::` in the other family too if `is_dual`. Raises OSError where that is not possible."""
 
         def connected() -> RequestHandler:
             return _Connection(answering, self)
 
         passed = self._listeners.take(listener_key("TCP", host, port))
         with contextlib.ExitStack() as stack:
-            bound = stack.enter_context(passed or _bind(host, port))
+            bound = stack.enter_context(passed or _bind(host, port, is_dual=is_dual))
             key = listener_key("TCP", *bound.getsockname()[:2])
             stack.callback(self._listeners.drop, key)
             server = await asyncio.get_running_loop().create_server(
@@ -164,7 +166,7 @@ class _Connection(RequestHandler):
         self.force_close()
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, *, is_dual: bool) -> socket.socket:
     is_ipv6 = ":" in host
     bound = socket.socket(
         socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
@@ -173,7 +175,7 @@ def _bind(host: str, port: int) -> socket.socket:
         unless_bound.enter_context(bound)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if is_ipv6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not is_dual)
         bound.bind((host, port))
         unless_bound.pop_all()
     return bound

@@ -26,7 +26,7 @@ async def serving(
     await runner.setup()
     try:
         answering = cast("web.Server", runner.server)  # None only before it is set up
-        listener = await connections.listen(answering, host, port)
+        listener = await connections.listen(answering, host, port, is_dual=True)
         try:
             yield listener.port
         finally:

@@ -215,12 +215,12 @@ def test_the_pod_is_there_before_any_network_and_on_every_node() -> None:
     assert pod["nodeSelector"] == {"kubernetes.io/os": "linux"}
 
 
-def test_the_container_has_one_right_and_writes_nothing_of_its_own() -> None:
+def test_the_container_has_two_rights_and_writes_nothing_of_its_own() -> None:
     assert deployment.container()["securityContext"] == {
         "runAsUser": 0,
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
+        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_BIND_SERVICE"]},
     }
     assert deployment.pod()["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
 
@@ -244,7 +244,7 @@ def test_mode_iptables_gets_one_more_right_and_the_lock_and_nothing_else() -> No
     (container,), (other,) = pod["containers"], plain["containers"]
     assert container["securityContext"] == {
         **other["securityContext"],
-        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
+        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"]},
     }
     lock = {"name": "xtables-lock", "mountPath": LOCK}
     for before, after in itertools.chain(

@@ -6,6 +6,7 @@ import pytest
 
 from backends.userspace import probe as probing
 from backends.userspace.kernel import Kernel
+from backends.userspace.model import Place
 from backends.userspace.probe import probe, raise_file_limit
 from backends.userspace.sockets import Sockets
 from proxy.errors import KernelError, Unsupported
@@ -28,6 +29,23 @@ def test_without_the_right_to_make_routes_nothing_can(monkeypatch: pytest.Monkey
         pytest.raises(Unsupported, match=r"address local: .*not permitted"),
     ):
         probe(kernel)
+
+
+def test_without_the_right_to_listen_where_services_are_it_will_not_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places: list[Place] = []
+
+    def refuse(_: Sockets, place: Place, *__: object) -> object:
+        places.append(place)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Sockets, "open", refuse)
+    fake = RoutesKernel()
+    with fake.entered(), Kernel() as kernel, pytest.raises(Unsupported, match="NET_BIND_SERVICE"):
+        probe(kernel)
+    assert 0 < places[0].port < 1024
+    assert not fake.routes
 
 
 def test_a_kernel_that_is_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,33 @@ def test_an_answer_and_its_note_are_returned() -> None:
     assert page == client.Page("héllo\n", "not proxied")
 
 
+def nowhere() -> str:
+    """A URL at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_the_daemon_of_this_node_may_answer_at_the_address_of_the_other_family(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with answering(http("200 OK", "hello\n")) as url:
+        monkeypatch.setattr(client, "HERE", nowhere())
+        monkeypatch.setattr(client, "_HERE_BY_IPV6", url)
+
+        assert client.ask(None, "/debug/state", {}).text == "hello\n"
+
+
+def test_where_it_answers_nowhere_the_first_address_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = nowhere()
+    monkeypatch.setattr(client, "HERE", first)
+    monkeypatch.setattr(client, "_HERE_BY_IPV6", nowhere())
+
+    with pytest.raises(ProxyError, match=f"nothing listens at {first}"):
+        client.ask(None, "/debug/state", {})
+
+
 def test_a_daemon_that_does_not_run_is_said_to_be_missing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -118,6 +118,19 @@ def test_what_listens_for_one_family_does_not_answer_the_other() -> None:
     live(life, Connections(), host="::")
 
 
+def test_where_it_shall_it_answers_both_families_at_the_address_of_none() -> None:
+    async def life(listener: Listener) -> None:
+        both = await Connections().listen(listener.answering, "::", 0, is_dual=True)
+        for host in ("::1", "127.0.0.1"):
+            reader, writer = await asyncio.open_connection(host, both.port)
+            writer.write(REQUEST)
+            assert b" 200 " in await reader.readline()
+            writer.close()
+        both.close()
+
+    live(life, Connections())
+
+
 def test_a_taken_address_is_refused() -> None:
     async def life(listener: Listener) -> None:
         with pytest.raises(OSError, match="in use"):
