@@ -53,8 +53,8 @@ class ApiServer(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Debug(Wire, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Who may see the debug pages, which show every Service and endpoint of the cluster.
 
-    `allow_non_loopback`: serve them also where `metricsBindAddress` is no loopback address. Otherwise such an address
-    serves the metrics alone.
+    `allow_non_loopback`: to others than this host, where `metricsBindAddress` is no loopback address. Otherwise these get the
+    metrics alone.
     """
 
     allow_non_loopback: bool = False
@@ -120,7 +120,7 @@ FIELDS: Final[dict[str, tuple[str, str]]] = {
     "fallbackAfter": ("fallback_after_s", "longer than 0: how long nothing may be programmed before another mode takes over"),
     "verifyPeriod": ("verify_period_s", "longer than 0: how often everything in the kernel is read back in the background, compared and repaired"),
     "generationPollPeriod": ("generation_poll_period_s", "longer than 0: how often the kernel is asked whether somebody else changed something"),
-    "debug.allowNonLoopback": ("debug_allow_non_loopback", "serve the debug pages also where metricsBindAddress is no loopback address"),
+    "debug.allowNonLoopback": ("debug_allow_non_loopback", "serve the debug pages to others than this host, where metricsBindAddress is no loopback address"),
     "ipvs.drainTimeout": ("ipvs.drain_timeout_s", "0 or more, mode ipvs: how long a TCP endpoint that goes keeps the connections it has; it leaves when they have ended, at the latest after this time, and then they are reset"),
     "userspace.scheduler": ("userspace.scheduler", "mode userspace: `rr` gives connections to endpoints in turn, `lc` to the one that has the fewest"),
     "userspace.connectTimeout": ("userspace.connect_timeout_s", "longer than 0, mode userspace: how long an endpoint may take to accept a connection before another is tried"),

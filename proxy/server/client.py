@@ -77,9 +77,7 @@ def _ask(url: str, path: str, parameters: Mapping[str, str]) -> Page:
     if answer.status != http.client.OK:
         sentence = text[:_LONGEST_SENTENCE].strip() or answer.reason
         if sentence == NOTHING_HERE:
-            sentence = (
-                "it serves no debug pages (they need a loopback address or debug.allowNonLoopback)"
-            )
+            sentence = "it serves no debug pages there: ask at a loopback address, or set debug.allowNonLoopback"
         raise ProxyError(f"{url}: {sentence}")
     return Page(text, answer.headers.get(NOTE, ""))
 

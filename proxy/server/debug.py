@@ -55,8 +55,13 @@ def add_routes(
     reconciler: Reconciler,
     settings: Settings | None = None,
     reports: Reports = no_reports,
+    *,
+    is_for_all: bool = False,
 ) -> None:
-    """Serve the debug pages in an application. They ask for a local Host header whatever else it answers to."""
+    """Serve the debug pages in an application: to who came to a loopback address, or to all.
+
+    They ask for a local Host header whatever else it answers to.
+    """
     debug = _Debug(reconciler, settings, reports)
     routes = {
         "/debug": debug.get_redirect,
@@ -70,11 +75,13 @@ def add_routes(
         "/debug/config": debug.get_config,
     }
     for path, handler in routes.items():
-        app.router.add_get(path, _local(handler), allow_head=False)
+        app.router.add_get(path, _local(handler, is_for_all=is_for_all), allow_head=False)
 
 
-def _local(handler: guard.Handler) -> guard.Handler:
+def _local(handler: guard.Handler, *, is_for_all: bool) -> guard.Handler:
     async def local(request: web.Request) -> web.StreamResponse:
+        if not (is_for_all or guard.came_to_loopback(request)):
+            raise web.HTTPNotFound
         guard.require_local_host(request)
         try:
             return await handler(request)

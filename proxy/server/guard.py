@@ -81,6 +81,15 @@ def check(request: web.Request, *, is_local_only: bool) -> None:
         )
 
 
+def came_to_loopback(request: web.Request) -> bool:
+    """Whether a request was sent to an address that only this host can reach, wherever else is listened."""
+    name = request.transport.get_extra_info("sockname") if request.transport is not None else None
+    if not name:
+        return False
+    address = ipaddress.ip_address(name[0])
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
 def require_local_host(request: web.Request) -> None:
     """Raise HTTPForbidden unless every name the request gives this host is an address or a local name."""
     hosts = request.headers.getall(hdrs.HOST, [""])

@@ -2,7 +2,6 @@
 
 import asyncio
 import ipaddress
-import logging
 from collections.abc import Callable
 
 from aiohttp import web
@@ -17,8 +16,6 @@ from proxy.server.connections import Connections
 from proxy.server.health_check_node_ports import HealthCheckNodePorts
 
 Hear = Callable[[Round], None]
-
-log = logging.getLogger(__name__)
 
 
 async def run(parts: Parts, hearers: list[Hear]) -> None:
@@ -74,13 +71,8 @@ def _metrics(parts: Parts, host: str) -> web.Application:
         lambda: reconciler.backend.name,
         lambda: metrics_pages.configz(settings.configuration),
     )
-    if is_loopback(host) or settings.debug_allow_non_loopback:
-        debug.add_routes(app, reconciler, settings, parts.source.report)
-    else:
-        log.info(
-            "no debug pages on %s: it is no loopback address and debug.allowNonLoopback is not set",
-            host,
-        )
+    is_for_all = settings.debug_allow_non_loopback
+    debug.add_routes(app, reconciler, settings, parts.source.report, is_for_all=is_for_all)
     return app
 
 

@@ -1,6 +1,7 @@
 """What is refused whatever is asked for, on the wire: clients would tidy up what is sent here."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -96,6 +97,35 @@ def test_a_host_header_with_an_address_or_a_local_name_is_accepted(header: str) 
 )
 def test_a_foreign_host_header_is_refused(header: str) -> None:
     assert not guard.is_local_host(header)
+
+
+class To:
+    """A transport whose connection came to an address."""
+
+    def __init__(self, *name: object) -> None:
+        self._name = name
+
+    def get_extra_info(self, _: str) -> object:
+        return self._name
+
+
+@pytest.mark.parametrize(
+    ("transport", "is_so"),
+    [
+        (To("127.0.0.1", 80), True),
+        (To("::1", 80, 0, 0), True),
+        (To("::ffff:127.0.0.1", 80, 0, 0), True),
+        (To("192.0.2.1", 80), False),
+        (To("::ffff:192.0.2.1", 80, 0, 0), False),
+        (To("fe80::1%eth0", 80, 0, 2), False),
+        (To(), False),
+        (None, False),
+    ],
+)
+def test_what_came_to_loopback_can_come_from_this_host_only(
+    transport: object, is_so: bool
+) -> None:
+    assert guard.came_to_loopback(SimpleNamespace(transport=transport)) is is_so  # type: ignore[arg-type] # all it looks at
 
 
 def test_an_answer_forbids_the_browser_everything_it_is_not_for() -> None:

@@ -15,7 +15,7 @@ from proxy.events_recorder import Recorder
 from proxy.listeners import Listeners
 from proxy.meter import Meter
 from proxy.parts import Parts
-from proxy.server import servers
+from proxy.server import guard, servers
 from proxy.sources.events import Deliver, WatchReport
 from proxy.verifier import Verifier
 from tests.fakes.conntrack import FakeFlows
@@ -104,29 +104,28 @@ def test_each_page_is_at_the_address_the_settings_name() -> None:
     assert f'"metricsBindAddress":"127.0.0.1:{metrics}"' in answers[6][1]
 
 
-def test_where_others_can_ask_there_are_metrics_but_no_debug_pages() -> None:
-    port = free_port()
-    given = settings("--healthz-bind-address", "", "--metrics-bind-address", f"0.0.0.0:{port}")
-    answers = ask(
-        given,
-        f"http://127.0.0.1:{port}/metrics",
-        f"http://127.0.0.1:{port}/debug/state",
-        headers={"Host": "node-1.example"},
-    )
-
-    assert [status for status, _ in answers] == [200, 404]
-
-
-def test_debug_pages_that_others_may_ask_for_still_want_an_address_in_the_host_header() -> None:
+@pytest.mark.parametrize(
+    ("is_allowed", "is_from_here", "status"),
+    [(False, True, 200), (False, False, 404), (True, False, 200)],
+)
+def test_where_others_can_ask_debug_pages_are_for_this_host_unless_they_are_allowed_to_all(
+    is_allowed: bool, is_from_here: bool, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_from_here:
+        monkeypatch.setattr(guard, "came_to_loopback", lambda _: False)
     port = free_port()
     given = settings(
         *("--healthz-bind-address", "", "--metrics-bind-address", f"0.0.0.0:{port}"),
-        *("--sliceproxy-config", "own.yaml"),
+        *(("--sliceproxy-config", "own.yaml") if is_allowed else ()),
     )
-    url = f"http://127.0.0.1:{port}/debug/state"
+    pages = [f"http://127.0.0.1:{port}/{page}" for page in ("metrics", "debug/state")]
 
-    assert ask(given, url)[0][0] == 200
-    assert ask(given, url, headers={"Host": "evil.example"})[0][0] == 403
+    assert [found for found, _ in ask(given, *pages)] == [200, status]
+    foreign = {"Host": "node-1.example"}
+    assert [found for found, _ in ask(given, *pages, headers=foreign)] == [
+        200,
+        404 if status == 404 else 403,
+    ]
 
 
 def test_what_is_switched_off_is_not_served() -> None:
