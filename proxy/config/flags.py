@@ -65,7 +65,7 @@ FLAGS: Final[tuple[Flag, ...]] = (
     Flag("sliceproxy-config", "str", FILES, "SliceProxyConfiguration file: the settings kube-proxy does not have", keeps_with_config=True, metavar="FILE"),
     Flag("write-config-to", "str", FILES, "write the KubeProxyConfiguration with all defaults to this file and exit", keeps_with_config=True, metavar="FILE"),
     Flag("cleanup", "bool", FILES, "remove everything this program put into the kernel and exit", keeps_with_config=True),
-    Flag("init-only", "bool", FILES, "do what needs full root rights (sysctls, checks) and exit; CAP_NET_ADMIN is enough afterwards", keeps_with_config=True),
+    Flag("init-only", "bool", FILES, "do what needs full root rights (sysctls, checks) and exit; few capabilities are enough afterwards", keeps_with_config=True),
     Flag("feature-gates", "gates", FILES, "feature gates, as Name=true,Other=false", ("featureGates",)),
     Flag("kubeconfig", "str", API, "kubeconfig file; without it, the service account of the pod is used", ("clientConnection.kubeconfig",), metavar="FILE"),
     Flag("master", "str", API, "address of the API server, instead of the one in the kubeconfig", keeps_with_config=True, metavar="URL"),

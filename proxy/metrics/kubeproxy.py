@@ -27,25 +27,25 @@ def rounds(meter: Meter) -> Iterator[Metric]:
     families = meter.families.items()
     yield histograms(
         f"{_SYNC}_duration_seconds",
-        "How long rounds took.",
+        "How long rounds took that had something to do for the family.",
         _FAMILY,
         {family: each.rounds for family, each in families},
     )
     yield histograms(
         "kubeproxy_sync_full_proxy_rules_duration_seconds",
-        "How long rounds over all service ports took.",
+        "How long rounds took that looked at all service ports.",
         _FAMILY,
         {family: each.full_rounds for family, each in families},
     )
     yield histograms(
         "kubeproxy_sync_partial_proxy_rules_duration_seconds",
-        "How long rounds over what had changed took.",
+        "How long rounds took that looked at what had changed.",
         _FAMILY,
         {family: each.partial_rounds for family, each in families},
     )
     yield gauges(
         f"{_SYNC}_last_timestamp_seconds",
-        "When a round last ended well (unix seconds).",
+        "When a round last ended well (unix seconds); 0 if none has.",
         _FAMILY,
         {family: each.updated_unix_s for family, each in families},
     )

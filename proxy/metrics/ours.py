@@ -56,14 +56,18 @@ def durations(meter: Meter, journal: Journal) -> Iterator[Metric]:
     """How long things take."""
     yield counters(
         "sliceproxy_rounds_total",
-        "Rounds, by how they ended.",
+        "Rounds, by how they ended; what the kernel refuses of single service ports is no failure.",
         "result",
         {"ok": meter.rounds[True], "failed": meter.rounds[False]},
     )
-    yield counter("sliceproxy_changes_total", "Changes of service ports.", journal.total)
+    yield counter(
+        "sliceproxy_changes_total",
+        "Changes of service ports that were brought to the kernel, or that it refused.",
+        journal.total,
+    )
     yield histogram(
         "sliceproxy_change_arrival_duration_seconds",
-        "From a change in the cluster, as its EndpointSlice states it, until its first byte.",
+        "From a change in the cluster, as its EndpointSlice states it, until its first byte came in.",
         meter.reached,
     )
     yield histograms(
@@ -125,15 +129,23 @@ def kernel(reconciler: Reconciler, verifier: Verifier) -> Iterator[Metric]:
     )
     yield gauge(
         "sliceproxy_quarantined_service_ports",
-        "Service ports the kernel refuses.",
+        "Service ports the kernel refuses; they are set aside and tried again.",
         len(reconciler.quarantine),
     )
     for name, text, value in (
         ("kernel_operations", "Objects written to the kernel.", reconciler.operations),
-        ("kernel_transactions", "Transactions that wrote them.", reconciler.transactions),
+        (
+            "kernel_transactions",
+            "Transactions that wrote objects to the kernel.",
+            reconciler.transactions,
+        ),
         ("verifications", "Comparisons of all we own with the kernel.", verifier.verifications),
-        ("drift_repairs", "Comparisons that led to a repair.", verifier.repairs),
-        ("drifted_objects", "Differences that were repaired.", verifier.drifts),
+        ("drift_repairs", "Comparisons with the kernel that led to a repair.", verifier.repairs),
+        (
+            "drifted_objects",
+            "Differences between what we wrote and the kernel that were repaired.",
+            verifier.drifts,
+        ),
     ):
         yield counter(f"sliceproxy_{name}_total", text, value)
 
@@ -153,7 +165,9 @@ def state(condition: Condition, found: Sequence[Degraded]) -> Iterator[Metric]:
         "sliceproxy_synced", "Whether everything has been programmed once.", condition.is_synced
     )
     yield gauge(
-        "sliceproxy_contended", "Whether somebody keeps undoing repairs.", condition.is_contended
+        "sliceproxy_contended",
+        "Whether somebody keeps undoing repairs of what we wrote.",
+        condition.is_contended,
     )
     yield gauges(
         "sliceproxy_degraded",
@@ -179,7 +193,7 @@ def watches(reports: Sequence[WatchReport], now_s: float) -> Iterator[Metric]:
         return
     phase = GaugeMetricFamily(
         "sliceproxy_watch_phase",
-        "Whether this is what a watch is doing.",
+        "Whether this is what a watch does now.",
         labels=["kind", "phase"],
     )
     errors = CounterMetricFamily(
@@ -201,13 +215,18 @@ def watches(reports: Sequence[WatchReport], now_s: float) -> Iterator[Metric]:
         each.kind: now_s - each.heard_s for each in reports if each.heard_s
     }
     for name, text, values in (
-        ("phase_age_seconds", "For how long it has done so.", of(lambda each: now_s - each.since_s)),
-        ("silence_seconds", "Since when nothing came from the API server; absent if nothing ever has.",
+        ("phase_age_seconds", "For how long a watch has been in its phase.", of(lambda each: now_s - each.since_s)),
+        ("silence_seconds", "For how long nothing has come from the API server; absent if nothing ever has.",
          silent),
-        ("failures", "Requests that came to nothing, in a row.", of(lambda each: each.failures)),
+        ("failures", "Requests to the API server that came to nothing, in a row.", of(lambda each: each.failures)),
         ("objects", "Objects the API server has, as far as was heard.", of(lambda each: each.objects)),
     ):  # fmt: skip
         yield gauges(f"sliceproxy_watch_{name}", text, "kind", values)
     lists, starts = of(lambda each: each.lists), of(lambda each: each.watches)
-    yield counters("sliceproxy_watch_lists_total", "Lists begun.", "kind", lists)
-    yield counters("sliceproxy_watch_starts_total", "Watches begun.", "kind", starts)
+    yield counters(
+        "sliceproxy_watch_lists_total",
+        "Lists that were begun, as pages or as a stream.",
+        "kind",
+        lists,
+    )
+    yield counters("sliceproxy_watch_starts_total", "Watches that were begun.", "kind", starts)

@@ -22,6 +22,8 @@ Everything is listed once, as a stream (WatchList, KEP-3157) or in pages, then a
 from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple
 
+from msgspec import structs
+
 from proxy.model import Value
 from proxy.sources.answers import ListPage, Status, decode_page, read_status
 from proxy.sources.backoff import Backoff
@@ -31,7 +33,7 @@ from proxy.sources.failures import UNREACHABLE, Failures
 from proxy.sources.findings import quoted
 from proxy.sources.known import Known
 from proxy.sources.position import Position, is_before
-from proxy.sources.resources import Request, Resource
+from proxy.sources.resources import NOT_SELECTABLE, Request, Resource
 
 STEADY_S: Final = 5.0
 """How long a watch has to last before it counts as working."""
@@ -226,6 +228,10 @@ class Reflector:
         code = status.code
         words = ": ".join(filter(None, (f"{code} {status.reason}".rstrip(), status.message)))
         self.is_unauthorized = code == 401
+        if code == 400 and self._resource.field_selector and NOT_SELECTABLE in status.message:
+            self._resource = structs.replace(self._resource, field_selector="")
+            self._close()
+            return
         if self._task == "stream" and not self._is_watching and code in (400, 422):
             self._use_lists(status.message or words, now_s)
             return

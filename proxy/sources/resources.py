@@ -10,8 +10,10 @@ from urllib.parse import urlencode
 from proxy.model import Value
 from proxy.sources.events import ObjectKind
 
-# Fields of a Service's spec are selectable since Kubernetes 1.17 or so; proxies of their own and headless Services are not ours.
+# Those of other proxies and headless Services are not ours. Fields of a Service's spec are selectable since Kubernetes 1.31.
 _SERVICES: Final = "!service.kubernetes.io/service-proxy-name"
+NOT_SELECTABLE: Final = "field label not supported"
+"""What a server says that cannot select by a field; then what nobody asks for comes too, and is left out here."""
 _WITH_CLUSTER_IP: Final = "spec.clusterIP!=None"
 _SLICES: Final = "!service.kubernetes.io/headless"
 

@@ -9,6 +9,7 @@ from proxy.model import NodeInfo
 from proxy.sources.backoff import Backoff
 from proxy.sources.events import Delete, Problems, Synced, Trouble, Upsert
 from proxy.sources.reflector import STEADY_S
+from proxy.sources.resources import Request
 from tests.builders import make_node, make_service, make_slice, watch_line
 from tests.unit.proxy.sources.reflecting import (
     FIRST_S,
@@ -148,6 +149,26 @@ def test_a_server_that_refuses_the_stream_is_asked_for_pages_at_once(code: int) 
     assert bench.ask() == {"limit": "2", "resourceVersion": "0"}
     assert bench.reflector.no_stream == "sendInitialEvents: Forbidden"
     assert bench.reflector.report().failures == 0
+
+
+def test_a_server_that_cannot_select_by_a_field_is_asked_for_everything_at_once() -> None:
+    bench = Bench(kind="Service")
+    targets: list[str] = []
+    for _ in range(2):
+        request = bench.reflector.next(bench.now_s, 0.0)
+        assert isinstance(request, Request)
+        targets.append(request.target)
+        bench.refuse(
+            400,
+            "BadRequest",
+            'Unable to find "/v1, Resource=services" that match field selector "spec.clusterIP!=None": '
+            "field label not supported: spec.clusterIP",
+        )
+        if len(targets) == 1:
+            assert bench.reflector.report().failures == 0
+
+    assert ["fieldSelector=" in target for target in targets] == [True, False]
+    assert all("labelSelector=" in target and "sendInitialEvents" in target for target in targets)
 
 
 def test_a_server_that_does_not_mark_the_end_is_asked_for_pages_after_a_while() -> None:
