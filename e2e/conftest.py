@@ -30,7 +30,7 @@ _LONG = (
     # each of their many changes starts programs; on fakes they are told in seconds
     *[
         f"e2e/test_contract.py::TestIptables::test_{law}_"
-        for law in ("l1", "l2", "l7_cleanup", "reading", "what")
+        for law in ("l1", "l2", "l6", "l7_cleanup", "reading", "what")
     ],
     # ten thousand sockets are opened and closed; on fakes they are told in seconds
     *[f"e2e/test_userspace_contract.py::TestUserspace::test_l6_{law}" for law in ("a_", "pl")],

@@ -44,7 +44,7 @@ def test_a_plan_is_made_of_what_the_server_has(site: Site) -> None:
     site.start()
     after = site.daemon.plan("--exit-code")
     site.remote.break_(Rule(status=500))
-    late = site.daemon.plan("--wait", "4")
+    late = site.daemon.plan("--wait", "1")
 
     assert "mode nftables on node node: 4 service ports" in before.stdout
     assert f"{VIP.v4} . tcp . 80 : goto pick-tcp-2  # default/web:web (TCP, IPv4)" in before.stdout
@@ -53,8 +53,7 @@ def test_a_plan_is_made_of_what_the_server_has(site: Site) -> None:
         ["nothing to do: all of it is there, and nothing else of this mode"],
     )
     assert (late.returncode, late.stdout) == (1, "")
-    assert "not everything could be read within 4 s: EndpointSlice: " in late.stderr
-    assert "500" in late.stderr
+    assert "not everything could be read within 1 s: EndpointSlice: " in late.stderr
 
 
 def test_nothing_is_asked_for_but_what_is_needed(site: Site) -> None:
