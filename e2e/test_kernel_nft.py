@@ -187,7 +187,7 @@ def test_ranges_come_back_with_their_ends(nft: Nft, namespace: Namespace) -> Non
 # --- transactions
 
 
-def new_map(name: str = MAP) -> list[Request]:
+def new_map(name: str = MAP, *, size: int = 0) -> list[Request]:
     """A table with a map from address, port and number to address and port, and a chain."""
     key = declare("ip daddr . tcp dport . numgen random mod 65536")
     data = declare("ip daddr . tcp dport")
@@ -202,6 +202,7 @@ def new_map(name: str = MAP) -> list[Request]:
             data_type=data.type,
             data_length=data.length,
             userdata=set_userdata(key, data),
+            size=size,
         ),
         nft_messages.new_chain(NFPROTO_IPV4, TABLE, "c"),
     ]
@@ -223,6 +224,11 @@ def add(numbers: range, name: str = MAP) -> list[Request]:
 def delete(numbers: range) -> list[Request]:
     packed = [pack_key_element(key(n)) for n in numbers]
     return nft_elements.del_elements(NFPROTO_IPV4, TABLE, MAP, packed)
+
+
+def filled_map() -> list[Request]:
+    """A map of 20,000 elements that can hold no more, which the kernel therefore never resizes."""
+    return [*new_map(size=20_000), *add(range(20_000))]
 
 
 def content(nft: Nft) -> dict[bytes, nft_elements.Data]:
@@ -403,7 +409,7 @@ def test_a_table_that_is_not_there_has_no_rules_or_chains_and_its_sets_are_an_er
 
 
 def test_a_list_is_interrupted_by_a_transaction_and_complete_without_one(nft: Nft) -> None:
-    nft.commit([*new_map(), *add(range(20_000))])
+    nft.commit(filled_map())
     blocks = nft.list_elements(NFPROTO_IPV4, TABLE, MAP)
     assert len(next(blocks)) < 2000
 
@@ -415,7 +421,7 @@ def test_a_list_is_interrupted_by_a_transaction_and_complete_without_one(nft: Nf
 
 
 def test_a_list_need_not_be_strict(nft: Nft) -> None:
-    nft.commit([*new_map(), *add(range(20_000))])
+    nft.commit(filled_map())
     blocks = nft.list_elements(NFPROTO_IPV4, TABLE, MAP, is_strict=False)
     first = next(blocks)
 
@@ -442,7 +448,7 @@ def test_a_list_of_chains_is_interrupted_by_a_transaction(nft: Nft, namespace: N
 
 
 def test_a_list_left_early_is_in_nobodys_way(nft: Nft) -> None:
-    nft.commit([*new_map(), *add(range(20_000))])
+    nft.commit(filled_map())
 
     for _ in nft.list_elements(NFPROTO_IPV4, TABLE, MAP):
         break
@@ -452,7 +458,7 @@ def test_a_list_left_early_is_in_nobodys_way(nft: Nft) -> None:
 
 
 def test_a_second_list_interrupts_the_first(nft: Nft) -> None:
-    nft.commit([*new_map(), *add(range(20_000))])
+    nft.commit(filled_map())
     blocks = nft.list_elements(NFPROTO_IPV4, TABLE, MAP)
     next(blocks)
 

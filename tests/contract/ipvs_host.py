@@ -210,8 +210,8 @@ class IpvsHost(MeteredHost):
         assert self._admin.ipvs.carry_out([message]) == []
 
     def limit(self, room: int) -> None:
-        there = sum(map(len, self._admin.nft.list_elements(NFPROTO_IPV4, TABLE, SERVICES)))
-        self._resize(there + room)
+        listed = self._admin.nft.list_elements(NFPROTO_IPV4, TABLE, SERVICES, is_strict=False)
+        self._resize(sum(map(len, listed)) + room)
 
     def lift_limit(self) -> None:
         self._resize(100_000)

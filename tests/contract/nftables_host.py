@@ -143,8 +143,8 @@ class NftablesHost(MeteredHost):
         self.admin.commit(nft_elements.new_elements(NFPROTO_IPV4, TABLE, SERVICES, [element]))
 
     def limit(self, room: int) -> None:
-        there = sum(map(len, self.admin.list_elements(NFPROTO_IPV4, TABLE, SERVICES)))
-        self._resize(there + room)
+        listed = self.admin.list_elements(NFPROTO_IPV4, TABLE, SERVICES, is_strict=False)
+        self._resize(sum(map(len, listed)) + room)
 
     def lift_limit(self) -> None:
         self._resize(100_000)
