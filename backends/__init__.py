@@ -2,9 +2,9 @@
 
 How to add a backend: copy null/ to a new directory; write model.py (what is in the kernel, as values), render.py
 (desired → model) and plan.py (model and belief → operations), which are pure and tested without a kernel; then
-kernel.py (the only place that translates kernel errors) and backend.py, which wires them to the protocol in
-proxy/backend.py. Add one line to FACTORIES and the name to the contract tests: the laws, the flows and the
-end-to-end tests then run on it. No file under proxy/ changes; if one must, the abstraction is wrong.
+kernel.py (which talks to the kernel) and backend.py, which wires them to the protocol in proxy/backend.py. Name it in
+FACTORIES, in what else of the lists here it belongs to, in proxy/config/modes.py and in the contract tests: the laws, the
+flows and the end-to-end tests then run on it. If anything else under proxy/ must change, the abstraction is wrong.
 """
 
 from collections.abc import Callable

@@ -28,17 +28,6 @@ from backends.kernel.nft_expressions import (
     Verdict,
     pack_expressions,
 )
-from backends.kernel.nft_fields import (
-    destination,
-    destination_port,
-    flip_mark_bits,
-    host_u32,
-    match_bits,
-    match_prefix,
-    next_register,
-    set_mark_bits,
-    source,
-)
 from backends.kernel.nft_messages import BaseChain
 from backends.kernel.nft_numbers import (
     FIB_TYPE_LOCAL,
@@ -61,7 +50,18 @@ from backends.kernel.nft_numbers import (
     SetFlag,
     VerdictCode,
 )
+from backends.kernel.nft_phrases import next_register
 from backends.kernel.nft_userdata import declare, set_userdata
+from e2e.nft_fields import (
+    destination,
+    destination_port,
+    flip_mark_bits,
+    host_u32,
+    match_bits,
+    match_prefix,
+    set_mark_bits,
+    source,
+)
 from proxy.netlink.codec import Request
 
 PROTOCOLS: Final = {"tcp": 6, "udp": 17, "sctp": 132}

@@ -6,7 +6,7 @@ sources/ (objects in) → cache (slices merged per service) → selection (which
 → desired (frontends and pools) → reconciler (plan, apply, remember) → a backend (see backends/)
 
 model holds the vocabulary, config the settings, explain and server/ are views; app wires it all and
-cli is what the operator types. netlink/ is the only packer of kernel messages in the project.
+cli is what the operator types. netlink/ is the codec of kernel messages.
 """
 
 __version__ = "0.1.0"

@@ -42,10 +42,9 @@ class Merged(Value, frozen=True, kw_only=True):
 class Cache:
     """The latest state of all objects a proxy needs, and the set of services that changed.
 
-    `slice_events` and `service_events` count what was heard, whether or not it changed anything. Triggers from before
-    `service_cidrs` are the ranges of cluster IPs, as far as a source knows any.
-
-    `started_s` (unix seconds) are forgotten: they tell how long a slice has existed, not how long it took.
+    `slice_events` and `service_events` count what was heard, whether or not it changed anything. `service_cidrs` are
+    the ranges of cluster IPs, as far as a source knows any. Triggers from before `started_s` (unix seconds) are
+    forgotten: they tell how long a slice has existed, not how long it took.
     """
 
     def __init__(self, node: NodeInfo, started_s: float = 0.0) -> None:

@@ -4,10 +4,8 @@ Connections go on: connection tracking translates them. Rules of others keep the
 to a chain of ours, that chain stays, empty: the kernel does not let it go. What cannot be read is removed by name.
 """
 
-import errno
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Final
 
 from backends.iptables import kernel
 from backends.iptables.adopt import read_chains, read_jumps
@@ -16,6 +14,7 @@ from backends.iptables.model import SETS, TABLES, Table, TableStep
 from backends.iptables.restoring import Restoring
 from backends.iptables.writer import RULES_AT_ONCE
 from backends.kernel.ipset import Ipset
+from backends.kernel.netfilter import NOT_THERE
 from backends.kernel.xtables import Incompatible, Refused, Xtables
 from backends.kernel.xtables_text import Chain as SavedChain
 from backends.kernel.xtables_text import Flavour
@@ -24,9 +23,6 @@ from proxy.model import Family
 from proxy.threads import to_thread
 
 log = logging.getLogger(__name__)
-
-_NO_IPSET: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
-"""What a question for sets is answered with where the kernel has none, or not even netfilter's netlink."""
 
 
 async def remove_rules(doors: Iterable[Xtables], restoring: Restoring) -> int:
@@ -93,7 +89,7 @@ def own_sets(ipset: Ipset) -> list[str]:
     try:
         states = ipset.list_sets()
     except KernelError as error:
-        if error.errno in _NO_IPSET:
+        if error.errno in NOT_THERE:
             raise Unsupported("ipset", error.message) from error
         raise
     return [state.set.name for state in states if state.set.name.startswith(prefixes)]

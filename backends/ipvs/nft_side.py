@@ -1,11 +1,11 @@
 """The side rules in nftables tables of our own: the side that is used where the kernel has them. Shell."""
 
-import errno
 from collections.abc import Collection, Iterable
 from typing import Final
 
 from backends.ipvs.layout import Layout
 from backends.ipvs.model import PROBE_TABLE, TABLE, form_of
+from backends.kernel.netfilter import NOT_THERE
 from backends.kernel.nft import Nft
 from backends.kernel.nft_owned import OwnTables
 from backends.kernel.nft_table import NUMBERS, Data, TableFacts
@@ -16,7 +16,6 @@ from proxy.model import Family
 OURS: Final = OwnTables(TABLE, PROBE_TABLE, form_of)
 INLINE_OBJECTS: Final = 2000
 """Larger transactions are sent from a thread."""
-_NO_NFTABLES: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 
 
 class NftSide:
@@ -55,7 +54,7 @@ class NftSide:
                 trials = OURS.trials(family, layout.sets(family), layout.chains(family))
                 OURS.try_out(self.nft, family, trials)
         except KernelError as error:
-            if error.errno in _NO_NFTABLES:
+            if error.errno in NOT_THERE:
                 raise Unsupported("nftables", error.message) from error
             raise
 
@@ -63,7 +62,7 @@ class NftSide:
         try:
             return any(self.nft.find_table(number, TABLE) for number in NUMBERS.values())
         except KernelError as error:
-            if error.errno in _NO_NFTABLES:
+            if error.errno in NOT_THERE:
                 return False
             raise
 

@@ -12,6 +12,7 @@ from backends.ipvs.xt_writes import RANGES, Counts, Message
 from backends.kernel import ipset_messages
 from backends.kernel.ipset import Ipset, Refusal
 from backends.kernel.ipset_objects import Member, SetState
+from backends.kernel.netfilter import NOT_THERE
 from backends.kernel.nft_owned import RefusedElements
 from backends.kernel.nft_table import Data, SetFacts
 from proxy.errors import KernelError
@@ -19,7 +20,6 @@ from proxy.model import Family, PortKey
 
 MISSHAPEN: Final = SetFacts(0, 0, 0, None, 0)
 """A set that is not one of ours, or has not its shape."""
-_NO_IPSET: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 
 
 class RefusedMembers(RefusedElements):
@@ -50,7 +50,7 @@ class XtSets:
         try:
             return bool(self.states())
         except KernelError as error:
-            if error.errno in _NO_IPSET:
+            if error.errno in NOT_THERE:
                 return False
             raise
 

@@ -1,9 +1,15 @@
 """What the doors to parts of netfilter have in common: their two sockets. Shell; holds no policy."""
 
+import errno
+from typing import Final
+
 from proxy.closing import Closing
 from proxy.errors import KernelError
 from proxy.netlink import codec
 from proxy.netlink.socket import NetlinkSocket
+
+NOT_THERE: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
+"""Error numbers with which a kernel answers that lacks the part of netfilter that is asked for, or its netlink."""
 
 
 class Netfilter(Closing):

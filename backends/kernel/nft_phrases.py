@@ -22,7 +22,6 @@ from backends.kernel.nft_expressions import (
     Reject,
     Verdict,
 )
-from backends.kernel.nft_fields import next_register
 from backends.kernel.nft_numbers import (
     FIB_TYPE_LOCAL,
     ICMP_PORT_UNREACHABLE,
@@ -315,3 +314,16 @@ def port(register: int = REG_1) -> Payload:
 def after_address(family: Family, register: int = REG_1) -> int:
     """Return the register that follows an address."""
     return next_register(register, _FIELDS[family].address_length)
+
+
+def next_register(register: int, length: int) -> int:
+    """Return the register that follows `length` bytes put into this one, numbered as `nft` and the kernel do.
+
+    Parts of a concatenation lie one behind the other, each filled up to 4 bytes. The 16 4-byte registers are numbered
+    from 8; where one of them starts a 16-byte register, that one's number (1 to 4) is used.
+    """
+    slot = 4 * (register - REG_1) if register < 8 else register - 8
+    slot += (length + 3) // 4
+    if slot >= 16:
+        raise ValueError("a concatenation has at most 64 bytes")
+    return slot // 4 + REG_1 if slot % 4 == 0 else slot + 8

@@ -1,13 +1,13 @@
 """The nftables data plane: the protocol of proxy/backend.py wired to layout, plan and kernel. Shell."""
 
 import asyncio
-import errno
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
+from backends.kernel.netfilter import NOT_THERE
 from backends.kernel.nft import Nft
 from backends.kernel.nft_owned import RefusedElements
 from backends.kernel.nft_transaction import Transaction
@@ -26,9 +26,6 @@ from proxy.desired import Desired
 from proxy.errors import KernelError, Unsupported
 from proxy.model import FAMILIES, IPV4, PortKey
 from proxy.threads import to_thread
-
-_NO_NFTABLES: Final = (errno.EINVAL, errno.EOPNOTSUPP)
-"""What a question for a table is answered with where the kernel has netfilter's netlink, and no nftables behind it."""
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +169,7 @@ class NftablesBackend:
         try:
             count = await self.cleanup()
         except KernelError as error:
-            if error.errno in _NO_NFTABLES:
+            if error.errno in NOT_THERE:
                 raise Unsupported("nftables", error.message) from error
             raise
         return Retired(removed=(f"{count} nftables tables",) if count else ())

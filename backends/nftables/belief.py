@@ -113,10 +113,6 @@ class Observed:
         found = self.services_found.get(family, ())
         return self._next_services.get(family) or next_service(max(found, default=LAST_SERVICE))
 
-    def needs_timeout(self, family: Family, timeout_s: int) -> bool:
-        """Whether a ServicePort remembers clients for so long."""
-        return (family, timeout_s) in self._timeouts
-
     def fold(self, transaction: Transaction) -> None:
         """Take in a transaction that the kernel has confirmed."""
         if transaction.rebuild:

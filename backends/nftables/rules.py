@@ -16,7 +16,6 @@ from backends.kernel.nft_expressions import (
     Nat,
     Numgen,
 )
-from backends.kernel.nft_fields import next_register
 from backends.kernel.nft_numbers import (
     REG_1,
     DynsetOperation,
@@ -24,7 +23,7 @@ from backends.kernel.nft_numbers import (
     NatKind,
     NumgenKind,
 )
-from backends.kernel.nft_phrases import Phrase
+from backends.kernel.nft_phrases import Phrase, next_register
 from backends.kernel.nft_table import NUMBERS
 from backends.nftables.model import (
     AFFINITY_CLIENTS,

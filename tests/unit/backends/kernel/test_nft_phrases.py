@@ -25,6 +25,7 @@ from proxy.model import FAMILIES, Family
 
 bits = st.integers(0, 31).map(lambda number: 1 << number)
 marks = st.integers(0, 2**32 - 1)
+registers = st.sampled_from([1, 9, 10, 11, 2, 13, 14, 15, 3, 17, 18, 19, 4, 21, 22, 23])
 both_families = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -148,3 +149,46 @@ def test_a_reset_is_only_for_tcp() -> None:
 )
 def test_verdicts(verdict: Verdict, code: int, chain: str) -> None:
     assert (verdict.code, verdict.chain) == (code, chain)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        pytest.param([4], [1, 9], id="ip daddr"),
+        pytest.param([4, 1, 2], [1, 9, 10, 11], id="ip daddr . meta l4proto . th dport"),
+        pytest.param([4, 4, 4, 4], [1, 9, 10, 11, 2], id="four words fill a 16-byte register"),
+        pytest.param([16, 2, 4], [1, 2, 13, 14], id="ip6 daddr . tcp dport . numgen"),
+        pytest.param([16, 16, 1, 2], [1, 2, 3, 17, 18], id="ip6 saddr . ip6 daddr . proto . port"),
+    ],
+)
+def test_parts_of_a_concatenation_go_where_nft_puts_them(
+    lengths: list[int], expected: list[int]
+) -> None:
+    found = [1]
+    for length in lengths:
+        found.append(say.next_register(found[-1], length))
+
+    assert found == expected
+
+
+def test_there_are_64_bytes_of_registers() -> None:
+    assert say.next_register(1, 60) == 23
+    with pytest.raises(ValueError, match="64 bytes"):
+        say.next_register(1, 64)
+
+
+@given(registers, st.integers(1, 16), st.integers(1, 16))
+def test_registers_of_a_concatenation_never_overlap(
+    register: int, first: int, second: int
+) -> None:
+    def slot(number: int) -> int:
+        return 4 * (number - 1) if number < 8 else number - 8
+
+    try:
+        middle = say.next_register(register, first)
+        last = say.next_register(middle, second)
+    except ValueError:
+        return
+    assert slot(middle) * 4 >= slot(register) * 4 + first
+    assert slot(last) * 4 >= slot(middle) * 4 + second
+    assert all(number in {1, 2, 3, 4} or number % 4 for number in (middle, last))

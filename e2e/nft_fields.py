@@ -1,6 +1,6 @@
-"""Packet fields and the short sentences made of them, in the registers and forms that `nft` chooses itself. Pure.
+"""Packet fields and the short sentences made of them, in the registers and forms that `nft` chooses itself.
 
-What `nft` prints for a rule depends on these forms: a prefix of whole bytes is compared, not masked.
+Written apart from the phrases of the backends, as a second witness. What `nft` prints for a rule depends on these forms: a prefix of whole bytes is compared, not masked.
 """
 
 import struct
@@ -15,19 +15,6 @@ from backends.kernel.nft_expressions import (
     Payload,
 )
 from backends.kernel.nft_numbers import NFPROTO_IPV4, REG_1, MetaKey, Operator, PayloadBase
-
-
-def next_register(register: int, length: int) -> int:
-    """Return the register that follows `length` bytes put into this one, numbered as `nft` and the kernel do.
-
-    Parts of a concatenation lie one behind the other, each filled up to 4 bytes. The 16 4-byte registers are numbered
-    from 8; where one of them starts a 16-byte register, that one's number (1 to 4) is used.
-    """
-    slot = 4 * (register - REG_1) if register < 8 else register - 8
-    slot += (length + 3) // 4
-    if slot >= 16:
-        raise ValueError("a concatenation has at most 64 bytes")
-    return slot // 4 + REG_1 if slot % 4 == 0 else slot + 8
 
 
 def source(family: int, register: int = REG_1) -> Payload:

@@ -2,10 +2,7 @@ import ipaddress
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from backends.kernel import nft_fields
 from backends.kernel.nft_expressions import (
     Bitwise,
     Compare,
@@ -23,51 +20,7 @@ from backends.kernel.nft_numbers import (
     Operator,
     PayloadBase,
 )
-
-registers = st.sampled_from([1, 9, 10, 11, 2, 13, 14, 15, 3, 17, 18, 19, 4, 21, 22, 23])
-
-
-@pytest.mark.parametrize(
-    ("lengths", "expected"),
-    [
-        pytest.param([4], [1, 9], id="ip daddr"),
-        pytest.param([4, 1, 2], [1, 9, 10, 11], id="ip daddr . meta l4proto . th dport"),
-        pytest.param([4, 4, 4, 4], [1, 9, 10, 11, 2], id="four words fill a 16-byte register"),
-        pytest.param([16, 2, 4], [1, 2, 13, 14], id="ip6 daddr . tcp dport . numgen"),
-        pytest.param([16, 16, 1, 2], [1, 2, 3, 17, 18], id="ip6 saddr . ip6 daddr . proto . port"),
-    ],
-)
-def test_parts_of_a_concatenation_go_where_nft_puts_them(
-    lengths: list[int], expected: list[int]
-) -> None:
-    found = [1]
-    for length in lengths:
-        found.append(nft_fields.next_register(found[-1], length))
-
-    assert found == expected
-
-
-def test_there_are_64_bytes_of_registers() -> None:
-    assert nft_fields.next_register(1, 60) == 23
-    with pytest.raises(ValueError, match="64 bytes"):
-        nft_fields.next_register(1, 64)
-
-
-@given(registers, st.integers(1, 16), st.integers(1, 16))
-def test_registers_of_a_concatenation_never_overlap(
-    register: int, first: int, second: int
-) -> None:
-    def slot(number: int) -> int:
-        return 4 * (number - 1) if number < 8 else number - 8
-
-    try:
-        middle = nft_fields.next_register(register, first)
-        last = nft_fields.next_register(middle, second)
-    except ValueError:
-        return
-    assert slot(middle) * 4 >= slot(register) * 4 + first
-    assert slot(last) * 4 >= slot(middle) * 4 + second
-    assert all(number in {1, 2, 3, 4} or number % 4 for number in (middle, last))
+from e2e import nft_fields
 
 
 @pytest.mark.parametrize(
