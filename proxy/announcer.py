@@ -41,11 +41,15 @@ class Announcer:
     def fell_back(self, mode: str, passed_over: Sequence[Refusal]) -> None:
         """Tell that the mode is not the one it should be, if so."""
         if words := fallback_words(mode, passed_over):
-            self._warn("ProxyModeFallback", words)
+            self.warn("ProxyModeFallback", words)
+
+    def warn(self, reason: str, words: str) -> None:
+        """Tell that something is wrong with this node's proxy, in words."""
+        self._recorder.warn(self._node, reason, words)
 
     def stuck(self, words: str) -> None:
         """Tell that nothing can be programmed, and that no other mode takes over."""
-        self._warn("ProxyModeFailed", words)
+        self.warn("ProxyModeFailed", words)
 
     def heard(self, event: Problems, known: Iterable[Rejected]) -> None:
         """Tell what of an object cannot be used, once for as long as it stays the same; `known` is what was said of it.
@@ -118,7 +122,4 @@ class Announcer:
             self._told.discard(reason)
         elif reason not in self._told:
             self._told.add(reason)
-            self._warn(reason, words)
-
-    def _warn(self, reason: str, words: str) -> None:
-        self._recorder.warn(self._node, reason, words)
+            self.warn(reason, words)

@@ -6,6 +6,7 @@ process. The parser is the HTTP library's.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 from collections.abc import Callable
@@ -87,7 +88,10 @@ class Connections:
     async def listen(
         self, answering: web.Server, host: str, port: int, *, is_dual: bool = False
     ) -> Listener:
-        """Answer at an address, in text; at `::` in the other family too if `is_dual`. Raises OSError where that is not possible."""
+        """Answer at an address, in text; if `is_dual`, at the address of none (`0.0.0.0` or `::`) in both families.
+
+        Raises OSError where that is not possible.
+        """
 
         def connected() -> RequestHandler:
             return _Connection(answering, self)
@@ -95,7 +99,7 @@ class Connections:
         passed = self._listeners.take(listener_key("TCP", host, port))
         with contextlib.ExitStack() as stack:
             bound = stack.enter_context(passed or _bind(host, port, is_dual=is_dual))
-            key = listener_key("TCP", *bound.getsockname()[:2])
+            key = listener_key("TCP", host, bound.getsockname()[1])
             stack.callback(self._listeners.drop, key)
             server = await asyncio.get_running_loop().create_server(
                 connected, sock=bound, backlog=_BACKLOG
@@ -167,14 +171,23 @@ class _Connection(RequestHandler):
 
 
 def _bind(host: str, port: int, *, is_dual: bool) -> socket.socket:
-    is_ipv6 = ":" in host
-    bound = socket.socket(
-        socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-    )
+    """Return a socket at an address. As with Go's net.Listen, `0.0.0.0` may stand for both families too."""
+    if is_dual and host == "0.0.0.0":  # noqa: S104 - as configured
+        try:
+            return _bound(socket.AF_INET6, "::", port, is_dual=True)
+        except OSError as error:
+            if error.errno not in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+                raise
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return _bound(family, host, port, is_dual=is_dual)
+
+
+def _bound(family: int, host: str, port: int, *, is_dual: bool) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     with contextlib.ExitStack() as unless_bound:
         unless_bound.enter_context(bound)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if is_ipv6:
+        if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not is_dual)
         bound.bind((host, port))
         unless_bound.pop_all()

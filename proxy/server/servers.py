@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -19,7 +20,7 @@ Hear = Callable[[Round], None]
 
 
 async def run(parts: Parts, hearers: list[Hear]) -> None:
-    """Serve until cancelled what the settings ask for. Raises ConfigError where an address is taken and may not be.
+    """Serve until cancelled what the settings ask for. Raises ProxyError where an address is taken and may not be.
 
     `hearers` are told of each round of the reconciler; who has to know of them here joins in.
     """
@@ -34,10 +35,13 @@ async def run(parts: Parts, hearers: list[Hear]) -> None:
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(checks.run())
 
-        def start(app: web.Application, address: HostPort) -> None:
-            is_hard_fail = settings.bind_address_hard_fail
+        def start(app: web.Application, address: HostPort, failed: str) -> None:
             life = serving.serve_forever(
-                app, *address, is_hard_fail=is_hard_fail, listeners=parts.listeners
+                app,
+                *address,
+                is_hard_fail=settings.bind_address_hard_fail,
+                listeners=parts.listeners,
+                tell=partial(parts.announcer.warn, failed),
             )
             tasks.create_task(life)
 
@@ -45,10 +49,10 @@ async def run(parts: Parts, hearers: list[Hear]) -> None:
             app = web.Application()
             report = parts.source.report
             health.add_routes(app, parts.reconciler, report, parts.timeout_s, parts.meter.answered)
-            start(app, settings.healthz_bind)
+            start(app, settings.healthz_bind, "FailedToStartProxierHealthcheck")
         if settings.metrics_bind is not None:
             host, _ = settings.metrics_bind
-            start(_metrics(parts, host), settings.metrics_bind)
+            start(_metrics(parts, host), settings.metrics_bind, "FailedToStartMetricServer")
 
 
 def _metrics(parts: Parts, host: str) -> web.Application:

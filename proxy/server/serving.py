@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, cast
 
 from aiohttp import web
 
-from proxy.errors import ConfigError
+from proxy.errors import ProxyError
 from proxy.listeners import Listeners
 from proxy.server.connections import GOODBYE_S, Connections
 
@@ -43,16 +43,22 @@ async def serve_forever(
     is_hard_fail: bool,
     retry_s: float = BIND_RETRY_S,
     listeners: Listeners | None = None,
+    tell: Callable[[str], None] = lambda _words: None,
 ) -> None:
-    """Serve until cancelled, trying again while the address is taken. Raises ConfigError then if `is_hard_fail`."""
+    """Serve until cancelled, trying again while the address is taken. Raises ProxyError then if `is_hard_fail`.
+
+    `tell` is called with what is wrong, each time.
+    """
     async with contextlib.AsyncExitStack() as stack:
         while True:
             try:
                 await stack.enter_async_context(serving(app, host, port, Connections(listeners)))
             except OSError as error:
+                words = f"cannot serve on {host} port {port}: {error}"
+                tell(words)
                 if is_hard_fail:
-                    raise ConfigError(f"cannot serve on {host} port {port}: {error}") from error
-                log.error("cannot serve on %s port %d, trying again: %s", host, port, error)
+                    raise ProxyError(words) from error
+                log.error("%s; it is tried again", words)
                 await asyncio.sleep(retry_s)
             else:
                 break

@@ -5,11 +5,12 @@ Shell. What to request, what an answer means and when to try again is decided by
 loop has its turn after a few milliseconds of work, however much has arrived.
 
 Nothing a server does ends this source: whatever went wrong is counted, logged when it begins and when it is over, and
-tried again. Only credentials that cannot be read at the start are the operator's affair and end the program.
+tried again. Only credentials that are wrong at the start are the operator's affair and end the program.
 """
 
 import asyncio
 import importlib
+import itertools
 import logging
 import random
 import time
@@ -79,7 +80,7 @@ class ApiServerSource:
         importing = credentials.in_thread(
             lambda: importlib.import_module("proxy.sources.transport")
         )
-        access, module = await asyncio.gather(who.get(), importing)
+        access, module = await asyncio.gather(self._first(who), importing)
         _announce(access)
         async with (
             module.Transport(self._settings.api_server.connect_timeout_s) as transport,
@@ -99,6 +100,20 @@ class ApiServerSource:
                 tasks.create_task(watcher.run())
             if self._recorder is not None:
                 tasks.create_task(EventWriter(self._recorder, who, transport).run())
+
+    async def _first(self, who: credentials.Credentials) -> Access:
+        """Return the first credentials; as long as a plugin fails, as at the start of a host, it is asked again."""
+        backoff = _limits(self._settings.api_server, asks_often=True).backoff
+        said = ""
+        for failures in itertools.count(1):
+            try:
+                return await who.get()
+            except ApiError as error:
+                if str(error) != said:
+                    said = str(error)
+                    _LOG.warning("no credentials yet: %s; it is tried again", said)
+            await asyncio.sleep(backoff.pause_s(failures, random.random()))  # noqa: S311 - jitter
+        raise AssertionError
 
 
 def _limits(settings: ApiServerSettings, *, asks_often: bool) -> Limits:

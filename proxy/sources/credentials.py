@@ -3,8 +3,9 @@
 Shell. Reading credentials blocks (files, an exec plugin, imports of a large package), so it happens in a thread of its own,
 one that ends with the process even if what it waits for never comes.
 
-What is wrong at the start is the operator's affair and ends the program. Later it is not: files are exchanged, plugins ask
-services that are down. Then the last credentials stay in use for as long as the server accepts them.
+What is wrong at the start is the operator's affair and ends the program, but for a plugin that fails: it may ask a service
+that is not up yet. Later nothing ends it: files are exchanged, services are down. Then the last credentials stay in use for
+as long as the server accepts them.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ _Signature = tuple[tuple[int, int, int] | None, ...]
 
 
 def load(settings: Settings) -> Access:
-    """Read the credentials that the settings name. Raises ConfigError; blocks."""
+    """Read the credentials that the settings name. Raises ConfigError, and ApiError if a plugin fails; blocks."""
     try:
         return _read(settings)
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
@@ -82,7 +83,8 @@ class Credentials:
     async def get(self, refused: Access | None = None) -> Access:
         """Return credentials that are as new as can be, and not those the server has `refused`.
 
-        Raises ConfigError if there are none at the start, ApiError if what was refused cannot be replaced later.
+        At the start raises ConfigError if there are none, and ApiError if there may be some later. Then raises ApiError if
+        what was refused cannot be replaced.
         """
         async with self._lock:
             if self._access is None:
@@ -107,7 +109,7 @@ class Credentials:
     async def _reload(self, current: Access, *, must_succeed: bool) -> Access:
         try:
             loaded = await self._load()
-        except ConfigError as error:
+        except (ConfigError, ApiError) as error:
             self._signature = _signature(current.files)
             if must_succeed:
                 raise ApiError(

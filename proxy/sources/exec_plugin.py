@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from proxy.errors import ConfigError
+from proxy.errors import ApiError, ConfigError
 
 VERSIONS: Final = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 _LONGEST_COMPLAINT: Final = 400
@@ -72,7 +72,8 @@ def run(
 ) -> Credential:
     """Run the plugin that `section` describes and return its credential.
 
-    `folder` is that of the kubeconfig, to which a relative command refers. Raises ConfigError, beginning with `where`.
+    `folder` is that of the kubeconfig, to which a relative command refers. Raises ConfigError, beginning with `where`, and
+    ApiError if the plugin could not do its work, which it may at another time.
     """
     try:
         plugin = msgspec.convert(section, Plugin)
@@ -110,12 +111,12 @@ def _call(
             output, complaint = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             _kill(process)
-            raise ConfigError(
+            raise ApiError(
                 f"{where}: {command} gave no answer within {timeout_s:g} s and was killed"
             ) from error
     if process.returncode != 0:
         words = " ".join(complaint.decode("utf-8", "replace").split())[-_LONGEST_COMPLAINT:]
-        raise ConfigError(f"{where}: {command} failed with status {process.returncode}: {words}")
+        raise ApiError(f"{where}: {command} failed with status {process.returncode}: {words}")
     return output
 
 

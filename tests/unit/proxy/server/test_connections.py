@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -118,15 +119,39 @@ def test_what_listens_for_one_family_does_not_answer_the_other() -> None:
     live(life, Connections(), host="::")
 
 
-def test_where_it_shall_it_answers_both_families_at_the_address_of_none() -> None:
+@pytest.mark.parametrize("address", ["::", "0.0.0.0"])
+def test_where_it_shall_it_answers_both_families_at_the_address_of_none(address: str) -> None:
     async def life(listener: Listener) -> None:
-        both = await Connections().listen(listener.answering, "::", 0, is_dual=True)
+        both = await Connections().listen(listener.answering, address, 0, is_dual=True)
         for host in ("::1", "127.0.0.1"):
             reader, writer = await asyncio.open_connection(host, both.port)
             writer.write(REQUEST)
             assert b" 200 " in await reader.readline()
             writer.close()
         both.close()
+
+    live(life, Connections())
+
+
+def test_where_there_is_no_ipv6_the_other_family_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = socket.socket
+
+    def without_ipv6(family: int, kind: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, kind)
+
+    async def life(listener: Listener) -> None:
+        monkeypatch.setattr("proxy.server.connections.socket.socket", without_ipv6)
+        one = await Connections().listen(listener.answering, "0.0.0.0", 0, is_dual=True)
+        monkeypatch.undo()
+        reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
+        writer.write(REQUEST)
+        assert b" 200 " in await reader.readline()
+        writer.close()
+        one.close()
 
     live(life, Connections())
 

@@ -1,6 +1,7 @@
 import argparse
 import asyncio
 import contextlib
+import socket
 from collections.abc import Mapping
 
 import aiohttp
@@ -43,7 +44,10 @@ def settings(*flags: str) -> Settings:
 
 
 def ask(
-    settings: Settings, *urls: str, headers: Mapping[str, str] | None = None
+    settings: Settings,
+    *urls: str,
+    headers: Mapping[str, str] | None = None,
+    recorder: Recorder | None = None,
 ) -> list[tuple[int, str]]:
     """Return status and body of each URL, or (0, why) where nothing answers."""
 
@@ -52,10 +56,10 @@ def ask(
         reconciling = asyncio.create_task(reconciler.run())
         await reconciler.is_synced.wait()
         sweeper = Sweeper(reconciler, FakeFlows())
-        recorder = Recorder("n1")
+        events = recorder or Recorder("n1")
         parts = Parts(
             *(settings, Nothing(), reconciler, Verifier(reconciler), sweeper, Meter()),
-            *(recorder, Announcer(recorder, "n1"), Listeners()),
+            *(events, Announcer(events, "n1"), Listeners()),
         )
         serving = asyncio.create_task(servers.run(parts, []))
         try:
@@ -126,6 +130,22 @@ def test_where_others_can_ask_debug_pages_are_for_this_host_unless_they_are_allo
         200,
         404 if status == 404 else 403,
     ]
+
+
+def test_a_taken_port_is_told_in_an_event_and_the_other_is_served() -> None:
+    recorder = Recorder("n1")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        metrics = free_port()
+        given = settings(
+            *("--healthz-bind-address", f"127.0.0.1:{taken.getsockname()[1]}"),
+            *("--metrics-bind-address", f"127.0.0.1:{metrics}"),
+        )
+        [(status, _)] = ask(given, f"http://127.0.0.1:{metrics}/metrics", recorder=recorder)
+
+    assert status == 200
+    message = recorder.take()
+    assert message is not None
+    assert message.body["reason"] == "FailedToStartProxierHealthcheck"
 
 
 def test_what_is_switched_off_is_not_served() -> None:

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, ProxyError
 from proxy.server import guard, serving
 from proxy.server.connections import Connections
 
@@ -51,12 +51,16 @@ def test_a_taken_address_is_tried_again_until_it_is_free(
 def test_a_taken_address_ends_the_process_if_so_configured(taken: socket.socket) -> None:
     port = taken.getsockname()[1]
 
+    told: list[str] = []
+
     async def main() -> None:
         app = guard.application(is_local_only=True)
-        await serving.serve_forever(app, "127.0.0.1", port, is_hard_fail=True)
+        await serving.serve_forever(app, "127.0.0.1", port, is_hard_fail=True, tell=told.append)
 
-    with taken, pytest.raises(ConfigError, match=f"127.0.0.1 port {port}"):
+    with taken, pytest.raises(ProxyError, match=f"127.0.0.1 port {port}") as caught:
         asyncio.run(main())
+    assert not isinstance(caught.value, ConfigError)  # it may be free the next time
+    assert told == [str(caught.value)]
 
 
 def test_what_is_no_request_is_refused_and_fills_no_log_but_our_mistakes_are_logged(

@@ -14,7 +14,7 @@ import trustme
 import uvloop
 
 from proxy.config.settings import ApiServerSettings
-from proxy.errors import ConfigError
+from proxy.errors import ApiError, ConfigError
 from proxy.model import EndpointSlice
 from proxy.sources import apiserver
 from proxy.sources.access import Access, tls_context
@@ -108,6 +108,26 @@ def test_everything_is_streamed_and_changes_follow(run: Run) -> None:
             assert 0 < reports[1].heard_s <= time.monotonic()
 
     run(scenario())
+
+
+def test_a_plugin_that_cannot_work_yet_is_asked_again(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with serving() as server:
+            access = Access(f"http://127.0.0.1:{server.port}", None, {})
+            answers = iter([ApiError("exec: no name server"), ApiError("exec: no name server")])
+
+            def load() -> Access:
+                for error in answers:
+                    raise error
+                return access
+
+            async with running(_source(server, load=load)) as recorder:
+                await recorder.until(lambda: recorder.is_synced)
+
+    run(scenario())
+    assert caplog.text.count("no credentials yet: exec: no name server; it is tried again") == 1
 
 
 def test_lists_come_in_compressed_pages(run: Run) -> None:
