@@ -28,23 +28,29 @@ def the(kind: str) -> Object:
     return found
 
 
-def pod(mode: str = "") -> Object:
-    """The pod's spec, with what is patched into it for a mode."""
+def pod(mode: str = "", *patches: Object) -> Object:
+    """The pod's spec, with what is patched into it for a mode, and then with other patches."""
     written = the("DaemonSet")
     if mode == "iptables":
-        written = patched(written, yaml.safe_load(FOR_IPTABLES.read_text()))
+        patches = (yaml.safe_load(FOR_IPTABLES.read_text()), *patches)
+    for patch in patches:
+        written = patched(written, patch)
     spec: Object = written["spec"]["template"]["spec"]
     return spec
 
 
 def patched(value: Any, patch: Any) -> Any:
-    """A strategic merge, as `kubectl patch` does it: named objects of a list are merged, other lists are replaced."""
+    """A strategic merge, as `kubectl patch` does it: named objects of a list are merged, new ones come first, other lists are replaced."""
     if isinstance(value, dict) and isinstance(patch, dict):
-        return value | {key: patched(value.get(key), each) for key, each in patch.items()}
+        kept = {key: each for key, each in value.items() if key in patch.get("$retainKeys", value)}
+        new = {key: patched(kept.get(key), each) for key, each in patch.items()}
+        new.pop("$retainKeys", None)
+        return kept | new
     if isinstance(value, list) and all(isinstance(each, dict) for each in [*value, *patch]):
         names = {_name(each): each for each in value}
-        merged = {_name(each): patched(names.get(_name(each)), each) for each in patch}
-        return [*(names | merged).values()]
+        merged = {_name(each): patched(names.get(_name(each), {}), each) for each in patch}
+        added = {name: each for name, each in merged.items() if name not in names}
+        return [*(added | names | merged).values()]
     return patch
 
 

@@ -16,6 +16,7 @@ from proxy.config import (
     flags,
     kubeproxy,
     layers,
+    modes,
     settings,
     validate,
 )
@@ -27,8 +28,6 @@ from proxy.config.settings import Settings
 from proxy.errors import ConfigError
 
 ReadFile = Callable[[str], bytes]
-
-_SECTION_FIELDS = ("masqueradeAll", "masqueradeBit", "syncPeriod", "minSyncPeriod")
 
 
 class _Valid(NamedTuple):
@@ -99,7 +98,7 @@ def _validated(args: argparse.Namespace, read_file: ReadFile) -> _Valid:
     path = _passed(args, "sliceproxy_config")
     own = own_file.load(path, read_file) if path else SliceProxyConfiguration()
     mode = own.mode or config.mode
-    config = defaults.fill_for_mode(config, mode)
+    given, config = config, defaults.fill_for_mode(config, mode)
     mistakes = [
         f"{origins.label(field)}: {problem}" for field, problem in validate.problems(config, mode)
     ]
@@ -110,23 +109,28 @@ def _validated(args: argparse.Namespace, read_file: ReadFile) -> _Valid:
         more.append(
             f"{path}: mode: {own.mode} is used, not {config.mode} of {origins.label('mode')}"
         )
-    more += _unread_iptables_section(config, origins, mode)
+    if own.mode not in {"", config.mode} and config != given:
+        more.append(
+            f"{path}: mode: in mode nftables NodePorts are served at the node's primary addresses only; write nodePortAddresses, [primary] or others"
+        )
+    more += _unread_sections(config, origins, mode)
     more += _local_traffic_warnings(config, origins)
     return _Valid(config, origins, own, mode, (*warnings, *more))
 
 
-def _unread_iptables_section(
+def _unread_sections(
     config: KubeProxyConfiguration, origins: layers.Origins, mode: str
 ) -> Iterator[str]:
-    """Yield a warning for settings that kube-proxy, for which no mode means iptables, would have read."""
-    if mode:
-        return
+    """Yield a warning for settings that kube-proxy would have read: it knows no mode but that of its file, and none means iptables."""
     plain = defaults.fill(KubeProxyConfiguration())
-    for field in _SECTION_FIELDS:
-        path, ours = f"iptables.{field}", f"nftables.{field}"
+    ours = modes.paths(config, mode)
+    for field, path in modes.paths(config, config.mode or "iptables").items():
         value = kubeproxy.get(config, path)
-        if value not in (kubeproxy.get(plain, path), kubeproxy.get(config, ours)):
-            yield f"{origins.label(path)}: not read while no mode is set, unlike by kube-proxy; write {ours}, or mode: iptables"
+        if value in (kubeproxy.get(plain, path), kubeproxy.get(config, ours[field])):
+            continue
+        where = f"in mode {mode}" if mode else "while no mode is set"
+        way_out = f"write {ours[field]}" if mode else f"write {ours[field]}, or mode: iptables"
+        yield f"{origins.label(path)}: not read {where}, unlike by kube-proxy; {way_out}"
 
 
 def _local_traffic_warnings(

@@ -38,6 +38,19 @@ def periods(config: KubeProxyConfiguration, mode: str) -> tuple[str, IPTables | 
     return "nftables", config.nftables
 
 
-def masquerade(config: KubeProxyConfiguration, mode: str) -> IPTables | NFTables:
+def masquerade(config: KubeProxyConfiguration, mode: str) -> tuple[str, IPTables | NFTables]:
     """Return the section whose masqueradeAll and masqueradeBit are read: ipvs has none of its own and reads that of iptables."""
-    return config.iptables if mode in {"iptables", "ipvs"} else config.nftables
+    if mode in {"iptables", "ipvs"}:
+        return "iptables", config.iptables
+    return "nftables", config.nftables
+
+
+def paths(config: KubeProxyConfiguration, mode: str) -> dict[str, str]:
+    """Return where the fields that sections of several modes have are read in a mode: `masqueradeAll` → `nftables.masqueradeAll`."""
+    masquerading, timing = masquerade(config, mode)[0], periods(config, mode)[0]
+    return {
+        "masqueradeAll": f"{masquerading}.masqueradeAll",
+        "masqueradeBit": f"{masquerading}.masqueradeBit",
+        "syncPeriod": f"{timing}.syncPeriod",
+        "minSyncPeriod": f"{timing}.minSyncPeriod",
+    }

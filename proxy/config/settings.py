@@ -135,7 +135,7 @@ class Settings(Value, frozen=True, kw_only=True):
     masquerade_mark: int
     """The packet mark, one bit, of traffic that needs SNAT."""
     sync_period_s: float
-    """How often a backend checks everything; twice this without a successful reconcile is unhealthy."""
+    """A change that waits for twice this is unhealthy, as if kube-proxy had missed a full sync."""
     min_sync_period_s: float
     """Pause from the end of a reconcile to the start of the next; 0 for none."""
     verify_period_s: float
@@ -187,7 +187,7 @@ def resolve(
 ) -> Settings:
     """Return the settings of a configuration that is complete and valid for this mode."""
     _, periods = modes.periods(config, mode)
-    masquerade = modes.masquerade(config, mode)
+    _, masquerade = modes.masquerade(config, mode)
     return Settings(
         node_name=node_name,
         mode=cast("Mode", mode),

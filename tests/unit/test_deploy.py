@@ -4,7 +4,6 @@ import itertools
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -251,7 +250,7 @@ def test_mode_iptables_gets_one_more_right_and_the_lock_and_nothing_else() -> No
         zip(plain["containers"], pod["containers"], strict=True),
         zip(plain["initContainers"], pod["initContainers"], strict=True),
     ):
-        assert after["volumeMounts"] == [*before["volumeMounts"], lock]
+        assert after["volumeMounts"] == [lock, *before["volumeMounts"]]
         same = before.keys() - {"volumeMounts", "securityContext"}
         assert {key: after[key] for key in same} == {key: before[key] for key in same}
     assert (
@@ -259,8 +258,8 @@ def test_mode_iptables_gets_one_more_right_and_the_lock_and_nothing_else() -> No
         == plain["initContainers"][0]["securityContext"]
     )
     assert pod["volumes"] == [
-        *plain["volumes"],
         {"name": "xtables-lock", "hostPath": {"path": LOCK, "type": "FileOrCreate"}},
+        *plain["volumes"],
     ]
     assert {**plain, "containers": 0, "initContainers": 0, "volumes": 0} == {
         **pod,
@@ -312,27 +311,21 @@ def commands(pattern: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if re.match(rf" {{4,}}{pattern}", line)]
 
 
-def test_the_documented_patch_takes_kubeadms_file(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (command,) = commands("kubectl .* patch daemonset sliceproxy --type")
+@pytest.mark.parametrize("mode", ["", "iptables"])
+def test_the_documented_patch_takes_kubeadms_file(mode: str) -> None:
+    (command,) = commands(r"kubectl .* patch daemonset sliceproxy --patch '.*kube-proxy")
     found = re.search("--patch '(.*)'", command)
     assert found
-    (operation,) = json.loads(found[1])
-    daemon_set = deployment.the("DaemonSet")
-    monkeypatch.setattr(deployment, "the", {"DaemonSet": daemon_set}.__getitem__)
 
-    # RFC 6902, as far as it is used
-    target: Any = daemon_set
-    *parents, last = operation["path"].strip("/").split("/")
-    for name in parents:
-        target = target[int(name) if isinstance(target, list) else name]
-    assert operation["op"] == "replace"
-    target[int(last)] = operation["value"]
+    pod = deployment.pod(mode, json.loads(found[1]))
 
-    volume, state = deployment.pod()["volumes"]
-    assert (volume["name"], state) == ("config", deployment.volume("state"))
-    theirs, ours = (source["configMap"] for source in volume["projected"]["sources"])
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert len(volumes) == len(pod["volumes"])
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert {mount["name"] for mount in container["volumeMounts"]} == volumes.keys()
+    assert volumes["state"] == deployment.volume("state")
+    assert volumes["config"].keys() == {"name", "projected"}
+    theirs, ours = (source["configMap"] for source in volumes["config"]["projected"]["sources"])
     assert (theirs, ours["name"]) == ({"name": "kube-proxy"}, "sliceproxy")
     ((item),) = ours["items"]
     assert item["key"] == item["path"] == "sliceproxy.conf"

@@ -37,16 +37,20 @@ def test_other_modes_are_refused(mode: str, problem: str, is_from_file: bool) ->
 @pytest.mark.parametrize(
     ("mode", "periods", "masquerade"),
     [
-        ("iptables", ("iptables", CONFIG.iptables), CONFIG.iptables),
-        ("ipvs", ("ipvs", CONFIG.ipvs), CONFIG.iptables),
-        ("nftables", ("nftables", CONFIG.nftables), CONFIG.nftables),
-        ("", ("nftables", CONFIG.nftables), CONFIG.nftables),
-        ("userspace", ("nftables", CONFIG.nftables), CONFIG.nftables),
-        ("null", ("nftables", CONFIG.nftables), CONFIG.nftables),
+        ("iptables", "iptables", "iptables"),
+        ("ipvs", "ipvs", "iptables"),
+        ("nftables", "nftables", "nftables"),
+        ("", "nftables", "nftables"),
+        ("userspace", "nftables", "nftables"),
+        ("null", "nftables", "nftables"),
     ],
 )
-def test_a_mode_reads_its_sections(
-    mode: str, periods: tuple[str, object], masquerade: object
-) -> None:
-    assert modes.periods(CONFIG, mode) == periods
-    assert modes.masquerade(CONFIG, mode) == masquerade
+def test_a_mode_reads_its_sections(mode: str, periods: str, masquerade: str) -> None:
+    assert modes.periods(CONFIG, mode) == (periods, getattr(CONFIG, periods))
+    assert modes.masquerade(CONFIG, mode) == (masquerade, getattr(CONFIG, masquerade))
+    assert modes.paths(CONFIG, mode) == {
+        "masqueradeAll": f"{masquerade}.masqueradeAll",
+        "masqueradeBit": f"{masquerade}.masqueradeBit",
+        "syncPeriod": f"{periods}.syncPeriod",
+        "minSyncPeriod": f"{periods}.minSyncPeriod",
+    }

@@ -97,8 +97,25 @@ def test_a_mode_here_is_stronger_and_says_so() -> None:
     settings, warnings = from_own("mode: nftables\n", PODS + "mode: ipvs\n")
 
     assert settings.mode == "nftables"
-    assert warnings == (f"{OWN}: mode: nftables is used, not ipvs of {CONFIG}: mode",)
     assert settings.node_port_addresses == ("primary",)
+    assert warnings == (
+        f"{OWN}: mode: nftables is used, not ipvs of {CONFIG}: mode",
+        f"{OWN}: mode: in mode nftables NodePorts are served at the node's primary addresses only; write nodePortAddresses, [primary] or others",
+    )
+    more = PODS + "mode: ipvs\nnodePortAddresses: [primary]\n"
+    assert from_own("mode: nftables\n", more)[1] == warnings[:1]
+
+
+@pytest.mark.parametrize("mode", ["", "mode: iptables\n", "mode: ipvs\n"])
+def test_what_kube_proxy_reads_elsewhere_is_named_where_it_does_not_count(mode: str) -> None:
+    theirs = f"{PODS}{mode}nodePortAddresses: [primary]\niptables: {{masqueradeAll: true, masqueradeBit: 20}}\n"
+
+    _, (*_, first, second) = from_own("mode: nftables\n", theirs)
+
+    assert first == (
+        f"{CONFIG}: iptables.masqueradeAll: not read in mode nftables, unlike by kube-proxy; write nftables.masqueradeAll"
+    )
+    assert second.startswith(f"{CONFIG}: iptables.masqueradeBit: not read in mode nftables")
 
 
 def test_the_same_mode_twice_needs_no_words() -> None:
