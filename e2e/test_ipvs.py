@@ -1,5 +1,8 @@
 """Mode ipvs from outside: VIPs lead to services, whatever else this host has at their ports, and cleanup leaves nothing."""
 
+import contextlib
+import http.client
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,8 @@ from e2e.client import Answer, Failure, Outcome
 from e2e.demo.daemon import Daemon
 from e2e.demo.source import Manifests
 from e2e.manifests import NODE_NAME, Directory, address, node, service, slices, synced
-from e2e.topology import World
+from e2e.topology import Addresses, World
+from tests.builders import make_service
 
 pytestmark = pytest.mark.requires("ipvs", "dummy", "nftables")
 
@@ -36,6 +40,7 @@ class Site:
         directory = Directory(tmp / "manifests")
         arguments = [*Manifests(directory.path).arguments, "--proxy-mode", "ipvs"]
         self.daemon = Daemon(world.node.namespace, NODE_NAME, arguments, tmp / "log")
+        self.directory = directory
         directory.put("node", node(world))
         directory.put("service", service("web", VIP, PORTS))
         directory.put("slices", *slices("web", world.pods, POD_PORTS, world))
@@ -71,6 +76,33 @@ def test_ports_of_the_host_are_not_reachable_through_an_address_of_a_service(sit
         assert isinstance(asking.ask(own.v6, 22), Answer)
         assert asking.ask(VIP.v4, 22) == Failure.REFUSED
         assert asking.ask(VIP.v6, 22) == Failure.REFUSED
+
+
+def test_a_load_balancer_may_ask_at_its_own_address_how_many_endpoints_are_here(
+    site: Site,
+) -> None:
+    vips, port = Addresses("203.0.113.7", "2001:db8::7"), 31_234
+    site.directory.put(
+        "service",
+        make_service(
+            cluster_ips=list(VIP),
+            ports=[{"name": "web", "protocol": "TCP", "port": 80, "nodePort": 30080}],
+            type="LoadBalancer",
+            externalTrafficPolicy="Local",
+            healthCheckNodePort=port,
+            ingress=[{"ip": vip} for vip in vips],
+        ),
+    )
+    site.start()
+
+    for vip in vips:
+        with site.world.client.entered():
+            asking = http.client.HTTPConnection(vip, port, timeout=30)
+            with contextlib.closing(asking):
+                asking.request("GET", "/")
+                assert json.load(asking.getresponse())["localEndpoints"] == 3
+        assert isinstance(site.world.client.ask(vip, 80), Answer)
+        assert site.world.client.ask(vip, 81) == Failure.REFUSED
 
 
 def test_a_service_is_served_by_all_its_pods_though_one_has_its_port_of_this_host(

@@ -22,6 +22,7 @@ from backends.ipvs.model import (
     EXTERNALS,
     GUARDED,
     HAIRPIN,
+    HEALTH_PORTS,
     NODEPORT_IPS,
     NODEPORT_SHORTCUTS,
     NODEPORTS,
@@ -189,6 +190,10 @@ class Layout:
                 None,
                 (
                     rule(
+                        [*say.frontend_in(family, HEALTH_PORTS, has_address=False), say.leave()],
+                        "health check node ports",
+                    ),
+                    rule(
                         [*say.destination_in(family, BOUND), say.goto(_REFUSE)],
                         "a port no service defines",
                     ),
@@ -302,7 +307,10 @@ def fixed_sets(family: Family) -> tuple[SetSpec, ...]:
         *[declared(name, frontend) for name in (SERVICES, DROPPED, REFUSED, GUARDED)],
         *[declared(name, frontend, "mark") for name in (EXTERNALS, SHORTCUTS)],
         *[declared(name, node_port, "mark") for name in (NODEPORTS, NODEPORT_SHORTCUTS)],
-        *[declared(name, node_port) for name in (NODEPORTS_DROPPED, NODEPORTS_REFUSED)],
+        *[
+            declared(name, node_port)
+            for name in (NODEPORTS_DROPPED, NODEPORTS_REFUSED, HEALTH_PORTS)
+        ],
         declared(ALLOWED, f"{address} . {frontend}", flags=SetFlag.INTERVAL),
         declared(SERVICE_CIDRS, address, flags=SetFlag.INTERVAL),
         declared(HAIRPIN, f"{address} . {address}"),

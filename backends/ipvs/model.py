@@ -31,6 +31,8 @@ NODEPORTS_REFUSED: Final = "nodeports-refused"
 NODEPORT_IPS: Final = "nodeport-ips"
 SERVICE_CIDRS: Final = "service-cidrs"
 HAIRPIN: Final = "hairpin"
+HEALTH_PORTS: Final = "health-ports"
+"""Protocol and port of health check node ports, which load balancers ask for at their VIP too."""
 
 _FORMS: Final = {ALLOWED: Form.RANGES, SERVICE_CIDRS: Form.BOUNDS}
 

@@ -16,6 +16,7 @@ from backends.ipvs.model import (
     ELSEWHERE,
     GUARDED,
     HAIRPIN,
+    HEALTH_PORTS,
     NODEPORT_SHORTCUTS,
     SHORTCUTS,
     AddressStep,
@@ -28,7 +29,7 @@ from backends.kernel.nft_transaction import Batch, Transaction
 from backends.kernel.nft_values import Values, differences
 from proxy.model import IPV4, Family
 
-_FIRST: Final = frozenset([BOUND, ELSEWHERE, HAIRPIN, ALLOWED, GUARDED])
+_FIRST: Final = frozenset([BOUND, ELSEWHERE, HAIRPIN, HEALTH_PORTS, ALLOWED, GUARDED])
 _DIVERTING: Final = frozenset([SHORTCUTS, NODEPORT_SHORTCUTS])
 _STOPPING: Final = frozenset([GUARDED, ALLOWED])
 

@@ -14,6 +14,7 @@ from backends.ipvs.model import (
     BOUND,
     ELSEWHERE,
     HAIRPIN,
+    HEALTH_PORTS,
     PLACES,
     Frontend,
     Rendered,
@@ -27,11 +28,10 @@ from backends.kernel.nft_table import Data
 from proxy import desired
 from proxy.addresses import parse_ip
 from proxy.desired import DesiredPort
-from proxy.model import LOCAL, Endpoint
+from proxy.model import LOCAL, Endpoint, Protocol
 
 STICKY_SCHEDULER: Final = "mh"
 """With session affinity, for what is found by mark: persistence would leave the port untranslated (ip_vs_sched_persist)."""
-_PADDING: Final = b"\0\0"
 _BY_PORT: Final = frozenset(["mh"])
 
 
@@ -89,8 +89,7 @@ class _Renderer:
 
     def _frontend(self, frontend: desired.Frontend) -> Frontend:
         port, key = self._port, self._port.key
-        number = frontend.port.to_bytes(2, "big") + _PADDING
-        rest = PROTOCOL_NUMBERS[key.name.protocol].to_bytes(1) + b"\0\0\0" + number
+        rest = _port_key(key.name.protocol, frontend.port)
         if frontend.address is None:
             return Frontend("node-port", rest, None)
         packed = pack_address(frontend.address)
@@ -178,6 +177,8 @@ class _Renderer:
             if endpoint.flags & LOCAL or endpoint.node_name is None:
                 address = endpoint.packed[:-4]
                 members.add((HAIRPIN, address + address))
+        if self._port.health_check_node_port:
+            members.add((HEALTH_PORTS, _port_key("TCP", self._port.health_check_node_port)))
         return frozenset(members)
 
 
@@ -188,13 +189,12 @@ def needs_number(port: DesiredPort) -> bool:
 
 def mark_keys(port: DesiredPort) -> Iterable[tuple[str, bytes]]:
     """Yield where marks of a ServicePort may be found: map and key."""
-    protocol = PROTOCOL_NUMBERS[port.key.name.protocol].to_bytes(1) + b"\0\0\0"
     for frontend in port.frontends:
         if frontend.kind == "ClusterIP":
             continue
         places = PLACES["node-port" if frontend.address is None else "address"]
         address = b"" if frontend.address is None else pack_address(frontend.address)
-        key = address + protocol + frontend.port.to_bytes(2, "big") + _PADDING
+        key = address + _port_key(port.key.name.protocol, frontend.port)
         yield places.externals, key
         yield places.shortcuts, key
 
@@ -202,6 +202,11 @@ def mark_keys(port: DesiredPort) -> Iterable[tuple[str, bytes]]:
 def read_mark(data: bytes) -> int:
     """Return a mark from what a map holds."""
     return int(struct.unpack("=I", data)[0])
+
+
+def _port_key(protocol: Protocol, port: int) -> bytes:
+    """Return the key that a port has in sets: each part fills whole registers of four bytes."""
+    return PROTOCOL_NUMBERS[protocol].to_bytes(1) + b"\0\0\0" + port.to_bytes(2) + b"\0\0"
 
 
 def pack_address(canonical: str) -> bytes:

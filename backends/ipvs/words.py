@@ -7,6 +7,7 @@ from backends.ipvs.model import (
     BOUND,
     ELSEWHERE,
     HAIRPIN,
+    HEALTH_PORTS,
     MARKING,
     NODEPORT_IPS,
     PLACES,
@@ -45,7 +46,7 @@ def _key_words(family: Family, set_name: str, key: bytes) -> str:
         first, last = key[:width], key[half : half + width]
         sources = f"{unpack_ip(first).text}-{unpack_ip(last).text}"
         return f"{sources} . {_frontend_words(key[width:half])}"
-    if any(set_name in places.all for places in PLACES.values()):
+    if set_name == HEALTH_PORTS or any(set_name in places.all for places in PLACES.values()):
         return _frontend_words(key)
     return key.hex()
 

@@ -13,6 +13,7 @@ from backends.ipvs.model import (
     BOUND,
     ELSEWHERE,
     HAIRPIN,
+    HEALTH_PORTS,
     MARKING,
     NODEPORT_IPS,
     NODEPORT_SHORTCUTS,
@@ -36,7 +37,7 @@ from proxy.addresses import bounds_of, unpack_ip
 from proxy.model import Family
 
 _NODE_PORTS: Final = frozenset(
-    [NODEPORTS, NODEPORT_SHORTCUTS, NODEPORTS_DROPPED, NODEPORTS_REFUSED]
+    [NODEPORTS, NODEPORT_SHORTCUTS, NODEPORTS_DROPPED, NODEPORTS_REFUSED, HEALTH_PORTS]
 )
 _KINDS: Final[dict[str, str]] = {
     **dict.fromkeys([BOUND, ELSEWHERE, NODEPORT_IPS], SetKind.ADDRESS),

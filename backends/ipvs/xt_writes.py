@@ -15,6 +15,7 @@ from backends.ipvs.model import (
     EXTERNALS,
     GUARDED,
     HAIRPIN,
+    HEALTH_PORTS,
     NODEPORT_IPS,
     NODEPORT_SHORTCUTS,
     NODEPORTS,
@@ -34,7 +35,7 @@ from proxy.model import FAMILIES, Family, PortKey
 from proxy.netlink.codec import Request
 
 _ORDER: Final = (
-    HAIRPIN, NODEPORT_IPS, ELSEWHERE, BOUND, ALLOWED, GUARDED, SHORTCUTS, NODEPORT_SHORTCUTS,
+    HAIRPIN, HEALTH_PORTS, NODEPORT_IPS, ELSEWHERE, BOUND, ALLOWED, GUARDED, SHORTCUTS, NODEPORT_SHORTCUTS,
     SERVICES, EXTERNALS, NODEPORTS, DROPPED, REFUSED, NODEPORTS_DROPPED, NODEPORTS_REFUSED, SERVICE_CIDRS,
 )  # fmt: skip
 """In which order members are added; they are removed the other way round."""

@@ -10,6 +10,7 @@ from backends.ipvs.model import (
     EXTERNALS,
     GUARDED,
     HAIRPIN,
+    HEALTH_PORTS,
     NODEPORT_IPS,
     NODEPORT_SHORTCUTS,
     NODEPORTS,
@@ -167,6 +168,7 @@ def test_a_port_of_our_device_that_no_service_defines_is_refused(family: Family)
     ]
     unclaimed = rules(make_layout(), "unclaimed", family)
     assert [(asks(rule), ends(rule)) for rule in unclaimed] == [
+        (HEALTH_PORTS, (VerdictCode.RETURN, "")),
         (BOUND, (VerdictCode.GOTO, "refuse")),
         (SERVICE_CIDRS, (VerdictCode.DROP, "")),
     ]

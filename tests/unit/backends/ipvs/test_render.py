@@ -5,7 +5,7 @@ from msgspec import structs
 
 from backends.ipvs.layout import IpvsSettings
 from backends.ipvs.marks import Marks, Role
-from backends.ipvs.model import BOUND, ELSEWHERE, HAIRPIN
+from backends.ipvs.model import BOUND, ELSEWHERE, HAIRPIN, HEALTH_PORTS
 from backends.ipvs.render import (
     RenderedPort,
     mark_keys,
@@ -263,6 +263,17 @@ def test_local_endpoints_may_reach_themselves_and_so_may_those_of_unknown_place(
     assert {member for name, member in shared if name == HAIRPIN} == {
         b"\n\1\0\1\n\1\0\1", b"\n\1\0\3\n\1\0\3",
     }  # fmt: skip
+
+
+def test_a_health_check_node_port_is_shared_by_all_ports_of_its_service() -> None:
+    port = structs.replace(
+        make_desired("default/web", HERE, outer=OUTER, external_local=True),
+        health_check_node_port=0x7D00,
+    )
+
+    shared = rendered(port).rendered.shared
+
+    assert (HEALTH_PORTS, b"\x06\0\0\0\x7d\0\0\0") in shared
 
 
 # --- marks

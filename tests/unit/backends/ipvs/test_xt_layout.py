@@ -148,6 +148,7 @@ def test_other_ports_of_our_device_are_refused_behind_all_who_translate() -> Non
     assert rules(layout, "filter/UNCLAIMED") == [
         f"-m mark --mark {layout.marks.refused:#x} -g REFUSE",
         f"-m mark --mark {layout.marks.value:#x}/{layout.marks.mask:#x} -j RETURN",
+        "@health-ports dst,dst -j RETURN",
         "@bound dst -g SERVED",
         "@service-cidrs dst -j DROP",
     ]

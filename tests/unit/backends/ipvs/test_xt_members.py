@@ -12,6 +12,7 @@ from backends.ipvs.model import (
     BOUND,
     EXTERNALS,
     HAIRPIN,
+    HEALTH_PORTS,
     MARKING,
     NODEPORTS,
     NODEPORTS_DROPPED,
@@ -62,6 +63,7 @@ def test_every_set_has_a_name_that_ipset_takes_and_maps_have_marks() -> None:
         (SERVICES, TEN + HTTP, None, ["10.0.0.1,tcp:80"]),
         (EXTERNALS, TEN + HTTP, word(7), ["10.0.0.1,tcp:80 skbmark 0x7"]),
         (NODEPORTS, HTTP, word(7), ["0.0.0.0/1,tcp:80 skbmark 0x7", "128.0.0.0/1,tcp:80 skbmark 0x7"]),
+        (HEALTH_PORTS, HTTP, None, ["0.0.0.0/1,tcp:80", "128.0.0.0/1,tcp:80"]),
         (HAIRPIN, TEN + TEN, None, ["10.0.0.1/32,10.0.0.1/32"]),
         (
             ALLOWED,
