@@ -24,7 +24,6 @@ from backends.ipvs.model import (
     SHORTCUTS,
 )
 from backends.ipvs.nft_side import NftSide
-from backends.ipvs.render import pack_address
 from backends.ipvs.side import Side
 from backends.ipvs.xt_side import Tools, XtSide
 from backends.kernel.nft import Nft
@@ -38,6 +37,7 @@ from e2e import hostport, topology
 from e2e.client import PROTOCOLS, Answer, Failure
 from e2e.manifests import address
 from e2e.topology import CLUSTER_CIDRS, FAMILIES, Addresses, Family, World
+from proxy.addresses import pack_ip
 
 PORT, NODE_PORT, OTHER_PORT = 8080, 30080, 9090
 CLUSTER_IP, VIP = address(10), Addresses("203.0.113.10", "2001:db8:113::a")
@@ -125,15 +125,15 @@ def _elements(family: Family) -> Iterator[Batch]:
         return Batch(family, name, tuple([Element(key, data, None) for key in keys]))
 
     def at(vip: Addresses | None, port: int) -> list[bytes]:
-        packed = pack_address(vip.of(family)) if vip is not None else b""
+        packed = pack_ip(vip.of(family)) if vip is not None else b""
         return [
             packed + PROTOCOLS[protocol][1].to_bytes(1) + bytes(3) + port.to_bytes(2) + bytes(2)
             for protocol in ("tcp", "udp")
         ]
 
-    bound = [pack_address(each.of(family)) for each in (CLUSTER_IP, VIP, REFUSING, DROPPING)]
+    bound = [pack_ip(each.of(family)) for each in (CLUSTER_IP, VIP, REFUSING, DROPPING)]
     yield batch(BOUND, *bound)
-    yield batch(ELSEWHERE, pack_address(ELSEWHERE_IP.of(family)))
+    yield batch(ELSEWHERE, pack_ip(ELSEWHERE_IP.of(family)))
     yield batch(SERVICES, *at(CLUSTER_IP, PORT))
     for name in (EXTERNALS, SHORTCUTS):
         yield batch(name, *at(VIP, PORT), *at(ELSEWHERE_IP, PORT), data=mark)

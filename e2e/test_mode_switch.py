@@ -13,7 +13,6 @@ from backends.ipvs.layout import IpvsSettings
 from backends.ipvs.layout import Layout as IpvsLayout
 from backends.ipvs.model import BOUND, DEVICE
 from backends.ipvs.nft_side import OURS
-from backends.ipvs.render import pack_address
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.links import Links
 from backends.kernel.nft import Nft
@@ -26,6 +25,7 @@ from e2e.manifests import NODE_NAME, Directory, address, node, slices, until
 from e2e.processes import Load
 from e2e.programmed import Programmed, endpoint
 from e2e.topology import CLUSTER_CIDRS, FAMILIES, Addresses, World
+from proxy.addresses import pack_ip
 from tests.builders import make_service
 from tests.desired_strategies import make_desired
 from tests.effort import patience_s
@@ -281,7 +281,7 @@ def _side_rules(world: World) -> None:
         chains=tuple([(family, spec) for family in FAMILIES for spec in layout.chains(family)]),
         adds=tuple(
             [
-                Batch(family, BOUND, (Element(pack_address(VIP.of(family)), None, None),))
+                Batch(family, BOUND, (Element(pack_ip(VIP.of(family)), None, None),))
                 for family in FAMILIES
             ]
         ),

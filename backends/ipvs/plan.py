@@ -24,13 +24,12 @@ from backends.ipvs.render import (
     RenderedPort,
     mark_keys,
     needs_number,
-    pack_address,
     read_mark,
     render_port,
 )
 from backends.kernel.nft_ranges import interval_keys
 from backends.kernel.nft_values import ABSENT
-from proxy.addresses import parse_cidr
+from proxy.addresses import pack_ip, parse_cidr
 from proxy.desired import Desired, DesiredPort
 from proxy.desired_node import DesiredNode, family_of
 from proxy.model import Family, PortKey
@@ -158,7 +157,7 @@ def node_members(
     members: set[tuple[Family, str, bytes]] = set()
     for family in layout.families:
         for text in node.node_port_addresses.get(family) or ():
-            members.add((family, NODEPORT_IPS, pack_address(text)))
+            members.add((family, NODEPORT_IPS, pack_ip(text)))
         cidrs = [cidr for cidr in map(parse_cidr, node.service_cidrs) if cidr is not None]
         own = [cidr.text for cidr in cidrs if family_of(cidr.text) == family]
         if is_settled:

@@ -16,11 +16,11 @@ from backends.ipvs.model import (
 )
 from backends.ipvs.plan import finish, plan_node
 from backends.ipvs.planned import IpvsPlan
-from backends.ipvs.render import pack_address, read_mark, render_port
+from backends.ipvs.render import read_mark, render_port
 from backends.kernel.ipvs_objects import ServerId
 from backends.kernel.nft_table import TableFacts
 from backends.kernel.nft_values import ABSENT
-from proxy.addresses import unpack_ip
+from proxy.addresses import pack_ip, unpack_ip
 from proxy.desired import Desired, DesiredPort
 from proxy.model import Family
 
@@ -131,7 +131,7 @@ def _keep_for(port: DesiredPort, observed: Observed, layout: Layout, occupied: _
                 occupied.servers.update(servers)
                 _keep_hairpins(family, servers, observed, occupied)
         if frontend.allowed:
-            width = len(pack_address(frontend.server.address)) if frontend.server else 0
+            width = len(pack_ip(frontend.server.address)) if frontend.server else 0
             stays = [
                 key
                 for key in facts.elements.get(ALLOWED, {})
@@ -147,5 +147,5 @@ def _keep_hairpins(
 ) -> None:
     for server in servers:
         for address, _ in observed.destinations.get(server, ()):
-            member = pack_address(address)
+            member = pack_ip(address)
             occupied.elements[family, HAIRPIN].add(member + member)

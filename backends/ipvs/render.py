@@ -26,7 +26,7 @@ from backends.kernel.nft_phrases import PROTOCOL_NUMBERS, word
 from backends.kernel.nft_ranges import merged_ranges
 from backends.kernel.nft_table import Data
 from proxy import desired
-from proxy.addresses import parse_ip
+from proxy.addresses import pack_ip
 from proxy.desired import DesiredPort
 from proxy.model import LOCAL, Endpoint, Protocol
 
@@ -92,7 +92,7 @@ class _Renderer:
         rest = _port_key(key.name.protocol, frontend.port)
         if frontend.address is None:
             return Frontend("node-port", rest, None)
-        packed = pack_address(frontend.address)
+        packed = pack_ip(frontend.address)
         server = ServerId(key.family, key.name.protocol, frontend.address, frontend.port)
         allowed: frozenset[bytes] = frozenset()
         if frontend.kind == "LoadBalancer" and port.source_ranges:
@@ -172,7 +172,7 @@ class _Renderer:
         for frontend in self._port.frontends:
             if frontend.address is not None:
                 is_ours = frontend.kind == "ClusterIP" or frontend.address not in self._elsewhere
-                members.add((BOUND if is_ours else ELSEWHERE, pack_address(frontend.address)))
+                members.add((BOUND if is_ours else ELSEWHERE, pack_ip(frontend.address)))
         for endpoint in self._port.reachable:
             if endpoint.flags & LOCAL or endpoint.node_name is None:
                 address = endpoint.packed[:-4]
@@ -193,7 +193,7 @@ def mark_keys(port: DesiredPort) -> Iterable[tuple[str, bytes]]:
         if frontend.kind == "ClusterIP":
             continue
         places = PLACES["node-port" if frontend.address is None else "address"]
-        address = b"" if frontend.address is None else pack_address(frontend.address)
+        address = b"" if frontend.address is None else pack_ip(frontend.address)
         key = address + _port_key(port.key.name.protocol, frontend.port)
         yield places.externals, key
         yield places.shortcuts, key
@@ -207,11 +207,3 @@ def read_mark(data: bytes) -> int:
 def _port_key(protocol: Protocol, port: int) -> bytes:
     """Return the key that a port has in sets: each part fills whole registers of four bytes."""
     return PROTOCOL_NUMBERS[protocol].to_bytes(1) + b"\0\0\0" + port.to_bytes(2) + b"\0\0"
-
-
-def pack_address(canonical: str) -> bytes:
-    """Return an address of the API, which is canonical text, in network byte order."""
-    address = parse_ip(canonical)
-    if address is None:
-        raise ValueError(f"not an address: {canonical}")
-    return address.packed

@@ -14,8 +14,8 @@ from backends.ipvs.belief import Observed
 from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import Layout
 from backends.ipvs.model import ALLOWED, BOUND, ELSEWHERE, PLACES
-from backends.ipvs.render import pack_address
 from backends.kernel.ipvs_objects import ServerId
+from proxy.addresses import pack_ip
 from proxy.backend import Drift
 from proxy.model import Family, PortKey
 from proxy.netlink.route import InterfaceAddress
@@ -184,7 +184,7 @@ def concerns(news: Mapping[InterfaceAddress, bool], observed: Observed) -> bool:
         if is_there == (each.address in (observed.bound if is_ours else observed.elsewhere)):
             continue
         family: Family = "IPv6" if ":" in each.address else "IPv4"
-        member = pack_address(each.address)
+        member = pack_ip(each.address)
         if is_ours or any(
             (family, name, member) in observed.references for name in (BOUND, ELSEWHERE)
         ):
@@ -206,7 +206,7 @@ class Owners:
 
     def all_of_address(self, address: str) -> list[PortKey]:
         family: Family = "IPv6" if ":" in address else "IPv4"
-        return self._index.addresses.get((family, pack_address(address)), [])
+        return self._index.addresses.get((family, pack_ip(address)), [])
 
     def of_address(self, address: str) -> PortKey | None:
         owners = self.all_of_address(address)

@@ -10,13 +10,13 @@ from backends.ipvs.render import (
     RenderedPort,
     mark_keys,
     needs_number,
-    pack_address,
     read_mark,
     render_port,
 )
 from backends.kernel.ipvs_objects import ServerFlag, ServerId, VirtualServer, marked
 from backends.kernel.nft_phrases import word
 from backends.kernel.nft_table import Data
+from proxy.addresses import pack_ip
 from proxy.desired import DesiredPort, Frontend
 from proxy.model import Protocol
 from tests.desired_strategies import make_desired
@@ -94,7 +94,7 @@ def test_ipv6_has_virtual_servers_and_marks_of_its_own_family() -> None:
     by_address = ServerId("IPv6", "TCP", "fd00:10:96::1", 80)
     assert list(made.servers) == [by_address, marked("IPv6", MARKS.mark(NUMBER, "cluster"))]
     assert list(made.servers[by_address].destinations) == [("fd00::2", 8080)]
-    assert made.rendered.frontends[0].key[:16] == pack_address("fd00:10:96::1")
+    assert made.rendered.frontends[0].key[:16] == pack_ip("fd00:10:96::1")
 
 
 # --- frontends
@@ -237,7 +237,7 @@ def test_a_node_in_the_ranges_may_come_with_the_vip_as_its_source(
 
     allowed = rendered(port).rendered.frontends[1].allowed
 
-    own = pack_address(VIP)
+    own = pack_ip(VIP)
     assert len(allowed) == count
     assert any(key[:4] <= own <= key[16:20] for key in allowed) == allows_own_vips
 
@@ -251,7 +251,7 @@ def test_an_address_of_another_interface_is_not_ours_unless_it_is_a_cluster_ip()
     shared = rendered(port, elsewhere=(VIP, "10.96.0.10")).rendered.shared
 
     assert shared == {
-        (BOUND, IPV4), (ELSEWHERE, pack_address(VIP)), (BOUND, pack_address(EXTERNAL_IP)),
+        (BOUND, IPV4), (ELSEWHERE, pack_ip(VIP)), (BOUND, pack_ip(EXTERNAL_IP)),
     }  # fmt: skip
 
 

@@ -12,7 +12,6 @@ from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import IpvsSettings, Layout
 from backends.ipvs.model import ALLOWED, BOUND, DEVICE, ELSEWHERE, EXTERNALS, SERVICES, TABLE
 from backends.ipvs.nft_side import NftSide
-from backends.ipvs.render import pack_address
 from backends.kernel import ipvs_messages, nft_elements, nft_messages
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
@@ -20,6 +19,7 @@ from backends.kernel.links import Links
 from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4
 from backends.kernel.nft_table import TableFacts
+from proxy.addresses import pack_ip
 from proxy.backend import Drift
 from proxy.desired import Frontend
 from proxy.model import FAMILIES, Family, PortKey
@@ -317,7 +317,7 @@ def test_of_addresses_that_came_or_went_those_of_services_matter(
     elsewhere = frozenset(["203.0.113.1", "192.0.2.9"])
     observed = Observed({}, device=OURS, bound=["10.96.0.10"], elsewhere=elsewhere)
     for name, member in ((BOUND, "10.96.0.10"), (ELSEWHERE, "203.0.113.1")):
-        observed.references["IPv4", name, pack_address(member)] = 1
+        observed.references["IPv4", name, pack_ip(member)] = 1
 
     news = {InterfaceAddress(index, address, 32): is_there}
 
