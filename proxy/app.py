@@ -246,7 +246,7 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told_to_stop)
     with contextlib.closing(open_table()) as flows:
-        sweeper = Sweeper(reconciler, flows)
+        sweeper = Sweeper(reconciler, flows, listening=backends.WITHOUT_TRACKING)
         announcer = Announcer(recorder, settings.node_name)
         announcer.started(reconciler.backend.name)
         announcer.fell_back(reconciler.backend.name, reconciler.passed_over)

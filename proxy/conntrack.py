@@ -7,11 +7,12 @@ is a new flow. TCP and SCTP notice by themselves and are never touched.
 An entry is stale if it was made by sending to a frontend of ours and its answers come from elsewhere than a serving
 endpoint of that ServicePort. Policies, topology and terminating do not count, as in kube-proxy. What was sent while there
 were no endpoints was not translated: its answers would come from the frontend itself, so it is stale as soon as there
-are some. Three things are left alone:
+are some. Left alone are:
 
 - ServicePorts without serving endpoints: there is nowhere to go, and somebody else may forward for them;
 - addresses that no ServicePort owns any more: when another comes to own one, its flows are looked through as all others;
-- node ports on addresses that are not ours, where kube-proxy goes by the port alone.
+- node ports on addresses that are not ours, where kube-proxy goes by the port alone;
+- untranslated flows where listeners of this process answer: at 127.0.0.0/8, in most modes, and in mode userspace everywhere.
 
 What should be decides, not what happened: a sweep compares entries with the endpoints of now. What is believed of
 earlier times only tells where looking is worth while, and now and then everything is looked through.
@@ -34,6 +35,8 @@ MOST_FRESH: Final = 8
 """So many frontends are looked up one by one where untranslated flows count too: those may be all there are."""
 
 _PORT_LENGTH: Final = 2
+_IPV4_LENGTH: Final = 4 + _PORT_LENGTH
+_LOOPBACK_NETWORK: Final = 127
 
 Ends = frozenset[bytes]
 """Endpoints as entries have them: an address followed by its port, in network byte order."""
@@ -196,9 +199,13 @@ def may_have_flows(address: str) -> bool:
 
 
 class Table:
-    """Who serves where, for some ServicePorts: what a dumped entry is compared with."""
+    """Who serves where, for some ServicePorts: what a dumped entry is compared with.
 
-    def __init__(self, node_addresses: Iterable[str]) -> None:
+    `is_listening`: frontends are served by listeners of this process, not by translation.
+    """
+
+    def __init__(self, node_addresses: Iterable[str], *, is_listening: bool = False) -> None:
+        self._is_listening = is_listening
         self._node_addresses = frozenset(map(_packed, node_addresses))
         self._owners: dict[bytes, Task] = {}
         self._node_ports: dict[tuple[Family, bytes], Task] = {}
@@ -213,14 +220,26 @@ class Table:
     def owner(self, family: Family, destination: bytes) -> Task | None:
         """Return whose frontend an address and port is."""
         owner = self._owners.get(destination)
-        if owner is None and destination[:-2] in self._node_addresses:
+        if owner is None and (
+            destination[:-2] in self._node_addresses or _is_at_localhost(destination)
+        ):
             owner = self._node_ports.get((family, destination[-2:]))
         return owner
+
+    def may_end_at_a_listener(self, entry: Entry) -> bool:
+        """Whether a flow to a frontend may have reached a listener of this process, as it should."""
+        is_untranslated = entry.source == entry.destination
+        return is_untranslated and (self._is_listening or _is_at_localhost(entry.destination))
 
 
 def is_stale(entry: Entry, owner: Task) -> bool:
     """Whether a flow to a frontend of `owner` leads to where nothing serves, while something does elsewhere."""
     return bool(owner.serving) and entry.source not in owner.serving
+
+
+def _is_at_localhost(end: bytes) -> bool:
+    """Whether an address and port is in 127.0.0.0/8, where mode iptables translates NodePorts."""
+    return len(end) == _IPV4_LENGTH and end[0] == _LOOPBACK_NETWORK
 
 
 def _packed(address: str | None) -> bytes:

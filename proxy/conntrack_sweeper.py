@@ -11,7 +11,7 @@ as with very large tables and many changes, what changes in a while is looked at
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from proxy import conntrack
@@ -53,11 +53,14 @@ class FamilySweeps:
 class Sweeper:
     """Keeps the kernel's table of UDP flows free of what is stale.
 
+    `listening` names the backends that serve frontends by listeners of this process.
     `families`, `sweeps`, `failures` and `cpu_s` (of all walks, the kernel's part included) are for whoever counts;
     `last_error` is empty when all is well.
     """
 
-    def __init__(self, reconciler: Reconciler, flows: Sweeping) -> None:
+    def __init__(
+        self, reconciler: Reconciler, flows: Sweeping, listening: Collection[str] = ()
+    ) -> None:
         self.families: dict[Family, FamilySweeps] = {each: FamilySweeps() for each in FAMILIES}
         self.sweeps = 0
         self.failures = 0
@@ -65,6 +68,7 @@ class Sweeper:
         self.last_error = ""
         self._reconciler = reconciler
         self._flows = flows
+        self._listening = listening
         self._backoff = Backoff(first_s=1.0, last_s=60.0)
         self._failures_in_a_row = 0
         self._wake = asyncio.Event()
@@ -209,7 +213,8 @@ class Sweeper:
         """Delete what is stale. Raises KernelError."""
         # Where the data plane is not yet as described, flows may still begin as they should not.
         unsettled = frozenset(self._reconciler.backlog) | self._reconciler.quarantine.keys()
-        table, turn = Table(self._node_addresses), _Turn()
+        is_listening = self._reconciler.backend.name in self._listening
+        table, turn = Table(self._node_addresses, is_listening=is_listening), _Turn()
         for task in tasks:
             table.add(task)
             await turn.give_way()

@@ -173,7 +173,7 @@ def _judge(
         if owner is None:
             continue
         entry = conntrack.parse(payload)
-        if entry is None:
+        if entry is None or table.may_end_at_a_listener(entry):
             continue
         if is_stale(entry, owner):
             stale[entry.identity] = entry

@@ -46,7 +46,7 @@ class FakeFlows:
             deleted.setdefault(each.family, 0)
             for entry in [entry for entry in self.entries if _fits(entry, each)]:
                 owner = table.owner(each.family, entry.destination)
-                if owner is None:
+                if owner is None or table.may_end_at_a_listener(entry):
                     continue
                 if not is_stale(entry, owner):
                     kept.setdefault(owner.key, set()).add(entry.source)

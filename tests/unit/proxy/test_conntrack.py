@@ -132,6 +132,9 @@ def test_a_node_port_is_one_on_this_nodes_addresses_only() -> None:
     assert owner(table, "[2001:db8::1]:30054") == "six"
     assert owner(table, "[2001:db8::1]:30053") is None
     assert owner(table, "172.18.0.1:30054") is None
+    assert owner(table, "127.0.0.1:30053") == owner(table, "127.255.0.9:30053") == "dns"
+    assert owner(table, "127.0.0.1:30054") is None
+    assert owner(table, "[7f00::1]:30053") is None
 
 
 def test_an_address_and_port_of_its_own_goes_before_a_node_port() -> None:

@@ -41,12 +41,12 @@ SOON_S = 0.01
 class Node:
     """Reconciler and sweeper, and the flows of some clients."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, listening: tuple[str, ...] = ()) -> None:
         self.daemon = make_daemon(monkeypatch)
         monkeypatch.setattr(conntrack_sweeper, "time", self.daemon.clock)
         monkeypatch.setattr(reconciler, "PRUNED_AT_ONCE", 10_000)  # a thread has another clock
         self.flows = FakeFlows()
-        self.sweeper = Sweeper(self.daemon.reconciler, self.flows)
+        self.sweeper = Sweeper(self.daemon.reconciler, self.flows, listening)
         self.daemon.reconciler.on_round = self.sweeper.on_round
 
     def live(self, life: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -277,6 +277,39 @@ def test_node_ports_are_swept_on_the_addresses_of_this_host(node: Node) -> None:
         node.sweeper.on_addresses(frozenset({"172.18.0.1"}))
         await node.daemon.pass_s(SOON_S)
         assert len(node.flows.sweeps) == sweeps, "no news"
+
+    node.live(life)
+
+
+def test_flows_through_a_node_port_at_localhost_go_with_their_endpoint_or_have_a_listener(
+    node: Node,
+) -> None:
+    async def life() -> None:
+        await node.start(dns(node_port=30053), listing(A, B))
+        node.flow(A, "127.0.0.1:30053")
+        listened = node.flow(None, "127.0.0.1:30053", client=2)
+
+        await node.tell(listing(B))
+        await node.daemon.pass_s(EVERYTHING_S * 2)
+
+        assert node.flows.entries == {listened}
+
+    node.live(life)
+
+
+def test_flows_to_listeners_stay_but_not_those_that_an_earlier_mode_translated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = Node(monkeypatch, listening=("fake",))
+    node.flow(C)
+    listened = node.flow(None, client=2)
+
+    async def life() -> None:
+        await node.start(dns(), listing(A))
+        await node.daemon.pass_s(EVERYTHING_S * 2)
+
+        assert node.flows.entries == {listened}
+        assert node.deleted == 1
 
     node.live(life)
 

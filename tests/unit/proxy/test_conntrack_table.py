@@ -97,11 +97,13 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     fake.close()
 
 
-def sweep(kernel: Kernel, *wanted: Filter) -> Found:
+def sweep(kernel: Kernel, *wanted: Filter, is_listening: bool = False) -> Found:
     """Sweep for one ServicePort, at which only A and C serve."""
-    frontends = frozenset({Frontend("ClusterIP", "10.96.0.10", 53)})
+    frontends = frozenset(
+        {Frontend("ClusterIP", "10.96.0.10", 53), Frontend("NodePort", None, 30053)}
+    )
     serving = frozenset({packed_end(A), packed_end(C)})
-    table = Table(())
+    table = Table((), is_listening=is_listening)
     table.add(Task(KEY, frontends, serving, serving, serving, frozenset()))
     with_socket = ConntrackTable()
     found = asyncio.run(with_socket.sweep(wanted or (Filter(IPV4),), table))
@@ -127,6 +129,25 @@ def test_the_stale_go_the_others_stay_and_what_they_are_bound_to_is_told(kernel:
     assert found.trouble == ""
     assert found.took_s.keys() == {IPV4}
     assert found.cpu_s > 0
+
+
+def test_at_localhost_only_translated_flows_are_stale(kernel: Kernel) -> None:
+    here = "127.0.0.1:30053"
+    kernel.entries = [entry(A, 1, here), entry(B, 2, here), entry(here, 3, here)]
+
+    found = sweep(kernel)
+
+    assert kernel.deleted == [2]
+    assert found.kept == {KEY: {packed_end(A)}}
+
+
+def test_where_listeners_serve_untranslated_flows_stay(kernel: Kernel) -> None:
+    kernel.entries = [entry(VIP, 1), entry(B, 2)]
+
+    found = sweep(kernel, is_listening=True)
+
+    assert kernel.deleted == [2]
+    assert found.kept == {}
 
 
 def test_nothing_is_sent_for_nothing_stale(kernel: Kernel) -> None:
