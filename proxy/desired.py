@@ -132,7 +132,7 @@ class DesiredState:
     """The desired data plane of this node, kept up to date one service at a time."""
 
     def __init__(self, settings: NodeSettings | None = None) -> None:
-        self._settings = settings or NodeSettings()
+        self.settings = settings or NodeSettings()
         self.ports: dict[PortKey, DesiredPort] = {}
         self.node = DesiredNode()
         self.health_checks = HealthChecks()
@@ -190,10 +190,10 @@ class DesiredState:
 
         `node` stays the same object while it is equal.
         """
-        described = describe_node(self._settings, node, host_addresses, service_cidrs)
+        described = describe_node(self.settings, node, host_addresses, service_cidrs)
         if described != self.node:
             self.node = described
-        own = tuple([node_address(self._settings, node, family) for family in FAMILIES])
+        own = tuple([node_address(self.settings, node, family) for family in FAMILIES])
         if own == self._own:  # as after nearly every change of this host's addresses
             return set()
         self._own = own
@@ -211,7 +211,7 @@ class DesiredState:
 
     def _asking(self, created: str, port: ServicePort) -> _Asked:
         """Return what a port asks for, as the settings allow it to be served."""
-        if port.external_ips and not self._settings.serves_external_ips:
+        if port.external_ips and not self.settings.serves_external_ips:
             port = structs.replace(port, external_ips=())
         return _Asked(created, port, tuple(_by_address(port).items()))
 
@@ -226,7 +226,7 @@ class DesiredState:
                 self._ranged.pop(new.key, None)
 
     def _holds_node(self, ranges: tuple[str, ...], family: Family, node: NodeInfo) -> bool:
-        own = node_address(self._settings, node, family)
+        own = node_address(self.settings, node, family)
         return own is not None and is_in_any(own, ranges)
 
     def _describe(

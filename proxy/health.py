@@ -21,7 +21,8 @@ Check = Literal[
 ]  # fmt: skip
 """What is looked at to find what is degraded; the words that metrics count by.
 
-`lists`: every kind has been listed. `first-sync`: everything has been programmed once. `node`: the own Node is known.
+`lists`: every kind has been listed. `first-sync`: everything has been programmed once. `node`: the own Node is known, with
+what is needed of it.
 `mode`: the mode is the one asked for, or the best there is, and it can program. `reconcile`: the last round ended well. `backlog`: no change has waited too long. `quarantine`: the kernel refuses
 nothing. `leftovers`: what nobody asks for is gone. `contention`: nobody undoes our repairs. `watch`: the API server
 answers.
@@ -107,6 +108,8 @@ class Condition(Value, frozen=True, kw_only=True):
     fallback: str = ""
     """Why the mode is not the one it should be, or stays although it can program nothing."""
     is_contended: bool = False
+    uses_pod_cidrs: bool = False
+    """Whether the Node has to say which sources are pods here."""
 
 
 class Degraded(Value, frozen=True, kw_only=True):
@@ -227,6 +230,11 @@ def _of_the_start(condition: Condition) -> Iterator[tuple[Check, str]]:
         yield "first-sync", "not everything has been programmed yet"
     elif not condition.node.is_known:
         yield "node", "the own Node is not known: neither its zone nor its addresses"
+    elif condition.uses_pod_cidrs and not condition.node.pod_cidrs:
+        yield (
+            "node",
+            "detectLocalMode is NodeCIDR and the Node has no podCIDR: nothing counts as a local pod",
+        )
     if condition.fallback:
         yield "mode", condition.fallback
 

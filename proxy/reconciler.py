@@ -105,6 +105,7 @@ class Reconciler:
                 filter(None, (fallback_words(self.backend.name, self.passed_over), self.stuck))
             ),
             is_contended=self.schedule.is_contended(now_s),
+            uses_pod_cidrs=self.desired.settings.uses_pod_cidrs,
         )
 
     def wake(self) -> None:

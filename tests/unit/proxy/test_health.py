@@ -218,6 +218,23 @@ def test_a_proxy_that_is_well_has_no_degradation() -> None:
             [("node", "the own Node is not known: neither its zone nor its addresses")],
         ),
         (
+            structs.replace(condition(), uses_pod_cidrs=True),
+            [],
+            [
+                (
+                    "node",
+                    "detectLocalMode is NodeCIDR and the Node has no podCIDR: nothing counts as a local pod",
+                )
+            ],
+        ),
+        (
+            structs.replace(
+                condition(node=make_node(pod_cidrs=("10.244.1.0/24",))), uses_pod_cidrs=True
+            ),
+            [],
+            [],
+        ),
+        (
             structs.replace(condition(), fallback="mode userspace instead of nftables: why"),
             [],
             [("mode", "mode userspace instead of nftables: why")],

@@ -71,6 +71,15 @@ def test_a_change_of_the_own_node_that_matters_is_planned(daemon: Daemon) -> Non
     assert [node.pod_cidrs for node in daemon.backend.told] == [("10.244.1.0/24",)]
 
 
+@pytest.mark.parametrize("uses", [True, False])
+def test_whether_ranges_of_pods_are_needed_is_part_of_the_condition(
+    daemon: Daemon, *, uses: bool
+) -> None:
+    configure(daemon, NodeSettings(uses_pod_cidrs=uses))
+
+    assert daemon.reconciler.condition(daemon.now_s).uses_pod_cidrs is uses
+
+
 def test_what_a_batch_has_left_for_later_is_planned_when_it_is_due(daemon: Daemon) -> None:
     configure(daemon, NodeSettings())
 

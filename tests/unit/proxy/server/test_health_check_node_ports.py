@@ -48,7 +48,7 @@ class Node:
 
     def __init__(self, *addresses: str, retry_s: float = RETRY_S, most: int = 10) -> None:
         self.reconciler: Reconciler = make_reconciler([])
-        self.reconciler.desired._settings = NodeSettings(node_port_addresses=addresses)
+        self.reconciler.desired.settings = NodeSettings(node_port_addresses=addresses)
         self.is_healthy = True
         self.busy: list[tuple[HealthCheck, str]] = []
         self.ports = HealthCheckNodePorts(
