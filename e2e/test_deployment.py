@@ -387,7 +387,7 @@ def test_without_the_third_right_mode_iptables_does_not_start(
         pod.start(kept=["cap_net_admin", "cap_net_bind_service"])
 
         assert pod.process.wait(60) == 1
-        assert "iptables" in pod.log().splitlines()[-1]
+        assert "iptables: needs the capability NET_RAW" in pod.log().splitlines()[-1]
 
 
 def test_in_mode_userspace_it_serves_with_the_rights_of_every_pod_and_not_with_less(

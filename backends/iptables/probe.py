@@ -16,7 +16,7 @@ from backends.kernel import ipset_messages, xtables_library
 from backends.kernel.ipset import Ipset
 from backends.kernel.ipset_objects import IpSet, SetKind
 from backends.kernel.throwaway import in_throwaway_namespace
-from backends.kernel.xtables import Refused, Xtables, lock_held
+from backends.kernel.xtables import NEEDS_NET_RAW, Refused, Xtables, lacks_net_raw, lock_held
 from backends.kernel.xtables_library import CHAIN, OTHER
 from backends.kernel.xtables_text import Flavour
 from proxy.errors import KernelError, Unsupported
@@ -40,6 +40,8 @@ Trials = tuple[Trial, ...]
 
 def probe(tables: Mapping[Family, Xtables]) -> None:
     """Make one of everything, in a thread. Raises Unsupported naming the first thing that is refused, KernelError."""
+    if lacks_net_raw():
+        raise Unsupported("iptables", NEEDS_NET_RAW)
     plain = {family: Xtables(door.programs) for family, door in tables.items()}
     try:
         in_throwaway_namespace(lambda: try_out(plain, is_thrown_away=True))

@@ -12,7 +12,7 @@ from backends.kernel import ipset_messages
 from backends.kernel.ipset import Ipset
 from backends.kernel.nft_table import ChainSpec
 from backends.kernel.throwaway import in_throwaway_namespace
-from backends.kernel.xtables import Refused, Xtables
+from backends.kernel.xtables import NEEDS_NET_RAW, Refused, Xtables, lacks_net_raw
 from backends.kernel.xtables_flavour import Choice
 from proxy.errors import KernelError, Unsupported
 from proxy.model import Family
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 def probe(choice: Choice, layout: Layout) -> None:
     """Write everything in a network namespace that is thrown away. Raises Unsupported, KernelError."""
+    if lacks_net_raw():
+        raise Unsupported("iptables", NEEDS_NET_RAW)
     plain = {family: Xtables(door.programs) for family, door in choice.tables.items()}
     try:
         in_throwaway_namespace(lambda: try_all(plain, Ipset, layout))

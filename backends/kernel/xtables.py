@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ from proxy.model import IPV4, IPV6, Family
 
 LOCK_WAIT_S: Final = 5
 """How long a program waits for the lock."""
+NEEDS_NET_RAW: Final = "needs the capability NET_RAW; in a pod: deploy/mode-iptables.yaml"
 _WORKING_S: Final = 60.0
 _LOCK: Final = "/run/xtables.lock"
 _LOOK_S: Final = 0.05
@@ -229,6 +231,17 @@ class Begun:
     def finish(self) -> None:
         """Wait for the end. Raises as `Xtables.restore`."""
         self._judge(self._call.finish())
+
+
+def lacks_net_raw() -> bool:
+    """Whether this process may open no raw sockets: the programs ask about sets through one, those of legacy about everything."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).close()
+    except PermissionError:
+        return True
+    except OSError:
+        pass  # the programs will say what is the matter
+    return False
 
 
 @contextlib.contextmanager

@@ -79,6 +79,9 @@ def find(
             log.info("iptables flavour %s is not to be had: %s", flavour, error)
             failure = error
     if failure is not None and not sights:
+        if xtables.lacks_net_raw():
+            why = f"{xtables.NEEDS_NET_RAW} ({failure.message})"
+            raise KernelError(failure.request, failure.errno, why)
         raise failure
     chosen, reason = choose(sights, xtables.usual_flavour(families[0]))
     others = [each for each in sights if each is not chosen and sights[each].has_ours]

@@ -177,6 +177,21 @@ def no_namespaces(number: int) -> Callable[[object], None]:
     return refuse
 
 
+@pytest.fixture(autouse=True)
+def _may_open_raw_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "lacks_net_raw", lambda: False)
+
+
+def test_without_the_right_to_raw_sockets_nothing_is_tried(
+    tried_in: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "lacks_net_raw", lambda: True)
+
+    with pytest.raises(Unsupported, match="NET_RAW; in a pod: deploy/mode-iptables"):
+        probe(Tried(Flavour.NFT).doors)
+    assert tried_in == []
+
+
 def test_rules_are_tried_where_nobody_sees_them(
     tried_in: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:

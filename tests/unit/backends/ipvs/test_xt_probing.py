@@ -2,10 +2,12 @@
 
 import pytest
 
+from backends.ipvs import xt_probing
 from backends.ipvs.layout import IpvsSettings
 from backends.ipvs.xt_layout import XtLayout
 from backends.ipvs.xt_probing import try_all
 from backends.kernel.ipset import Ipset
+from backends.kernel.xtables_flavour import Choice
 from backends.kernel.xtables_text import Flavour
 from proxy.errors import Unsupported
 from proxy.model import FAMILIES
@@ -26,6 +28,16 @@ def test_a_host_that_has_it_all_is_accepted(host: Host) -> None:
         try_all(doors, Ipset, LAYOUT)
 
     assert "SLICE-IPVS-DISPATCH" in doors["IPv6"].save("mangle")
+
+
+def test_without_the_right_to_raw_sockets_the_one_that_is_missing_is_named(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doors = {family: host.machine.door(host.flavour, family) for family in FAMILIES}
+    monkeypatch.setattr(xt_probing, "lacks_net_raw", lambda: True)
+
+    with pytest.raises(Unsupported, match="NET_RAW; in a pod: deploy/mode-iptables"):
+        xt_probing.probe(Choice(host.flavour, doors, {}), LAYOUT)
 
 
 def test_a_kernel_that_lacks_a_kind_of_set_is_told_so(host: Host) -> None:

@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -422,3 +424,24 @@ def test_where_there_can_be_no_lock_it_is_said(
         raise AssertionError
 
     assert raised.value.errno == errno.ENOENT
+
+
+# --- the right to ask
+
+
+@pytest.mark.parametrize(
+    ("number", "lacks"), [(errno.EPERM, True), (errno.EAFNOSUPPORT, False), (0, False)]
+)
+def test_who_may_open_no_raw_sockets_lacks_a_right(
+    monkeypatch: pytest.MonkeyPatch, number: int, *, lacks: bool
+) -> None:
+    def open_socket(family: int, kind: int, protocol: int) -> socket.socket:
+        assert (family, kind, protocol) == (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        if number:
+            raise OSError(number, os.strerror(number))
+        return unprivileged()
+
+    unprivileged = socket.socket
+    monkeypatch.setattr(socket, "socket", open_socket)
+
+    assert xtables.lacks_net_raw() is lacks

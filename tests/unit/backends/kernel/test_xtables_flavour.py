@@ -1,5 +1,7 @@
 """Which flavour is used where both are installed, or one of them."""
 
+import re
+
 import pytest
 
 from backends.kernel import xtables
@@ -135,10 +137,18 @@ class Unreadable(Xtables):
         raise KernelError(f"save {table}", 0, "Failed to initialize nft: Protocol not supported")
 
 
-def test_an_engine_that_cannot_be_read_is_not_to_be_had(host: Installed) -> None:
+@pytest.mark.parametrize(
+    ("lacks", "words"), [(False, "^((?!NET_RAW).)*$"), (True, "NET_RAW.*Protocol not supported")]
+)
+def test_an_engine_that_cannot_be_read_is_not_to_be_had(
+    host: Installed, monkeypatch: pytest.MonkeyPatch, words: str, *, lacks: bool
+) -> None:
+    monkeypatch.setattr(xtables, "lacks_net_raw", lambda: lacks)
+
     def opened(of: Programs) -> Xtables:
         return Unreadable(of) if of.version.flavour is NFT else host.open(of)
 
     assert find(FAMILIES, OURS, opened).flavour is LEGACY
-    with pytest.raises(KernelError, match="Protocol not supported"):
+    with pytest.raises(KernelError, match="Protocol not supported") as caught:
         find(FAMILIES, OURS, Unreadable)
+    assert re.search(words, str(caught.value))
