@@ -6,6 +6,7 @@ order. Either way the rules stay in the kernel: a proxy that restarts must not b
 
 import asyncio
 import contextlib
+import errno
 import functools
 import importlib
 import logging
@@ -43,7 +44,7 @@ from proxy.conntrack_table import open_table
 from proxy.descent import Descent
 from proxy.desired import DesiredState
 from proxy.desired_node import NodeSettings
-from proxy.errors import ConfigError, ProxyError, Unsupported
+from proxy.errors import ConfigError, KernelError, ProxyError, Unsupported
 from proxy.events_recorder import Recorder
 from proxy.journal import Round
 from proxy.ladder import Refusal
@@ -127,9 +128,12 @@ async def _cleanup(settings: Settings, modes: Iterable[str]) -> list[str]:
             with contextlib.closing(backends.create(name, settings)) as backend:
                 count = await backend.cleanup()
         except ProxyError as error:
-            if not handover.says_nothing_can_be_left(error):
-                raise
-            continue
+            if handover.says_nothing_can_be_left(error):
+                continue
+            if isinstance(error, KernelError) and error.errno == errno.EPERM:
+                why = f"needs the capability NET_ADMIN ({error.message})"
+                raise KernelError(error.request, error.errno, why) from error
+            raise
         if count:
             lines.append(f"{name}: removed {count} objects")
     return lines or ["nothing of ours was found"]

@@ -6,6 +6,8 @@ Called with flags only, as kube-proxy is, it runs the proxy.
 """
 
 import argparse
+import difflib
+import itertools
 import logging
 import math
 import os
@@ -19,6 +21,8 @@ from proxy import __version__
 from proxy.errors import ConfigError, ProxyError
 
 SOMETHING_TO_DO: Final = 3
+_NOT_FOR_A_PLAN: Final = ("cleanup", "init-only", "write-config-to")
+_OTHER_ADDRESS: Final = "If it serves metrics elsewhere, name its address with --server"
 
 if TYPE_CHECKING:
     from proxy.config.settings import Settings
@@ -35,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.insert(0, "run")
     try:
         try:
-            args = _parser().parse_args(arguments)
+            parser, commands = _parser()
+            args, unknown = parser.parse_known_args(arguments)
+            if unknown:
+                parser.error(_unknown_words(unknown, args.name, commands[args.name]))
             return int(args.command(args))
         finally:
             _flush(sys.stdout)  # here, where a failure can still be told
@@ -72,7 +79,20 @@ def _tell(text: str) -> None:
         print("\n".join(lines), file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _unknown_words(unknown: Sequence[str], name: str, command: argparse.ArgumentParser) -> str:
+    """Return what to say of arguments that a command does not have."""
+    known = list(command._option_string_actions)  # noqa: SLF001 - nothing else tells them
+    similar = [
+        close
+        for each in unknown
+        for close in difflib.get_close_matches(each.partition("=")[0], known, n=1, cutoff=0.8)
+    ]
+    hint = f"did you mean {' or '.join(similar)}? " if similar else ""
+    return f"unrecognized arguments: {' '.join(unknown)}; {hint}see `sliceproxy {name} --help`"
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of everything, and those of the commands by their names."""
     from proxy.config.flags import add_flags  # noqa: PLC0415 - `version` needs none of it
 
     parser = argparse.ArgumentParser(
@@ -80,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         description="A per-node Kubernetes service proxy. Called with kube-proxy's flags only, it runs.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, dest="name", metavar="COMMAND")
 
     run = commands.add_parser("run", help="program this node and keep it so", allow_abbrev=False)
     add_flags(run)
@@ -96,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         " (and in mode ipvs endpoints that went, when their connections have ended). What the kernel will refuse is not known.",
         allow_abbrev=False,
     )
-    add_flags(plan)
+    add_flags(plan, hidden=_NOT_FOR_A_PLAN)
     plan.add_argument(
         "--wait",
         type=_seconds,
@@ -152,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
 
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(command=_version)
-    return parser
+    return parser, commands.choices
 
 
 def _seconds(text: str) -> float:
@@ -182,7 +202,7 @@ def _version(_args: argparse.Namespace) -> int:
 
 
 def _state(args: argparse.Namespace) -> int:
-    _print_answer(args.server, "/debug/state", {"output": args.output})
+    _print_answer(args.server, "/debug/state", {"output": args.output}, _OTHER_ADDRESS)
     return 0
 
 
@@ -195,15 +215,23 @@ def _explain(args: argparse.Namespace) -> int:
     parameters = {"output": output}
     if args.service is not None:
         parameters["service"] = args.service
-    _print_answer(args.server, "/debug/explain", parameters)
+    otherwise = f"{_OTHER_ADDRESS}, or read files with --manifests"
+    _print_answer(args.server, "/debug/explain", parameters, otherwise)
     return 0
 
 
-def _print_answer(server: str | None, path: str, parameters: dict[str, str]) -> None:
-    """Ask a running daemon and print what it says."""
+def _print_answer(
+    server: str | None, path: str, parameters: dict[str, str], otherwise: str
+) -> None:
+    """Ask a running daemon and print what it says. If none is found, `otherwise` says what else can be done."""
     from proxy.server import client  # noqa: PLC0415
 
-    page = client.ask(server, path, parameters)
+    try:
+        page = client.ask(server, path, parameters)
+    except client.NobodyError as error:
+        if server is not None:
+            raise
+        raise ProxyError(f"{error} {otherwise}") from error
     if page.note:
         _tell(f"note: {page.note}")
     _print(page.text)
@@ -221,7 +249,7 @@ def _explain_manifests(args: argparse.Namespace) -> int:
     from proxy import explain, rejections  # noqa: PLC0415 - each command imports only what it needs, to start at once
     from proxy.cache import Cache  # noqa: PLC0415
     from proxy.model import NodeInfo  # noqa: PLC0415
-    from proxy.sources.manifests import load  # noqa: PLC0415
+    from proxy.sources import manifest_set, manifests  # noqa: PLC0415
 
     if not args.manifests:
         raise ConfigError("--manifests: must name a file or a directory")
@@ -231,7 +259,11 @@ def _explain_manifests(args: argparse.Namespace) -> int:
     if not (node_name and node_name.isprintable()):
         raise ConfigError(f"--node: {args.node!a} is no name of a Node")
     cache = Cache(NodeInfo(name=node_name))
-    events, warnings = load(Path(args.manifests), node_name)
+    try:
+        events, warnings = manifests.load(Path(args.manifests), node_name)
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise ConfigError(f"--manifests: {args.manifests}: {why}") from error
     cache.apply(events, 0.0)
     for warning in (*warnings, *rejections.warnings(cache)):
         _tell(f"warning: {warning}")
@@ -242,7 +274,11 @@ def _explain_manifests(args: argparse.Namespace) -> int:
         services = [explain.find(cache, args.service, where)]
     explained = explain.explain(cache, services)
     if not explained:
-        _tell(f"note: {explain.why_nothing(services, where)}")
+        nothing = explain.why_nothing(services, where)
+        rejected = itertools.chain.from_iterable(cache.problems.values())
+        if args.service is None and any(each.kind == manifest_set.FILE for each in rejected):
+            raise ProxyError(nothing)
+        _tell(f"note: {nothing}")
     if args.output == "json":
         print(explain.render_json(explained))
     else:
@@ -288,9 +324,9 @@ def _plan(args: argparse.Namespace) -> int:
     from proxy import logs  # noqa: PLC0415
     from proxy.config import load  # noqa: PLC0415
 
-    for name in ("cleanup", "init_only", "write_config_to"):
-        if getattr(args, name, None):
-            raise ConfigError(f"--{name.replace('_', '-')}: is for run; plan changes nothing")
+    for name in _NOT_FOR_A_PLAN:
+        if getattr(args, name.replace("-", "_"), None):
+            raise ConfigError(f"--{name}: is for run; plan changes nothing")
     settings, warnings = load.load(args, hostname=socket.gethostname(), read_file=_read_file)
     logs.configure(settings, usual=logging.WARNING)
     for warning in warnings:

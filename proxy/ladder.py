@@ -62,6 +62,8 @@ def nowhere_words(asked: str, fallback: str, refusals: Sequence[Refusal]) -> str
         return f"no mode can run here: {listed}"
     if fallback and fallback != asked:
         return f"neither mode {asked} nor its fallback {fallback} can run here: {listed}"
+    if any("NET_ADMIN" in each.how for each in refusals):  # no mode can do without
+        return f"mode {asked} cannot run here: {listed}"
     way_out = "leave `mode` empty to have the best that this host supports"
     if asked != "userspace":
         way_out += ", or set `fallback: userspace` in the file of --sliceproxy-config"

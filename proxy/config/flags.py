@@ -5,7 +5,7 @@ A flag that nobody passed is None in the namespace, so that "passed as zero" and
 """
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from proxy.config import defaults, duration, kubeproxy
@@ -139,8 +139,8 @@ FLAGS: Final[tuple[Flag, ...]] = (
 HOSTNAME_OVERRIDE: Final = next(flag for flag in FLAGS if flag.name == "hostname-override")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Define every flag on the parser, in groups.
+def add_flags(parser: argparse.ArgumentParser, hidden: Collection[str] = ()) -> None:
+    """Define every flag on the parser, in groups. Help does not list `hidden` ones, nor those without effect.
 
     Booleans are written Go's way, `--masquerade-all` or `--masquerade-all=true`; unlike Go, a following word is taken as the
     value too. Names are never abbreviated: `--config-s` would become another flag as soon as there is a second match.
@@ -155,7 +155,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         for flag in members:
             text = (
                 f"{flag.help}{_default_text(flag, shown)}"
-                if flag.has_effect
+                if flag.has_effect and flag.name not in hidden
                 else argparse.SUPPRESS
             )
             _add(group, flag, text)

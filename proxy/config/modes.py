@@ -25,7 +25,8 @@ def problem(mode: str, *, is_from_file: bool) -> str:
             "or use the flag --proxy-mode without --config"
         )
     if mode not in MODES:
-        return f"must be {', '.join(KUBE_PROXY_MODES)} or empty (the best this host supports), got {mode!r}"
+        allowed = KUBE_PROXY_MODES if is_from_file else MODES[1:]
+        return f"must be {', '.join(allowed)} or empty (the best this host supports), got {mode!r}"
     return ""
 
 

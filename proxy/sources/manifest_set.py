@@ -11,7 +11,8 @@ from proxy.model import Rejected
 from proxy.sources.events import Event, Problems
 from proxy.sources.intake import Intake, ObjectKey, Reading
 
-_FILE: Final = "File"
+FILE: Final = "File"
+"""The kind of what is rejected when a whole file cannot be read."""
 
 
 class Entry(NamedTuple):
@@ -70,7 +71,7 @@ class ManifestSet:
         """Take in that `file` cannot be read now: what it held last stays, and the reason is shown."""
         where = "" if line is None else f"line {line}"
         held = "; its last good content stays" if self._entries.get(file) else ""
-        rejected = Rejected(kind=_FILE, name=file, field=where, reason=f"{reason}{held}")
+        rejected = Rejected(kind=FILE, name=file, field=where, reason=f"{reason}{held}")
         return Change(self._report(file, (rejected,)), [])
 
     def _exchange(
@@ -111,7 +112,7 @@ class ManifestSet:
             self._troubled.add(file)
         else:
             self._troubled.discard(file)
-        return [Problems(f"{_FILE} {file}", rejected)]
+        return [Problems(f"{FILE} {file}", rejected)]
 
 
 def _several(key: ObjectKey, entries: list[Entry]) -> str:

@@ -10,6 +10,8 @@ from typing import Final
 
 import pytest
 
+import backends
+from backends.null.backend import NullBackend
 from proxy import __version__, app
 from proxy.cli import main
 from proxy.config.settings import Settings
@@ -114,6 +116,30 @@ def test_wrong_arguments_exit_2_with_usage_and_nothing_on_standard_output(
     assert "usage: sliceproxy" in answer.stderr
     assert "error: " in answer.stderr
     assert daemon.seen == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--bogus"], "--bogus; see `sliceproxy run --help`"),
+        (
+            ["run", "--hostname_override=x"],
+            "--hostname_override=x; did you mean --hostname-override? see `sliceproxy run --help`",
+        ),
+        (
+            ["explain", "--manifest", "a", "--node", "n"],
+            "--manifest; did you mean --manifests? see `sliceproxy explain --help`",
+        ),
+        (["state", "extra"], "extra; see `sliceproxy state --help`"),
+    ],
+)
+def test_of_an_argument_that_is_unknown_it_is_said_where_the_known_ones_are(
+    arguments: list[str], words: str
+) -> None:
+    answer = run(*arguments)
+
+    told = answer.stderr.splitlines()[-1]
+    assert told == f"sliceproxy: error: unrecognized arguments: {words}"
 
 
 @pytest.mark.parametrize("command", [[], ["run"]], ids=["flags only", "run"])
@@ -224,6 +250,8 @@ def test_whether_there_is_anything_to_do_can_be_told_by_the_exit_status(tmp_path
 def test_a_plan_is_not_asked_to_do_anything(flag: str, tmp_path: Path) -> None:
     answer = plan(tmp_path, flag)
 
+    assert flag.partition("=")[0] not in run("plan", "--help").stdout
+    assert flag.partition("=")[0] in run("run", "--help").stdout
     assert (answer.code, answer.stdout) == (2, "")
     assert (
         answer.stderr
@@ -278,6 +306,28 @@ def test_cleaning_up_after_a_mode_that_does_not_exist_is_the_operators_mistake()
         answer.stderr
         == "sliceproxy: --mode: 'ipvz' is none of nftables, ipvs, iptables, userspace, null\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            KernelError("nftables query", 1, "Operation not permitted"),
+            "nftables query: needs the capability NET_ADMIN (Operation not permitted) (errno 1)",
+        ),
+        (KernelError("nftables query", 12, "no memory"), "nftables query: no memory (errno 12)"),
+    ],
+)
+def test_cleaning_up_takes_a_right(
+    error: KernelError, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refused(NullBackend):
+        async def cleanup(self) -> int:
+            raise error
+
+    monkeypatch.setattr(backends, "create", lambda *_: Refused())
+
+    assert run("cleanup") == Answer(1, "", f"sliceproxy: {words}\n")
 
 
 def test_write_config_to_writes_and_does_not_run(tmp_path: Path, daemon: Recorder) -> None:
@@ -445,3 +495,26 @@ def test_without_manifests_the_daemon_on_this_node_is_asked(
     parameters = {"output": "text", **service}
     assert answer == Answer(0, "the answer\n", "")
     assert asked == [(None, f"/debug/{arguments[0]}", parameters)]
+
+
+@pytest.mark.parametrize(
+    ("command", "otherwise"),
+    [
+        ("state", "If it serves metrics elsewhere, name its address with --server"),
+        (
+            "explain",
+            "If it serves metrics elsewhere, name its address with --server, or read files with --manifests",
+        ),
+    ],
+)
+def test_where_nobody_answers_it_is_said_who_else_can_be_asked(
+    command: str, otherwise: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object) -> client.Page:
+        raise client.NobodyError("nothing listens: does it run?")
+
+    monkeypatch.setattr(client, "ask", ask)
+
+    nobody = "sliceproxy: nothing listens: does it run?"
+    assert run(command) == Answer(1, "", f"{nobody} {otherwise}\n")
+    assert run(command, "--server", "http://h") == Answer(1, "", f"{nobody}\n")

@@ -143,15 +143,18 @@ def test_flags_may_stand_anywhere(objects: Path) -> None:
     assert {run("explain", *order) for order in orders} == {explain_json(objects, "web")}
 
 
-def test_a_path_that_cannot_be_read_exits_1_and_is_named(objects: Path, tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_read_exits_2_and_is_named(objects: Path, tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    for path in (tmp_path / "missing", objects / "below-a-file", loop):
+    for path, why in (
+        (tmp_path / "missing", "no such file or directory"),
+        (objects / "below-a-file", "not a directory"),
+        (loop, "too many levels of symbolic links"),
+    ):
         answer = explain_json(path)
 
-        assert (answer.code, answer.stdout) == (1, "")
-        assert answer.stderr.startswith("sliceproxy: ")
-        assert answer.stderr.endswith(f": {path}\n")
+        assert (answer.code, answer.stdout) == (2, "")
+        assert answer.stderr == f"sliceproxy: --manifests: {path}: {why}\n"
 
 
 def test_a_directory_holds_what_its_files_hold(tmp_path: Path) -> None:
@@ -203,6 +206,20 @@ def test_a_broken_file_is_warned_of_and_the_others_are_read(
     (warning,) = answer.stderr.splitlines()
     assert warning.startswith(f"warning: File {tmp_path / name}")
     assert words in warning
+
+
+def test_where_a_broken_file_leaves_nothing_to_explain_the_status_says_so(tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("a: b: c\n")
+
+    answer = explain_json(tmp_path / "broken.yaml")
+
+    assert (answer.code, answer.stdout) == (1, "")
+    assert any("broken.yaml" in warning for warning in answer.warnings)
+    nothing = f"sliceproxy: no Service in {tmp_path}/broken.yaml is proxied"
+    assert answer.stderr.splitlines()[-1] == nothing
+    (tmp_path / "a.yaml").write_text(service(cluster_ip="None") + node())
+    assert explain(tmp_path).code == 1
+    assert explain(tmp_path, "web").code == 0, "it is not proxied, and that is an answer"
 
 
 def test_a_file_that_is_not_text_is_warned_of_and_the_others_are_read(tmp_path: Path) -> None:

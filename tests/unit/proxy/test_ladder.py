@@ -86,6 +86,14 @@ def test_where_nothing_can_run_the_way_out_is_named(asked: str, fallback: str, w
     assert ladder.nowhere_words(asked, fallback, (NO_IPVS,)) == words
 
 
+def test_without_the_right_that_all_modes_need_there_is_no_other_way_out() -> None:
+    refusal = Refusal(mode="ipvs", primitive="ipvs", how="needs the capability NET_ADMIN (no)")
+
+    assert ladder.nowhere_words("ipvs", "", (refusal,)) == (
+        "mode ipvs cannot run here: ipvs: ipvs: needs the capability NET_ADMIN (no)"
+    )
+
+
 # --- endurance
 
 

@@ -272,7 +272,7 @@ def test_a_mode_nobody_knows_is_refused_as_a_flag() -> None:
     assert _config("--proxy-mode=userspace").mode == "userspace"
     with pytest.raises(
         ConfigError,
-        match=r"^--proxy-mode: must be nftables, ipvs, iptables or empty .* got 'ebpf'$",
+        match=r"^--proxy-mode: must be nftables, ipvs, iptables, userspace, null or empty .* got 'ebpf'$",
     ):
         _combine("--proxy-mode=ebpf")
 

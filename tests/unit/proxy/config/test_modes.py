@@ -25,12 +25,16 @@ def test_our_own_modes_are_allowed_as_a_flag_only(mode: str) -> None:
     assert "--sliceproxy-config" in modes.problem(mode, is_from_file=True)
 
 
-@pytest.mark.parametrize("is_from_file", [True, False])
 @pytest.mark.parametrize(
-    ("mode", "problem"),
-    [("kernelspace", "for Windows"), ("NFTables", "must be nftables, ipvs, iptables or empty")],
+    ("mode", "is_from_file", "problem"),
+    [
+        ("kernelspace", True, "for Windows"),
+        ("kernelspace", False, "for Windows"),
+        ("NFTables", True, "must be nftables, ipvs, iptables or empty"),
+        ("NFTables", False, "must be nftables, ipvs, iptables, userspace, null or empty"),
+    ],
 )
-def test_other_modes_are_refused(mode: str, problem: str, is_from_file: bool) -> None:
+def test_other_modes_are_refused(mode: str, problem: str, *, is_from_file: bool) -> None:
     assert problem in modes.problem(mode, is_from_file=is_from_file)
 
 
