@@ -18,6 +18,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from proxy.listeners import Listeners, listener_key
 
+_ANY: Final = "0.0.0.0"  # noqa: S104 - as configured
 IDLE_S: Final = 90.0
 """How long a connection is kept on which no whole request comes: longer than load balancers pause between two."""
 GOODBYE_S: Final = 1.0
@@ -96,10 +97,13 @@ class Connections:
         def connected() -> RequestHandler:
             return _Connection(answering, self)
 
-        passed = self._listeners.take(listener_key("TCP", host, port))
+        # a socket for both families is at `::`; an earlier version may have passed one at `0.0.0.0`
+        hosts = ("::", host) if is_dual and host == _ANY else (host,)
+        found = (self._listeners.take(listener_key("TCP", each, port)) for each in hosts)
+        passed = next(filter(None, found), None)
         with contextlib.ExitStack() as stack:
             bound = stack.enter_context(passed or _bind(host, port, is_dual=is_dual))
-            key = listener_key("TCP", host, bound.getsockname()[1])
+            key = listener_key("TCP", *bound.getsockname()[:2])
             stack.callback(self._listeners.drop, key)
             server = await asyncio.get_running_loop().create_server(
                 connected, sock=bound, backlog=_BACKLOG
@@ -172,7 +176,7 @@ class _Connection(RequestHandler):
 
 def _bind(host: str, port: int, *, is_dual: bool) -> socket.socket:
     """Return a socket at an address. As with Go's net.Listen, `0.0.0.0` may stand for both families too."""
-    if is_dual and host == "0.0.0.0":  # noqa: S104 - as configured
+    if is_dual and host == _ANY:
         try:
             return _bound(socket.AF_INET6, "::", port, is_dual=True)
         except OSError as error:

@@ -176,19 +176,22 @@ def test_what_is_no_request_ends_its_connection_only() -> None:
     live(life, Connections())
 
 
-def test_who_waits_is_answered_by_the_process_that_takes_over() -> None:
+@pytest.mark.parametrize(
+    ("host", "bound"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "::"), ("::", "::")]
+)
+def test_who_waits_is_answered_by_the_process_that_takes_over(host: str, bound: str) -> None:
     passed, taken = Listeners(), Listeners()
 
     async def main() -> bytes:
-        old = await Connections(passed).listen(answering(), "127.0.0.1", 0)
+        old = await Connections(passed).listen(answering(), host, 0, is_dual=True)
         port = old.port
-        key = listener_key("TCP", "127.0.0.1", port)
+        key = listener_key("TCP", bound, port)
         taken._inherited[key] = passed._kept[key].dup()
         old.close()
         assert not passed._kept
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(REQUEST)
-        new = await Connections(taken).listen(answering(), "127.0.0.1", port)
+        new = await Connections(taken).listen(answering(), host, port, is_dual=True)
         status = await reader.readline()
         writer.close()
         new.close()
