@@ -269,6 +269,26 @@ def test_whoever_loses_a_connection_hears_of_it_at_once(tmp_path: Path) -> None:
                 each.ask()
 
 
+@with_ipvs
+@pytest.mark.requires("iptables", "ipset")
+def test_neither_are_those_that_come_while_iptables_takes_over_and_gives_back(
+    tmp_path: Path,
+) -> None:
+    with topology.world(pods=3) as world, contextlib.ExitStack() as stack:
+        topology.serve_on(world.pods, "tcp:8080", "udp:8080")
+        site = Site(world, tmp_path, drain_timeout_s=1.0)
+        site.start("ipvs")
+        loads = [stack.enter_context(each) for each in site.loads(RATE)]
+
+        for mode in ("iptables", "ipvs"):
+            site.switch(mode)
+            for load in loads:
+                load.wait_for_more(MORE, within_s=patience_s(20.0))
+
+        outcomes = [each.outcome for load in loads for each in load.stop()]
+        assert not Counter(each.value for each in outcomes if isinstance(each, Failure))
+
+
 # --- which of the two tables decides while both are there
 
 

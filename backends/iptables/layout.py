@@ -19,6 +19,7 @@ from backends.iptables.model import (
     make_jump,
 )
 from backends.iptables.tree import ROOTS
+from backends.kernel.ipvs_marks import Marks
 from proxy.config.settings import LocalMode, Settings
 from proxy.desired_node import PRIMARY, DesiredNode, family_of
 from proxy.model import PROTOCOLS, Family, Value
@@ -235,6 +236,7 @@ class Layout:
                 [
                     f"{_in(family, sets.GUARDED)} {_not_allowed(family)} -j DROP",
                     f"{_in(family, sets.REFUSED)} -g {REFUSE}",
+                    *self._by_ipvs(family),
                     f"{_in(family, sets.FRONTENDS)} -j DROP",
                     f"{_in(family, sets.CLUSTER_IPS, 'dst')} -g {REFUSE}",
                     f"{_in(family, sets.SERVICE_CIDRS, 'dst')} -m addrtype ! --dst-type LOCAL -j DROP",
@@ -260,6 +262,14 @@ class Layout:
                 ],
             ),
         )
+
+    def _by_ipvs(self, family: Family) -> list[str]:
+        """Let through what mode ipvs translates behind filter, while one of the modes takes over from the other."""
+        marks = Marks(self.settings.masquerade_mark)
+        return [
+            f"-m mark --mark {marks.value:#x}/{marks.mask:#x} -j RETURN",
+            f"{_in(family, sets.CLUSTER_IPS, 'dst')} {_LOCAL} -j RETURN",
+        ]
 
 
 def _refuse_ports(family: Family) -> list[str]:

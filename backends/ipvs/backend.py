@@ -271,7 +271,7 @@ class IpvsBackend:
     async def _carry_out(self, step: IpvsStep, observed: Observed) -> Failed:
         """Each message stands for itself: belief of the virtual servers of refused ones is read back."""
         ipvs, operations = self._doors.ipvs, step.operations
-        if step.size <= INLINE_OBJECTS:
+        if step.size <= INLINE_OBJECTS and not step.is_waiting:
             refusals = kernel.carry_out(ipvs, operations)
         else:
             refusals = await to_thread(kernel.carry_out, ipvs, operations)

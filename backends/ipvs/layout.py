@@ -13,7 +13,6 @@ from typing import Final
 
 from msgspec import structs
 
-from backends.ipvs.marks import Marks
 from backends.ipvs.model import (
     ALLOWED,
     BOUND,
@@ -36,6 +35,7 @@ from backends.ipvs.model import (
     Kind,
 )
 from backends.kernel import nft_phrases as say
+from backends.kernel.ipvs_marks import Marks
 from backends.kernel.nft_expressions import Nat
 from backends.kernel.nft_messages import BaseChain
 from backends.kernel.nft_numbers import Hook, NatKind, SetFlag

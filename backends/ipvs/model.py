@@ -105,6 +105,11 @@ class IpvsStep(NamedTuple):
     def size(self) -> int:
         return len(self.operations)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the kernel may wait for all its processors: for each virtual server whose scheduler changes, it does."""
+        return any(each.verb == "set server" for each in self.operations)
+
 
 Step = Transaction | AddressStep | IpvsStep
 

@@ -17,6 +17,7 @@ from backends.ipvs.model import (
     GUARDED,
     HAIRPIN,
     HEALTH_PORTS,
+    NODEPORT_IPS,
     NODEPORT_SHORTCUTS,
     SHORTCUTS,
     AddressStep,
@@ -29,7 +30,9 @@ from backends.kernel.nft_transaction import Batch, Transaction
 from backends.kernel.nft_values import Values, differences
 from proxy.model import IPV4, Family
 
-_FIRST: Final = frozenset([BOUND, ELSEWHERE, HAIRPIN, HEALTH_PORTS, ALLOWED, GUARDED])
+_FIRST: Final = frozenset(
+    [BOUND, ELSEWHERE, NODEPORT_IPS, HAIRPIN, HEALTH_PORTS, ALLOWED, GUARDED]
+)
 _DIVERTING: Final = frozenset([SHORTCUTS, NODEPORT_SHORTCUTS])
 _STOPPING: Final = frozenset([GUARDED, ALLOWED])
 

@@ -11,7 +11,6 @@ from collections.abc import Collection
 from backends.ipvs.belief import Observed
 from backends.ipvs.draft import Draft
 from backends.ipvs.layout import Layout
-from backends.ipvs.marks import choose_number, is_chosen
 from backends.ipvs.model import (
     NODEPORT_IPS,
     SERVICE_CIDRS,
@@ -27,6 +26,7 @@ from backends.ipvs.render import (
     read_mark,
     render_port,
 )
+from backends.kernel.ipvs_marks import choose_number, is_chosen
 from backends.kernel.nft_ranges import interval_keys
 from backends.kernel.nft_values import ABSENT
 from proxy.addresses import pack_ip, parse_cidr

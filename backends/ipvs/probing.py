@@ -5,10 +5,10 @@ from typing import Final
 
 from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import Layout
-from backends.ipvs.marks import NUMBERS as MARKED
 from backends.ipvs.model import DEVICE
 from backends.ipvs.render import STICKY_SCHEDULER
 from backends.kernel import ipvs_messages
+from backends.kernel.ipvs_marks import NUMBERS as MARKED
 from backends.kernel.ipvs_objects import VirtualServer, marked
 from proxy.errors import KernelError, Unsupported
 from proxy.model import Family

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from backends.ipvs.layout import IpvsSettings
-from backends.ipvs.marks import Marks, Role
 from backends.ipvs.model import (
     BOUND,
     ELSEWHERE,
@@ -21,6 +20,7 @@ from backends.ipvs.model import (
     SharedMember,
     WantedServer,
 )
+from backends.kernel.ipvs_marks import Marks, Role
 from backends.kernel.ipvs_objects import Destination, ServerFlag, ServerId, VirtualServer, marked
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS, word
 from backends.kernel.nft_ranges import merged_ranges
@@ -32,7 +32,11 @@ from proxy.model import LOCAL, Endpoint, Protocol
 
 STICKY_SCHEDULER: Final = "mh"
 """With session affinity, for what is found by mark: persistence would leave the port untranslated (ip_vs_sched_persist)."""
-_BY_PORT: Final = frozenset(["mh"])
+_FLAGS: Final = {
+    "mh": ServerFlag.SCHEDULER_1 | ServerFlag.SCHEDULER_2,
+    "sh": ServerFlag.SCHEDULER_1,
+}
+"""The first: whoever is hashed to a destination of weight 0 comes to another one. The second: the client's port counts too."""
 
 
 class RenderedPort(NamedTuple):
@@ -96,10 +100,8 @@ class _Renderer:
         server = ServerId(key.family, key.name.protocol, frontend.address, frontend.port)
         allowed: frozenset[bytes] = frozenset()
         if frontend.kind == "LoadBalancer" and port.source_ranges:
-            ranges = merged_ranges(key.family, port.source_ranges)
-            is_in = any(first <= packed <= last for first, last in ranges)
-            if port.allows_own_vips and not is_in:
-                ranges.append((packed, packed))
+            own = [f"{frontend.address}/{8 * len(packed)}"] if port.allows_own_vips else []
+            ranges = merged_ranges(key.family, (*port.source_ranges, *own))
             to = packed + rest
             allowed = frozenset([first + to + last + to for first, last in ranges])
         return Frontend("address", packed + rest, server, allowed)
@@ -107,7 +109,7 @@ class _Renderer:
     def _internal(self, frontend: Frontend) -> dict[str, Data]:
         if frontend.server is None:
             raise ValueError("a cluster IP without an address")
-        flags = ServerFlag.SCHEDULER_2 if self._settings.scheduler in _BY_PORT else ServerFlag(0)
+        flags = _FLAGS.get(self._settings.scheduler, ServerFlag(0))
         timeout_s = self._port.affinity_timeout_s
         if timeout_s is not None:
             flags |= ServerFlag.PERSISTENT
@@ -144,7 +146,7 @@ class _Renderer:
         mark = self._marks.mark(self._number, role)
         identity = marked(self._port.key.family, mark)
         scheduler = self._settings.scheduler
-        flags = ServerFlag.SCHEDULER_2 if scheduler in _BY_PORT else ServerFlag(0)
+        flags = _FLAGS.get(scheduler, ServerFlag(0))
         if self._port.affinity_timeout_s is not None:
             scheduler, flags = STICKY_SCHEDULER, ServerFlag.SCHEDULER_1
         if self._serve(VirtualServer(identity, scheduler, int(flags)), pool):

@@ -178,7 +178,12 @@ def _confirm_addresses(doors: Doors, observed: Observed, owners: "Owners") -> It
 
 
 def concerns(news: Mapping[InterfaceAddress, bool], observed: Observed) -> bool:
-    """Whether addresses that came or went are others than those we believe in, and matter to any ServicePort. Pure."""
+    """Whether addresses that came or went are others than those we believe in, and matter to any ServicePort. Pure.
+
+    Those of other interfaces that matter to none are taken into belief, for services that name them later. One that
+    leaves one of two interfaces counts as gone until the next verification.
+    """
+    is_of_concern = False
     for each, is_there in news.items():
         is_ours = each.ifindex == observed.device
         if is_there == (each.address in (observed.bound if is_ours else observed.elsewhere)):
@@ -188,8 +193,12 @@ def concerns(news: Mapping[InterfaceAddress, bool], observed: Observed) -> bool:
         if is_ours or any(
             (family, name, member) in observed.references for name in (BOUND, ELSEWHERE)
         ):
-            return True
-    return False
+            is_of_concern = True
+        elif is_there:
+            observed.elsewhere |= {each.address}
+        else:
+            observed.elsewhere -= {each.address}
+    return is_of_concern
 
 
 class Owners:

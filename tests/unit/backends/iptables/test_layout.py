@@ -20,6 +20,7 @@ from backends.iptables.model import CANARY, CHAINS, TABLES
 from backends.iptables.sets import fixed_sets
 from backends.iptables.tree import ROOTS
 from backends.kernel.ipset_objects import Member
+from backends.kernel.ipvs_marks import Marks
 from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.config.settings import LocalMode
@@ -84,6 +85,18 @@ def test_node_ports_are_served_at_all_local_addresses_but_loopback_where_that_is
     assert last(layout, "IPv4") == f"-m addrtype --dst-type LOCAL -g {root}"
     assert last(closed, "IPv4") == f"-m addrtype --dst-type LOCAL ! -d 127.0.0.0/8 -g {root}"
     assert last(layout, "IPv6") == f"-m addrtype --dst-type LOCAL ! -d ::1/128 -g {root}"
+
+
+def test_what_mode_ipvs_serves_is_not_dropped_while_one_mode_takes_over() -> None:
+    marks = Marks(SETTINGS.masquerade_mark)
+
+    untranslated = rules(Layout(SETTINGS), UNTRANSLATED)
+
+    assert untranslated[2:5] == [
+        f"-m mark --mark {marks.value:#x}/{marks.mask:#x} -j RETURN",
+        "-m set --match-set sliceproxy4-cluster-ips dst -m addrtype --dst-type LOCAL -j RETURN",
+        "-m set --match-set sliceproxy4-frontends dst,dst -j DROP",
+    ]
 
 
 def test_node_ports_are_served_at_some_addresses_and_loopback() -> None:

@@ -4,12 +4,15 @@ import asyncio
 import errno
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
+from msgspec import structs
 
 from backends.ipvs import backend as module
 from backends.ipvs import nft_side
 from backends.ipvs.backend import IpvsBackend
+from backends.ipvs.kernel import carry_out
 from backends.ipvs.layout import IpvsSettings, Layout, closed
 from backends.ipvs.model import DEVICE, SERVICES, TABLE
 from backends.kernel import ipvs_messages, nft_messages
@@ -76,6 +79,25 @@ def test_small_steps_are_taken_at_once_and_large_ones_in_a_thread(
     assert door.is_main == [False, True]  # tables with all that is in them, then the frontend
     asyncio.run(process.program(WEB, API))
     assert door.is_main[2:] == [True, True]
+
+
+def test_the_event_loop_does_not_wait_while_the_kernel_changes_schedulers(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_main = list[bool]()
+
+    def noted(*given: Any) -> Any:
+        is_main.append(threading.current_thread() is threading.main_thread())
+        return carry_out(*given)
+
+    process = Process(kernel)
+    asyncio.run(process.adopt(WEB))
+    monkeypatch.setattr("backends.ipvs.kernel.carry_out", noted)
+
+    asyncio.run(process.program(structs.replace(WEB, affinity_timeout_s=60)))
+    assert is_main == [False]
+    asyncio.run(process.program(API))
+    assert is_main[1:] == [True]
 
 
 def test_nobody_asks_the_kernel_while_a_thread_talks_to_it(

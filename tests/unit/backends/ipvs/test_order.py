@@ -2,6 +2,7 @@
 
 from backends.ipvs.belief import Observed
 from backends.ipvs.draft import Draft
+from backends.ipvs.layout import closed
 from backends.ipvs.model import ALLOWED, SERVICE_CIDRS, AddressStep, IpvsStep, Operation
 from backends.ipvs.order import in_order
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
@@ -90,6 +91,15 @@ def test_ports_are_refused_then_bound_then_served_and_back_in_reverse() -> None:
     assert ordered(
         {"services": None, "bound": None}, {"services": GONE, "bound": GONE}, end=True, unbind=address
     ) == ["-services", "del destination", f"unbind {address}", "-bound"]  # fmt: skip
+
+
+def test_where_node_ports_listen_is_known_before_the_rules_ask_for_it() -> None:
+    observed = make_belief()
+    observed.tables["IPv4"].chains["dispatch"] = closed().facts
+
+    steps = words(draft_of(observed, {"nodeport-ips": None, "nodeports": b"a"}, make=True))
+
+    assert steps == ["structure +nodeport-ips", "add server", "+nodeports"]
 
 
 def test_ports_of_an_address_that_served_nothing_are_refused_until_it_is_off_too() -> None:

@@ -8,12 +8,12 @@ import pytest
 from backends.ipvs import probing
 from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import IpvsSettings, Layout
-from backends.ipvs.marks import NUMBERS as MARKED
 from backends.ipvs.model import DEVICE, PROBE_TABLE
 from backends.ipvs.nft_side import NftSide
 from backends.kernel import ipvs_messages, nft_messages
 from backends.kernel import nft as nft_door
 from backends.kernel.ipvs import Ipvs, Refusal
+from backends.kernel.ipvs_marks import NUMBERS as MARKED
 from backends.kernel.ipvs_objects import VirtualServer, marked
 from backends.kernel.links import Links
 from backends.kernel.nft import Nft, Refused

@@ -4,7 +4,6 @@ import pytest
 from msgspec import structs
 
 from backends.ipvs.layout import IpvsSettings
-from backends.ipvs.marks import Marks, Role
 from backends.ipvs.model import BOUND, ELSEWHERE, HAIRPIN, HEALTH_PORTS
 from backends.ipvs.render import (
     RenderedPort,
@@ -13,6 +12,7 @@ from backends.ipvs.render import (
     read_mark,
     render_port,
 )
+from backends.kernel.ipvs_marks import Marks, Role
 from backends.kernel.ipvs_objects import ServerFlag, ServerId, VirtualServer, marked
 from backends.kernel.nft_phrases import word
 from backends.kernel.nft_table import Data
@@ -188,8 +188,17 @@ def test_a_scheduler_that_hashes_looks_at_the_port_unless_clients_shall_stay() -
         servers = rendered(port, scheduler="mh").servers
         return [each.server.flags for each in servers.values()]
 
-    assert flags(None) == [ServerFlag.SCHEDULER_2, ServerFlag.SCHEDULER_2]
+    by_port = ServerFlag.SCHEDULER_1 | ServerFlag.SCHEDULER_2
+    assert flags(None) == [by_port, by_port]
     assert flags(60)[1] == ServerFlag.SCHEDULER_1
+
+
+@pytest.mark.parametrize(("scheduler", "is_hashing"), [("sh", True), ("mh", True), ("rr", False)])
+def test_a_scheduler_that_hashes_passes_over_what_drains(scheduler: str, is_hashing: bool) -> None:
+    port = make_desired("default/web", THERE, outer=(ON_VIP,))
+
+    for each in rendered(port, scheduler=scheduler).servers.values():
+        assert bool(each.server.flags & ServerFlag.SCHEDULER_1) == is_hashing
 
 
 @pytest.mark.parametrize(("offset", "first"), [(0, 1), (1, 2), (2, 3), (4, 2)])
@@ -222,7 +231,16 @@ def test_source_ranges_guard_load_balancers_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     ("allows_own_vips", "source_range", "count"),
-    [(False, "10.0.0.0/8", 1), (True, "10.0.0.0/8", 2), (True, "203.0.113.0/24", 1)],
+    [
+        (False, "10.0.0.0/8", 1),
+        (True, "10.0.0.0/8", 2),
+        (True, "203.0.113.0/24", 1),
+        (
+            True,
+            "203.0.113.2/31",
+            1,
+        ),  # its neighbours: what touches is one range, also when it is read back
+    ],
 )
 def test_a_node_in_the_ranges_may_come_with_the_vip_as_its_source(
     allows_own_vips: bool, source_range: str, count: int

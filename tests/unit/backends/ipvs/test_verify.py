@@ -322,3 +322,5 @@ def test_of_addresses_that_came_or_went_those_of_services_matter(
     news = {InterfaceAddress(index, address, 32): is_there}
 
     assert module.concerns(news, observed) is is_of_concern
+    if index == OTHER and not is_of_concern:  # a service may name it later
+        assert (address in observed.elsewhere) == is_there

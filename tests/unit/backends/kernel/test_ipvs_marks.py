@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.ipvs.marks import NUMBERS, Marks, Role, choose_number, is_chosen
+from backends.kernel.ipvs_marks import NUMBERS, Marks, Role, choose_number, is_chosen
 from tests.model_builders import make_key
 
 ROLES: tuple[Role, ...] = ("cluster", "local", "here")

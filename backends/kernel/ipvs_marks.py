@@ -1,4 +1,4 @@
-"""Firewall marks: which are ours, and what each says. Pure.
+"""Firewall marks by which mode ipvs finds virtual servers: which are ours, and what each says. Pure.
 
 IPVS compares a mark as a whole, so ours take all 32 bits: 7 that say that a mark is ours, a number that stands for one
 ServicePort, and the role. The masquerade bit stays where it is configured, and all others lie around it; it is part of the mark
