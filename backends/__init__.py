@@ -10,6 +10,7 @@ flows and the end-to-end tests then run on it. If anything else under proxy/ mus
 from collections.abc import Callable
 from typing import Any, Final
 
+from backends.kernel import links
 from proxy.backend import Backend
 from proxy.config.settings import Settings
 from proxy.errors import Unsupported
@@ -55,7 +56,7 @@ FACTORIES: Final[dict[str, Make]] = {
     "userspace": _userspace,
     "null": _null,
 }
-OWN_DEVICE: Final = "sliceproxy-ipvs"
+OWN_DEVICE: Final = links.OWN_DEVICE
 """The interface whose addresses are those of Services: they are not this host's."""
 AUTOMATIC: Final = ("nftables", "ipvs", "iptables", "userspace")
 """What an empty mode tries, in this order."""

@@ -8,11 +8,12 @@ Not compared with the kernel: connection counts, what persistence remembers, rul
 from typing import Final, Literal, NamedTuple
 
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
+from backends.kernel.links import OWN_DEVICE
 from backends.kernel.nft_transaction import Form, Transaction
 from proxy.desired_node import DesiredNode
 from proxy.model import Family, PortKey, Protocol, Value
 
-DEVICE: Final = "sliceproxy-ipvs"
+DEVICE: Final = OWN_DEVICE
 TABLE: Final = "sliceproxy-ipvs"
 PROBE_TABLE: Final = "sliceproxy-ipvs-probe"
 BOUND: Final = "bound"

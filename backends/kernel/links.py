@@ -18,6 +18,9 @@ from proxy.netlink.route import InterfaceAddress, Link
 from proxy.netlink.socket import Ack, NetlinkSocket
 
 ALIAS: Final = "addresses of Services (sliceproxy)"
+OWN_DEVICE: Final = "sliceproxy-ipvs"
+SERVICE_DEVICES: Final = (OWN_DEVICE, "kube-ipvs0")
+"""Ours and kube-proxy's: the interfaces whose addresses are those of Services. They are not this host's."""
 
 _KIND: Final = "dummy"
 _HARDWARE_ADDRESS: Final = b"\x02slice"  # 02: locally administered, so no manufacturer's
@@ -56,6 +59,11 @@ class Links(Closing):
         if reply.errno == errno.ENODEV:
             return None
         raise _kernel_error(f"find interface {name}", reply)
+
+    def numbers(self, names: Iterable[str]) -> frozenset[int]:
+        """Return the indexes of those of these interfaces that there are. Raises KernelError."""
+        found = map(self.find, names)
+        return frozenset([link.ifindex for link in found if link is not None])
 
     def ensure_dummy(self, name: str) -> int:
         """See to it that our dummy device is there and up; return its index.

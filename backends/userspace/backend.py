@@ -13,7 +13,7 @@ from backends.userspace import probe as probing
 from backends.userspace.belief import Observed
 from backends.userspace.engine import Engine
 from backends.userspace.held import look_at, look_at_rest
-from backends.userspace.kernel import Ears, Kernel
+from backends.userspace.kernel import Ears, Kernel, News
 from backends.userspace.model import SERVED, Place, UserspacePlan
 from backends.userspace.plan import plan, prune
 from backends.userspace.settings import ForwarderSettings, forwarder_settings
@@ -137,12 +137,7 @@ class UserspaceBackend:
         if news is None or concerns(news._replace(addresses={}), observed):
             self._is_foreign = True
             return False
-        gone = {address for address, is_there in news.addresses.items() if not is_there}
-        host = observed.host.union(news.addresses) - gone
-        if host == observed.host:
-            return False
-        observed.host = host
-        return True
+        return _believe(news, observed)
 
     def _route(self, plan: UserspacePlan, observed: Observed) -> Failed:
         failed = self._kernel(0).add(plan.routes)
@@ -240,7 +235,10 @@ class UserspaceBackend:
             return False
         was_foreign, self._is_foreign = self._is_foreign, False
         news = self._ears.take()
-        return was_foreign or news is None or concerns(news, observed)
+        if was_foreign or news is None or concerns(news, observed):
+            return True
+        _believe(news, observed)
+        return False
 
     def figures(self) -> tuple[Figure, ...]:
         totals = self._engine.totals()
@@ -287,3 +285,13 @@ class UserspaceBackend:
         if self._ears is not None:
             self._ears.close()
         self._kernels, self._ears = [], None
+
+
+def _believe(news: News, observed: Observed) -> bool:
+    """Take in what was announced of this host's addresses; return whether they are others."""
+    gone = {address for address, is_there in news.addresses.items() if not is_there}
+    host = observed.host.union(news.addresses) - gone
+    if host == observed.host:
+        return False
+    observed.host = host
+    return True

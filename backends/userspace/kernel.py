@@ -4,10 +4,11 @@ The only place that translates the kernel's errors. One that concerns a single r
 is unknown nothing more can be tried.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from backends.kernel.links import AddressNews, Links
+from backends.kernel.links import SERVICE_DEVICES, AddressNews, Links
 from backends.kernel.routes import RouteNews, Routes, Unroutable
 from backends.userspace.model import ROUTE_PROTOCOL
 from proxy.closing import Closing
@@ -19,7 +20,10 @@ _WHOLE: Final = ("/32", "/128")
 
 
 class Facts(NamedTuple):
-    """What was read: the addresses our routes make local, ranges that lead nowhere, and this host's own addresses."""
+    """What was read: the addresses our routes make local, ranges that lead nowhere, and this host's own addresses.
+
+    Those on the devices that have the addresses of Services are not this host's own.
+    """
 
     routes: frozenset[str]
     black_holes: frozenset[str]
@@ -27,7 +31,7 @@ class Facts(NamedTuple):
 
 
 class News(NamedTuple):
-    """What has changed since somebody last asked: our routes, and this host's addresses."""
+    """What has changed since somebody last asked: our routes, and this host's own addresses."""
 
     routes: dict[Route, bool]
     addresses: dict[str, bool]
@@ -50,11 +54,18 @@ class Kernel(Closing):
 
     def read(self) -> Facts:
         """Read everything. Raises KernelError."""
-        found = self._routes.read()
+        found, addresses = self._routes.read(), self._links.addresses()
+        left_out = self._links.numbers(SERVICE_DEVICES)
         return Facts(
             frozenset([r.cidr.partition("/")[0] for r in found if _is_whole(r)]),
             frozenset([r.cidr for r in found if r.kind == "blackhole"]),
-            frozenset([a.address for a in self._links.addresses() if is_global(a.address)]),
+            frozenset(
+                [
+                    a.address
+                    for a in addresses
+                    if a.ifindex not in left_out and is_global(a.address)
+                ]
+            ),
         )
 
     def add(self, wanted: Iterable[tuple[str, PortKey | None]]) -> dict[PortKey, str]:
@@ -79,23 +90,33 @@ class Ears(Closing):
     """What the kernel announces of our routes and of addresses, from the moment this is made."""
 
     def __init__(self) -> None:
-        self._routes = RouteNews(ROUTE_PROTOCOL)
-        try:
+        with contextlib.ExitStack() as unless_made:
+            self._routes = RouteNews(ROUTE_PROTOCOL)
+            unless_made.callback(self._routes.close)
             self._addresses = AddressNews()
-        except KernelError:
-            self._routes.close()
-            raise
+            unless_made.callback(self._addresses.close)
+            self._links = Links()
+            unless_made.callback(self._links.close)
+            self._left_out = self._links.numbers(SERVICE_DEVICES)
+            unless_made.pop_all()
 
     def close(self) -> None:
         self._routes.close()
         self._addresses.close()
+        self._links.close()
 
     def take(self) -> News | None:
-        """Return what has changed, None if some of it was lost."""
+        """Return what has changed, None if some of it was lost. Raises KernelError."""
         routes, addresses = self._routes.take(), self._addresses.take()
         if routes is None or addresses is None:
             return None
-        here = {each.address: is_new for each, is_new in addresses.items()}
+        if addresses:  # a device that has gone since is remembered
+            self._left_out |= self._links.numbers(SERVICE_DEVICES)
+        here = {
+            each.address: is_new
+            for each, is_new in addresses.items()
+            if each.ifindex not in self._left_out
+        }
         return News(routes, {a: is_new for a, is_new in here.items() if is_global(a)})
 
 

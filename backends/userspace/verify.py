@@ -10,6 +10,7 @@ from backends.userspace.belief import Observed
 from backends.userspace.engine import Engine
 from backends.userspace.kernel import Facts, Kernel, News, address_of
 from proxy.backend import Drift
+from proxy.model import FAMILIES
 from proxy.threads import to_thread
 
 AT_ONCE: Final = 500
@@ -54,10 +55,9 @@ def correct(facts: Facts, observed: Observed) -> list[Drift]:
         observed.node = None
         drifts.append(Drift(key=None, what="ranges that lead nowhere are others"))
     if facts.host != observed.host:
+        keys = observed.node_ports if _follows_host(observed) else ()
         observed.host = facts.host
-        drifts += [
-            Drift(key=key, what="this host's addresses are others") for key in observed.node_ports
-        ]
+        drifts += [Drift(key=key, what="this host's addresses are others") for key in keys]
     return drifts
 
 
@@ -82,4 +82,14 @@ def concerns(news: News, observed: Observed) -> bool:
         believed = observed.routes if address is not None else observed.black_holes
         if ((address or route.cidr) in believed) != is_there:
             return True
-    return any((address in observed.host) != is_new for address, is_new in news.addresses.items())
+    return _follows_host(observed) and any(
+        (address in observed.host) != is_new for address, is_new in news.addresses.items()
+    )
+
+
+def _follows_host(observed: Observed) -> bool:
+    """Whether NodePorts of some family listen on whatever addresses this host has, or may do so."""
+    if observed.node is None:
+        return True
+    named = observed.node.described.node_port_addresses
+    return any(named.get(family) is None for family in FAMILIES)

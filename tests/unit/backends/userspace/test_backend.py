@@ -12,6 +12,7 @@ from backends.userspace.model import ROUTE_PROTOCOL, Place
 from backends.userspace.settings import ForwarderSettings
 from proxy.beside import at_localhost
 from proxy.desired import DesiredPort, Frontend
+from proxy.desired_node import DesiredNode
 from proxy.errors import KernelError
 from proxy.model import PortKey
 from proxy.netlink.fib import Route
@@ -198,6 +199,26 @@ def test_what_somebody_does_to_addresses_of_this_host_is_noticed() -> None:
                 assert backend.has_foreign_change(observed)
                 assert await backend.verify(observed) == []
                 assert observed.host == {"192.0.2.1"}
+
+    asyncio.run(test())
+
+
+def test_addresses_are_no_foreign_change_where_none_is_listened_at() -> None:
+    async def test() -> None:
+        kernel = RoutesKernel()
+        with kernel.entered():
+            backend = UserspaceBackend(ForwarderSettings())
+            with contextlib.closing(backend):
+                observed = await backend.observe()
+                node = DesiredNode(node_port_addresses={"IPv4": ("127.0.0.1",), "IPv6": ()})
+                await backend.apply(backend.plan(whole({}, node), observed, []), observed)
+                host = observed.host
+                assert not backend.has_foreign_change(observed)
+                assert observed.host is host, "or each plan from now on compares them"
+                kernel.add("eth1", "", "192.0.2.1")
+                assert not backend.has_foreign_change(observed)
+                assert observed.host == {"192.0.2.1"}
+                assert await backend.verify(observed) == []
 
     asyncio.run(test())
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from backends.ipvs.model import DEVICE
+from backends.kernel.links import Links
 from backends.userspace.kernel import Ears, Facts, Kernel, News, address_of
 from backends.userspace.model import ROUTE_PROTOCOL
 from proxy.errors import KernelError
@@ -71,6 +73,19 @@ def test_news_are_about_our_routes_and_addresses_that_say_where_they_are(
         for end in fake._listening:
             end.queue.append(netlink.LOST)
         assert ears.take() is None
+
+
+def test_addresses_of_services_are_not_this_hosts(fake: RoutesKernel) -> None:
+    kube_proxys = fake.add("kube-ipvs0", "dummy", "10.96.0.2")
+    with Kernel() as kernel, Ears() as ears, Links() as links:
+        links.bind(links.ensure_dummy(DEVICE), ["10.96.0.1"])
+        assert kernel.read().host == {"192.0.2.1"}
+        assert ears.take() == News({}, {})
+
+        links.remove_dummy(DEVICE)
+        links.unbind(kube_proxys, ["10.96.0.2"])
+        fake.add("eth1", "", "192.0.2.2")
+        assert ears.take() == News({}, {"192.0.2.2": True})
 
 
 def test_only_a_route_to_one_address_makes_that_address_local() -> None:

@@ -9,10 +9,14 @@ from backends.userspace.belief import Observed
 from backends.userspace.engine import Engine
 from backends.userspace.kernel import Facts, News
 from backends.userspace.model import ROUTE_PROTOCOL, Listening, Place, Serving
+from backends.userspace.plan import plan
 from backends.userspace.settings import ForwarderSettings
 from backends.userspace.verify import check_listeners, concerns, correct, is_as_believed
 from proxy.desired import Frontend
+from proxy.localhost import Localhost
+from proxy.model import Family
 from proxy.netlink.fib import Route
+from tests.desired_strategies import make_desired, whole
 from tests.model_builders import make_key
 
 KEY = make_key("default/web")
@@ -67,6 +71,23 @@ def test_a_route_nobody_needs_may_go_too() -> None:
 
 def test_other_addresses_concern_who_has_node_ports() -> None:
     assert told(FACTS._replace(host=frozenset())) == [(KEY, "this host's addresses are others")]
+
+
+def test_addresses_concern_nobody_where_node_ports_have_theirs_by_name() -> None:
+    families: tuple[Family, ...] = ("IPv4", "IPv6")
+    port = make_desired("default/web", "10.1.0.1:80", outer=(Frontend("NodePort", None, 30080),))
+    part = Localhost(families).of(whole({port.key: port}))
+    observed = Observed(host=HOST)
+    observed.fold(plan(part, observed, [port.key], at_localhost=families))
+    more = HOST | {"192.0.2.2"}
+
+    assert not concerns(News({}, {"192.0.2.2": True}), observed)
+    assert concerns(News({LOCAL: True}, {"192.0.2.2": True}), observed)
+    assert correct(Facts(frozenset(), frozenset(), more), observed) == []
+    assert observed.host == more
+    found = plan(part, observed, [], at_localhost=families)
+    assert found.node is not None
+    assert (found.node.host, found.size) == (more, 1)
 
 
 def test_a_listener_that_is_gone_concerns_its_owner() -> None:
