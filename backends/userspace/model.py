@@ -89,6 +89,12 @@ class Serving(Value, frozen=True, kw_only=True):
     def has_node_ports(self) -> bool:
         return any(frontend.address is None for frontend in self.frontends)
 
+    def names(self, place: Place) -> bool:
+        """Whether a frontend is at this very address, and not on whatever addresses the node has."""
+        return any(
+            (each.address, each.port) == (place.address, place.port) for each in self.frontends
+        )
+
 
 class NodePart(Value, frozen=True):
     """What of the node is served: where NodePorts listen, and ranges in which unknown addresses lead nowhere.

@@ -2,6 +2,7 @@
 
 What a ServicePort should have is worked out first and compared with belief; what differs becomes an operation. A frontend that
 moves from one service to another keeps its socket: who comes takes it over, who goes finds that it is no longer its own.
+A frontend at an address of the node comes before a NodePort with its port, which is served there again when that goes.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -86,7 +87,11 @@ class _Draft:
         for address in before.addresses:
             if address not in after.addresses:
                 self._released.setdefault(address, set()).add(key)
-        wanted = dict(listeners(key, after, self._node_addresses.get(key.family, ())))
+        wanted = {
+            place: listening
+            for place, listening in listeners(key, after, self._node_addresses.get(key.family, ()))
+            if after.names(place) or not self._is_named_by_another(place, key)
+        }
         for place, listening in wanted.items():
             if observed.listening.get(place) != listening:
                 self._listening[place] = listening
@@ -101,6 +106,7 @@ class _Draft:
 
     def finish(self, node: NodePart | None) -> UserspacePlan:
         """Return the plan this amounts to."""
+        self._bequeath()
         observed = self._observed
         was, needed = frozenset(observed.black_holes), self._needed()
         holes = node.black_holes if node is not None else was
@@ -122,6 +128,36 @@ class _Draft:
             unrouted=(*unheld, *[(cidr, None) for cidr in sorted(was - holes)]),
             node=node,
         )
+
+    def _is_named_by_another(self, place: Place, key: PortKey) -> bool:
+        """Whether somebody else listens at a place, and not by a NodePort."""
+        held = self._listening.get(place)
+        if held is None and place not in self._left:
+            held = self._observed.listening.get(place)
+        if held is None or held.owner == key:
+            return False
+        holder = self._now(held.owner)
+        return holder is not None and holder.names(place)
+
+    def _bequeath(self) -> None:
+        """Have NodePorts served at those of the node's addresses of which others have left the port."""
+        observed = self._observed
+        for place, owner in self._left.items():
+            was = observed.serving.get(owner)
+            if (
+                place in self._listening
+                or place.address not in self._node_addresses.get(place.family, ())
+                or was is None
+                or not was.names(place)
+            ):
+                continue
+            for key in {**observed.node_ports, **self._serving}:
+                served = listeners(key, self._now(key) or _NOTHING, [place.address])
+                self._listening.update({at: each for at, each in served if at == place})
+
+    def _now(self, key: PortKey) -> Serving | None:
+        """Return how a ServicePort is to be served, as far as that is known."""
+        return self._serving[key] if key in self._serving else self._observed.serving.get(key)
 
     def _needed(self) -> set[str]:
         return {

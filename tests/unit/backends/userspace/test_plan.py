@@ -1,5 +1,7 @@
 """From belief and desire to operations. Convergence is for the contract tests; here is what they do not see."""
 
+from msgspec import structs
+
 from backends.userspace.belief import Observed
 from backends.userspace.model import Listening, Place, UserspacePlan
 from backends.userspace.plan import plan, prune
@@ -92,6 +94,33 @@ def test_node_ports_follow_the_addresses_of_this_host() -> None:
     assert found.listening == ((new, Listening(port.key, "external")),)
     assert found.closing == ((old, port.key),)
     assert found.describe()[-1] == "NodePorts at 192.0.2.2"
+
+
+def test_a_named_address_comes_before_a_node_port_which_has_it_again_afterwards() -> None:
+    place = Place("IPv4", "TCP", "192.0.2.1", 30080)
+    port = structs.replace(make_desired("default/web", "10.1.0.1:80"), frontends=(NODE_PORT,))
+    named = structs.replace(
+        make_desired("default/named", "10.1.0.2:80"),
+        frontends=(Frontend("ExternalIP", "192.0.2.1", 30080),),
+    )
+    both, one = whole(desired_state(port, named)), whole(desired_state(port))
+    ours, theirs = Listening(port.key, "external"), Listening(named.key, "external")
+
+    for keys in ([port.key, named.key], [named.key, port.key]):
+        assert plan(both, Observed(host=HOST), keys).listening == ((place, theirs),)
+    observed = served(desired_state(port))
+    carry_out(plan(both, observed, [named.key]), observed)
+    assert observed.listening == {place: theirs}
+    assert not plan(both, observed, [port.key])
+
+    for keys in ([named.key], [port.key, named.key], [named.key, port.key]):
+        gone = plan(one, observed, keys)
+        assert (gone.listening, gone.closing) == (((place, ours),), ())
+    assert prune(one, observed).listening == ((place, ours),)
+    new = served(desired_state(named))
+    for keys in ([port.key, named.key], [named.key, port.key]):
+        gone = plan(one, new, keys)
+        assert (gone.listening, gone.closing) == (((place, ours),), ())
 
 
 def test_unknown_addresses_lead_nowhere_only_once_all_services_are_there() -> None:
