@@ -5,6 +5,7 @@ use a door of their own, in a thread.
 """
 
 import asyncio
+import errno
 import logging
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Final
@@ -29,6 +30,8 @@ from proxy.threads import to_thread
 
 RETRY_S: Final = 30.0
 """When a port that could not be had at localhost is tried again, if nothing else happens before."""
+TAKEN_RETRY_S: Final = 1.0
+"""When one that is taken elsewhere is: in an upgrade the process before may have it, which ends soon."""
 AT_ONCE: Final = 200
 """Sockets opened or closed before others have their turn."""
 Failed = dict[PortKey, str]
@@ -122,8 +125,16 @@ class UserspaceBackend:
             await self._close(plan, observed)
             if plan.unrouted:
                 failed |= self._unroute(plan, observed)
-        again_s = 0.0 if has_moved else RETRY_S if observed.refused else None
+        again_s = 0.0 if has_moved else self._retry_s(observed)
         return Applied(operations=plan.size, transactions=1, failed=failed, again_s=again_s)
+
+    def _retry_s(self, observed: Observed) -> float | None:
+        if not observed.refused:
+            return None
+        return RETRY_S if all(map(self._is_at_localhost, observed.refused)) else TAKEN_RETRY_S
+
+    def _is_at_localhost(self, place: Place) -> bool:
+        return place.family in self.at_localhost and place.address == ADDRESSES[place.family]
 
     def assume(self, plan: UserspacePlan, observed: Observed) -> Applied:
         observed.fold(plan)
@@ -176,25 +187,26 @@ class UserspaceBackend:
             except OSError as error:
                 if self._engine.has(place):
                     self._engine.stop(place)
-                self._refuse(place, listening.owner, describe(place, error), observed, failed)
+                self._refuse(place, listening.owner, error, observed, failed)
             else:
-                if place in observed.refused:
+                if place in observed.refused and self._is_at_localhost(place):
                     log.info("%s is served at localhost now", listening.owner)
                 observed.listen(place, listening)
             if not number % AT_ONCE:
                 await asyncio.sleep(0)
 
     def _refuse(
-        self, place: Place, owner: PortKey, why: str, observed: Observed, failed: Failed
+        self, place: Place, owner: PortKey, error: OSError, observed: Observed, failed: Failed
     ) -> None:
         """Believe that nobody listens somewhere. At localhost that is none of the mode, as it is none of others."""
-        was_refused = place in observed.refused
+        why, was_refused = describe(place, error), place in observed.refused
         observed.listen(place, None)
-        if place.family not in self.at_localhost or place.address != ADDRESSES[place.family]:
+        is_at_localhost = self._is_at_localhost(place)
+        if not is_at_localhost:
             failed[owner] = why
-            return
-        observed.refused[place] = owner
-        if not was_refused:
+        if is_at_localhost or error.errno == errno.EADDRINUSE:
+            observed.refused[place] = owner
+        if is_at_localhost and not was_refused:
             log.error("%s is not served at localhost, trying again: %s", owner, why)
 
     async def _close(self, plan: UserspacePlan, observed: Observed) -> None:

@@ -14,8 +14,8 @@ class Observed:
     """`routes` are the addresses that a route of ours makes local, `black_holes` ranges in which unknown addresses lead nowhere.
 
     `places` says for each ServicePort where it listens, `holders` for each address who needs it, `node_ports` who has any.
-    `host` are the addresses of this host's interfaces, as of the last reading of everything. `refused` is where at localhost somebody
-    was to listen and could not, with whose that is.
+    `host` are the addresses of this host's interfaces, as of the last reading of everything. `refused` is where somebody was
+    to listen and could not, and is tried again soon, with whose that is.
     """
 
     is_rebuild_due: Final = False

@@ -6,6 +6,8 @@ A frontend at an address of the node comes before a NodePort with its port, whic
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import islice
+from typing import Final
 
 from backends.userspace.belief import Observed
 from backends.userspace.model import Listening, NodePart, Place, Serving, UserspacePlan
@@ -13,6 +15,9 @@ from backends.userspace.render import listeners, node_addresses, render
 from proxy.desired import Desired
 from proxy.desired_node import DesiredNode, family_of
 from proxy.model import FAMILIES, Family, PortKey
+
+RETRIED_AT_ONCE: Final = 200
+"""How many of those who could not listen are tried again with one plan: in turn, since who still cannot comes last."""
 
 _NOTHING = Serving(frontends=())
 
@@ -32,7 +37,9 @@ def plan(
     """
     was_settled = observed.node is not None and observed.node.is_settled
     node = _node_part(desired.node, observed, families, at_localhost, is_settled=was_settled)
-    keys: Iterable[PortKey] = changed or dict.fromkeys(observed.refused.values())
+    keys: Iterable[PortKey] = changed or islice(
+        dict.fromkeys(observed.refused.values()), RETRIED_AT_ONCE
+    )
     if _node_ports_move(observed.node, node):
         keys = dict.fromkeys([*changed, *observed.node_ports])
     draft = _Draft(observed, node or observed.node)
@@ -65,6 +72,9 @@ class _Draft:
 
     def __init__(self, observed: Observed, node: NodePart | None) -> None:
         self._observed = observed
+        self._refused: dict[PortKey, list[Place]] = {}
+        for place, owner in observed.refused.items():
+            self._refused.setdefault(owner, []).append(place)
         self._node_addresses: Mapping[Family, tuple[str, ...]] = (
             node.node_addresses if node is not None else {}
         )
@@ -95,8 +105,7 @@ class _Draft:
         for place, listening in wanted.items():
             if observed.listening.get(place) != listening:
                 self._listening[place] = listening
-        refused = [place for place, owner in observed.refused.items() if owner == key]
-        for place in (*observed.places.get(key, ()), *refused):
+        for place in (*observed.places.get(key, ()), *self._refused.get(key, ())):
             if place not in wanted:
                 self._left[place] = key
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from backends.userspace.backend import RETRY_S, UserspaceBackend
+from backends.userspace.backend import RETRY_S, TAKEN_RETRY_S, UserspaceBackend
 from backends.userspace.model import ROUTE_PROTOCOL, Place
 from backends.userspace.settings import ForwarderSettings
 from proxy.beside import at_localhost
@@ -117,6 +118,44 @@ def test_a_port_that_is_taken_at_localhost_is_none_of_the_mode_and_is_tried_agai
                 assert made.listening().keys() == observed.listening.keys()
 
     asyncio.run(test())
+
+
+def test_a_place_that_another_process_has_is_tried_again_every_second() -> None:
+    port = make_desired("default/web", "10.1.0.1:80", cluster_ip="127.0.0.99", port=39083)
+    desired = whole(desired_state(port))
+
+    async def test() -> None:
+        with (
+            RoutesKernel().entered(),
+            contextlib.closing(UserspaceBackend(ForwarderSettings())) as backend,
+        ):
+            observed = await backend.observe()
+            with socket.create_server(("127.0.0.99", 39083)):
+                for keys in ([port.key], []):
+                    applied = await backend.apply(backend.plan(desired, observed, keys), observed)
+                    assert "another program listens" in applied.failed[port.key]
+                    assert applied.again_s == TAKEN_RETRY_S <= 1
+            applied = await backend.apply(backend.plan(desired, observed, []), observed)
+            assert (applied.failed, applied.again_s) == ({}, None)
+            assert not backend.plan(desired, observed, [port.key])
+            assert [str(place) for place in observed.listening] == ["TCP 127.0.0.99:39083"]
+
+    asyncio.run(test())
+
+
+def test_what_fails_for_another_reason_waits_as_other_refusals_do() -> None:
+    async def test(host: UserspaceHost) -> None:
+        backend = host.start()
+        observed = await adopt(backend, {})
+        host.limit(0)
+        ports = many_services(1)
+
+        applied = await backend.apply(backend.plan(whole(ports), observed, list(ports)), observed)
+
+        assert (list(applied.failed), applied.again_s) == (list(ports), None)
+        assert not observed.refused
+
+    run(test)
 
 
 def test_what_cannot_be_forwarded_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

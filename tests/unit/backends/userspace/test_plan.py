@@ -1,13 +1,15 @@
 """From belief and desire to operations. Convergence is for the contract tests; here is what they do not see."""
 
+import pytest
 from msgspec import structs
 
+from backends.userspace import plan as planning
 from backends.userspace.belief import Observed
 from backends.userspace.model import Listening, Place, UserspacePlan
 from backends.userspace.plan import plan, prune
 from proxy.desired import Frontend
 from proxy.desired_node import DesiredNode
-from tests.desired_strategies import Ports, desired_state, make_desired, whole
+from tests.desired_strategies import Ports, desired_state, make_desired, many_services, whole
 
 HOST = frozenset(["192.0.2.1"])
 NODE_PORT = Frontend("NodePort", None, 30080)
@@ -140,6 +142,27 @@ def test_unknown_addresses_lead_nowhere_only_once_all_services_are_there() -> No
     assert not plan(whole(ports, node), observed, list(ports))
     gone = plan(whole(ports, DesiredNode()), observed, [])
     assert [text for text, _ in gone.unrouted] == ["10.96.0.0/16", "fd00:10:96::/112"]
+
+
+def test_those_who_could_not_listen_are_tried_again_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planning, "RETRIED_AT_ONCE", 2)
+    ports = many_services(3)
+    observed = served(ports)
+    for place, listening in list(observed.listening.items()):
+        observed.listen(place, None)
+        observed.refused[place] = listening.owner
+
+    tried = []
+    for _ in range(3):
+        for place, listening in plan(whole(ports), observed, []).listening:
+            observed.listen(place, None)
+            observed.refused[place] = listening.owner
+            tried.append(listening.owner)
+
+    first, second, third = ports
+    assert tried == [first, second, third, first, second, third]
 
 
 def test_addresses_of_nobody_are_pruned() -> None:
