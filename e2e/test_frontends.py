@@ -12,10 +12,10 @@ import pytest
 from msgspec import structs
 
 from backends.kernel.nft import Nft
+from backends.kernel.nft_node import SERVICE_CIDRS as SERVICE_CIDRS_SET
 from backends.kernel.nft_ranges import interval_keys
 from backends.kernel.nft_table import NUMBERS
 from backends.kernel.nft_transaction import Form, parse_interval
-from backends.nftables.model import SERVICE_CIDRS as SERVICE_CIDRS_SET
 from backends.nftables.model import TABLE
 from e2e.client import Answer, Failure, Outcome
 from e2e.frontends import (

@@ -20,6 +20,7 @@ from backends.iptables.model import (
 )
 from backends.iptables.tree import ROOTS
 from backends.kernel.ipvs_marks import Marks
+from backends.kernel.xtables_pods import pod_words
 from proxy.config.settings import LocalMode, Settings
 from proxy.desired_node import PRIMARY, DesiredNode, family_of
 from proxy.model import PROTOCOLS, Family, Value
@@ -140,25 +141,15 @@ class Layout:
         return self._fixed[family].preludes[tree]
 
     def pod(self, family: Family) -> str | None:
-        """Return what matches traffic of pods on this node; None where nothing tells it.
+        """Return what matches traffic of pods on this node; None where nothing tells it."""
+        pods = self._pods(family)
+        return pods[0] if pods is not None else None
 
-        In OUTPUT there is no interface a packet came from, so by interface the node itself is no pod.
-        """
-        return self._pod(family, "")
-
-    def _pod(self, family: Family, inversion: str) -> str | None:
+    def _pods(self, family: Family) -> tuple[str, str] | None:
         settings = self.settings
-        match settings.local_mode:
-            case "BridgeInterface":
-                return f"{inversion}-i {settings.interface}"
-            case "InterfaceNamePrefix":
-                return f"{inversion}-i {settings.interface}+"
-            case "ClusterCIDR" | "NodeCIDR":
-                pass
         is_by_node = settings.local_mode == "NodeCIDR"
         cidrs = self._node.pod_cidrs if is_by_node else settings.cluster_cidrs
-        own = [cidr for cidr in cidrs if family_of(cidr) == family]
-        return f"{inversion}-s {own[0]}" if own else None
+        return pod_words(settings.local_mode, cidrs, settings.interface, family)
 
     def _fixed_of(self, family: Family) -> _Fixed:
         canary = empty_chain(CANARY)
@@ -199,8 +190,8 @@ class Layout:
         """What goes to a cluster IP and is no pod's of this node is masqueraded; where nothing tells pods, nothing is."""
         if self.settings.masquerade_all:
             return (self.masquerade,)
-        other = self._pod(family, "! ")
-        return (f"{other} {self.masquerade}",) if other is not None else ()
+        pods = self._pods(family)
+        return (f"{pods[1]} {self.masquerade}",) if pods is not None else ()
 
     def _postrouting(self, family: Family) -> Chain:
         bit = f"{self.settings.masquerade_mark:#x}"

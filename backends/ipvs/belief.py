@@ -7,18 +7,10 @@ read back, or everything is read anew and a new belief begins.
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
-from backends.ipvs.model import (
-    AddressStep,
-    Frontend,
-    IpvsStep,
-    NodePart,
-    Operation,
-    Place,
-    Rendered,
-    Step,
-)
+from backends.ipvs.model import AddressStep, Frontend, IpvsStep, Operation, Place, Rendered, Step
 from backends.ipvs.planned import IpvsPlan
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
+from backends.kernel.nft_node import NodePart
 from backends.kernel.nft_table import Data, TableFacts
 from backends.kernel.nft_transaction import Transaction
 from proxy.model import Family, PortKey

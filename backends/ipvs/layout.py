@@ -22,14 +22,12 @@ from backends.ipvs.model import (
     GUARDED,
     HAIRPIN,
     HEALTH_PORTS,
-    NODEPORT_IPS,
     NODEPORT_SHORTCUTS,
     NODEPORTS,
     NODEPORTS_DROPPED,
     NODEPORTS_REFUSED,
     PLACES,
     REFUSED,
-    SERVICE_CIDRS,
     SERVICES,
     SHORTCUTS,
     Kind,
@@ -38,6 +36,7 @@ from backends.kernel import nft_phrases as say
 from backends.kernel.ipvs_marks import Marks
 from backends.kernel.nft_expressions import Nat
 from backends.kernel.nft_messages import BaseChain
+from backends.kernel.nft_node import NODEPORT_IPS, SERVICE_CIDRS
 from backends.kernel.nft_numbers import Hook, NatKind, SetFlag
 from backends.kernel.nft_pods import Detector, LocalMode
 from backends.kernel.nft_table import (

@@ -9,9 +9,9 @@ from typing import Final, Literal, NamedTuple
 
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
 from backends.kernel.links import OWN_DEVICE
+from backends.kernel.nft_node import SERVICE_CIDRS
 from backends.kernel.nft_transaction import Form, Transaction
-from proxy.desired_node import DesiredNode
-from proxy.model import Family, PortKey, Protocol, Value
+from proxy.model import PortKey, Protocol, Value
 
 DEVICE: Final = OWN_DEVICE
 TABLE: Final = "sliceproxy-ipvs"
@@ -29,8 +29,6 @@ NODEPORTS: Final = "nodeports"
 NODEPORT_SHORTCUTS: Final = "nodeport-shortcuts"
 NODEPORTS_DROPPED: Final = "nodeports-dropped"
 NODEPORTS_REFUSED: Final = "nodeports-refused"
-NODEPORT_IPS: Final = "nodeport-ips"
-SERVICE_CIDRS: Final = "service-cidrs"
 HAIRPIN: Final = "hairpin"
 HEALTH_PORTS: Final = "health-ports"
 """Protocol and port of health check node ports, which load balancers ask for at their VIP too."""
@@ -151,17 +149,6 @@ class Rendered(Value, frozen=True, kw_only=True):
             marked=tuple(dict.fromkeys([*self.marked, *other.marked])),
             shared=self.shared | other.shared,
         )
-
-
-class NodePart(Value, frozen=True):
-    """What of the whole node is programmed: the elements that are there for the node, not for a service.
-
-    `described` is the DesiredNode they stand for, `is_settled` whether all services were programmed before.
-    """
-
-    described: DesiredNode
-    is_settled: bool
-    members: frozenset[tuple[Family, str, bytes]] = frozenset()
 
 
 def form_of(set_name: str) -> Form:

@@ -17,7 +17,6 @@ from backends.ipvs.model import (
     GUARDED,
     HAIRPIN,
     HEALTH_PORTS,
-    NODEPORT_IPS,
     NODEPORT_SHORTCUTS,
     SHORTCUTS,
     AddressStep,
@@ -25,6 +24,7 @@ from backends.ipvs.model import (
     Step,
     form_of,
 )
+from backends.kernel.nft_node import NODEPORT_IPS
 from backends.kernel.nft_table import ChainSpec, SetSpec, TableFacts
 from backends.kernel.nft_transaction import Batch, Transaction
 from backends.kernel.nft_values import Values, differences

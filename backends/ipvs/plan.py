@@ -11,12 +11,7 @@ from collections.abc import Collection
 from backends.ipvs.belief import Observed
 from backends.ipvs.draft import Draft
 from backends.ipvs.layout import Layout
-from backends.ipvs.model import (
-    NODEPORT_IPS,
-    SERVICE_CIDRS,
-    NodePart,
-    Rendered,
-)
+from backends.ipvs.model import Rendered
 from backends.ipvs.order import in_order
 from backends.ipvs.planned import IpvsPlan
 from backends.ipvs.render import (
@@ -27,12 +22,9 @@ from backends.ipvs.render import (
     render_port,
 )
 from backends.kernel.ipvs_marks import choose_number, is_chosen
-from backends.kernel.nft_ranges import interval_keys
-from backends.kernel.nft_values import ABSENT
-from proxy.addresses import pack_ip, parse_cidr
+from backends.kernel.nft_node import NodePart, plan_node
 from proxy.desired import Desired, DesiredPort
-from proxy.desired_node import DesiredNode, family_of
-from proxy.model import Family, PortKey
+from proxy.model import PortKey
 
 _NOTHING = Rendered()
 
@@ -68,7 +60,9 @@ def plan(
         for server, each in port.servers.items():
             draft.put_server(key, server, each)
     is_settled = observed.node is not None and observed.node.is_settled
-    node = plan_node(draft, observed, desired.node, is_settled=is_settled)
+    node = plan_node(
+        draft.values, layout.families, observed.node, desired.node, is_settled=is_settled
+    )
     return finish(draft, rendered, node, reaps=not changed and bool(observed.draining))
 
 
@@ -128,38 +122,3 @@ def _replace(draft: Draft, key: PortKey, old: Rendered, port: RenderedPort | Non
     draft.withdraw(key, old.frontends, kept, is_gone=port is None)
     for server in old.marked:
         draft.put_server(key, server, None, is_graceful=port is not None)
-
-
-def plan_node(
-    draft: Draft, observed: Observed, node: DesiredNode, *, is_settled: bool
-) -> NodePart | None:
-    """Ask for what is there for the node itself; None if that is as it was.
-
-    Addresses that no service has are dropped only once all services are there.
-    """
-    old = observed.node
-    if old is not None and old.described is node and old.is_settled == is_settled:
-        return None
-    members = node_members(node, draft.layout, is_settled=is_settled)
-    if old is not None and members == old.members and old.is_settled == is_settled:
-        return NodePart(node, is_settled, members)
-    for family, name, key in old.members - members if old is not None else ():
-        draft.values(family, name)[key] = (ABSENT, None)
-    for family, name, key in members:
-        draft.values(family, name)[key] = (None, None)
-    return NodePart(node, is_settled, members)
-
-
-def node_members(
-    node: DesiredNode, layout: Layout, *, is_settled: bool
-) -> frozenset[tuple[Family, str, bytes]]:
-    """Return the elements that are there for the node itself."""
-    members: set[tuple[Family, str, bytes]] = set()
-    for family in layout.families:
-        for text in node.node_port_addresses.get(family) or ():
-            members.add((family, NODEPORT_IPS, pack_ip(text)))
-        cidrs = [cidr for cidr in map(parse_cidr, node.service_cidrs) if cidr is not None]
-        own = [cidr.text for cidr in cidrs if family_of(cidr.text) == family]
-        if is_settled:
-            members.update([(family, SERVICE_CIDRS, key) for key in interval_keys(family, own)])
-    return frozenset(members)

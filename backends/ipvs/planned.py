@@ -5,7 +5,6 @@ from backends.ipvs.model import (
     TABLE,
     AddressStep,
     IpvsStep,
-    NodePart,
     Operation,
     Place,
     Rendered,
@@ -13,6 +12,7 @@ from backends.ipvs.model import (
 )
 from backends.ipvs.words import element_words
 from backends.kernel.ipvs_objects import Destination, ServerId
+from backends.kernel.nft_node import NodePart
 from proxy.addresses import join_host_port
 from proxy.model import PortKey
 

@@ -14,10 +14,11 @@ from backends.ipvs.model import (
     PLACES,
     Rendered,
 )
-from backends.ipvs.plan import finish, plan_node
+from backends.ipvs.plan import finish
 from backends.ipvs.planned import IpvsPlan
 from backends.ipvs.render import read_mark, render_port
 from backends.kernel.ipvs_objects import ServerId
+from backends.kernel.nft_node import plan_node
 from backends.kernel.nft_table import TableFacts
 from backends.kernel.nft_values import ABSENT
 from proxy.addresses import pack_ip, unpack_ip
@@ -61,7 +62,7 @@ def prune(desired: Desired, observed: Observed, layout: Layout) -> IpvsPlan:
     for key, port in desired.ports.items():
         if key not in observed.rendered and key.family in layout.families:
             _keep_for(port, observed, layout, occupied)
-    node = plan_node(draft, observed, desired.node, is_settled=True)
+    node = plan_node(draft.values, layout.families, observed.node, desired.node, is_settled=True)
     part = node or observed.node
     for family, name, member in part.members if part is not None else ():
         occupied.elements[family, name].add(member)

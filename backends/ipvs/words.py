@@ -2,18 +2,9 @@
 
 from typing import Final
 
-from backends.ipvs.model import (
-    ALLOWED,
-    BOUND,
-    ELSEWHERE,
-    HAIRPIN,
-    HEALTH_PORTS,
-    MARKING,
-    NODEPORT_IPS,
-    PLACES,
-    SERVICE_CIDRS,
-)
+from backends.ipvs.model import ALLOWED, BOUND, ELSEWHERE, HAIRPIN, HEALTH_PORTS, MARKING, PLACES
 from backends.ipvs.render import read_mark
+from backends.kernel.nft_node import NODEPORT_IPS, SERVICE_CIDRS
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
 from backends.kernel.nft_table import Data
 from proxy.addresses import unpack_ip

@@ -19,13 +19,12 @@ from backends.ipvs.model import (
     GUARDED,
     HAIRPIN,
     HEALTH_PORTS,
-    NODEPORT_IPS,
     PLACES,
     REFUSED,
-    SERVICE_CIDRS,
     SERVICES,
     Kind,
 )
+from backends.kernel.nft_node import NODEPORT_IPS, SERVICE_CIDRS
 from backends.kernel.nft_table import ChainSpec, RuleSpec
 from backends.kernel.xtables_pods import pod_words
 from proxy.model import Family

@@ -15,12 +15,10 @@ from backends.ipvs.model import (
     HAIRPIN,
     HEALTH_PORTS,
     MARKING,
-    NODEPORT_IPS,
     NODEPORT_SHORTCUTS,
     NODEPORTS,
     NODEPORTS_DROPPED,
     NODEPORTS_REFUSED,
-    SERVICE_CIDRS,
 )
 from backends.ipvs.xt_layout import set_name
 from backends.kernel.ipset_objects import (
@@ -30,6 +28,7 @@ from backends.kernel.ipset_objects import (
     Member,
     SetKind,
 )
+from backends.kernel.nft_node import NODEPORT_IPS, SERVICE_CIDRS
 from backends.kernel.nft_phrases import read_word, word
 from backends.kernel.nft_ranges import END, interval_keys, merged_ranges
 from backends.kernel.nft_table import Data

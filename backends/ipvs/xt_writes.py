@@ -16,13 +16,11 @@ from backends.ipvs.model import (
     GUARDED,
     HAIRPIN,
     HEALTH_PORTS,
-    NODEPORT_IPS,
     NODEPORT_SHORTCUTS,
     NODEPORTS,
     NODEPORTS_DROPPED,
     NODEPORTS_REFUSED,
     REFUSED,
-    SERVICE_CIDRS,
     SERVICES,
     SHORTCUTS,
 )
@@ -30,6 +28,7 @@ from backends.ipvs.xt_layout import set_name
 from backends.ipvs.xt_members import leaving, members_of, members_of_bounds
 from backends.kernel import ipset_messages
 from backends.kernel.ipset_objects import IpSet, Member
+from backends.kernel.nft_node import NODEPORT_IPS, SERVICE_CIDRS
 from backends.kernel.nft_transaction import Batch, Element, Transaction
 from proxy.model import FAMILIES, Family, PortKey
 from proxy.netlink.codec import Request

@@ -121,17 +121,12 @@ class Links(Closing):
             raise _kernel_error(what, ack)
 
 
-class AddressNews:
+class AddressNews(Closing):
     """What the kernel announces about the addresses of all interfaces, from the moment this is made; open until `close`."""
 
     def __init__(self) -> None:
-        self._socket = NetlinkSocket(codec.NETLINK_ROUTE)
-        try:
-            for group in (route.RTNLGRP_IPV4_IFADDR, route.RTNLGRP_IPV6_IFADDR):
-                self._socket.join(group)
-        except KernelError:
-            self._socket.close()
-            raise
+        groups = route.RTNLGRP_IPV4_IFADDR, route.RTNLGRP_IPV6_IFADDR
+        self._socket = NetlinkSocket.hearing(codec.NETLINK_ROUTE, *groups)
 
     def close(self) -> None:
         self._socket.close()
@@ -152,16 +147,11 @@ class AddressNews:
         return found
 
 
-class LinkNews:
+class LinkNews(Closing):
     """What the kernel announces about interfaces, from the moment this is made; open until `close`."""
 
     def __init__(self) -> None:
-        self._socket = NetlinkSocket(codec.NETLINK_ROUTE)
-        try:
-            self._socket.join(route.RTNLGRP_LINK)
-        except KernelError:
-            self._socket.close()
-            raise
+        self._socket = NetlinkSocket.hearing(codec.NETLINK_ROUTE, route.RTNLGRP_LINK)
 
     def close(self) -> None:
         self._socket.close()

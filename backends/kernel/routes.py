@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterable, Sequence
 
 from proxy.closing import Closing
-from proxy.errors import KernelError
 from proxy.model import FAMILIES, Value
 from proxy.netlink import codec, fib
 from proxy.netlink.codec import Request
@@ -75,13 +74,8 @@ class RouteNews(Closing):
 
     def __init__(self, protocol: int) -> None:
         self._protocol = protocol
-        self._socket = NetlinkSocket(codec.NETLINK_ROUTE)
-        try:
-            for group in (fib.RTNLGRP_IPV4_ROUTE, fib.RTNLGRP_IPV6_ROUTE):
-                self._socket.join(group)
-        except KernelError:
-            self._socket.close()
-            raise
+        groups = fib.RTNLGRP_IPV4_ROUTE, fib.RTNLGRP_IPV6_ROUTE
+        self._socket = NetlinkSocket.hearing(codec.NETLINK_ROUTE, *groups)
 
     def close(self) -> None:
         self._socket.close()

@@ -7,17 +7,11 @@ corrected by what was read back, or everything is read anew and a new belief beg
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
+from backends.kernel.nft_node import NodePart
 from backends.kernel.nft_table import Data, TableFacts
 from backends.kernel.nft_transaction import Transaction
 from backends.nftables.affinity import LAST_SERVICE, next_service, parse_service
-from backends.nftables.model import (
-    AFFINITY_NODEPORTS,
-    AFFINITY_SERVICES,
-    NodePart,
-    Rendered,
-    Sticky,
-    Target,
-)
+from backends.nftables.model import AFFINITY_NODEPORTS, AFFINITY_SERVICES, Rendered, Sticky, Target
 from backends.nftables.names import timeout_of
 from backends.nftables.planned import NftPlan
 from backends.nftables.ranges import LENGTHS

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from backends.kernel.nft_node import NodePart
 from backends.kernel.nft_table import ChainSpec, Data, SetSpec, TableFacts
 from backends.kernel.nft_transaction import Transaction
 from backends.kernel.nft_values import ABSENT, Absent, Values
@@ -13,7 +14,6 @@ from backends.nftables.model import (
     LOCAL_FROM,
     PLACES,
     Keys,
-    NodePart,
     Rendered,
     Row,
     SharedMember,

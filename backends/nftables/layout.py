@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from backends.kernel import nft_phrases as say
 from backends.kernel import nft_table
 from backends.kernel.nft_messages import BaseChain
+from backends.kernel.nft_node import NODEPORT_IPS, SERVICE_CIDRS
 from backends.kernel.nft_numbers import Hook
 from backends.kernel.nft_pods import Detector, LocalMode
 from backends.kernel.nft_table import ChainFacts, ChainSpec, RuleSpec, SetFacts, SetSpec
@@ -22,10 +23,8 @@ from backends.nftables.model import (
     FIREWALL,
     GUARDED,
     NODE_PORT,
-    NODEPORT_IPS,
     PLACES,
     REFUSE,
-    SERVICE_CIDRS,
     SERVICES,
     SOURCES,
     Kind,

@@ -8,7 +8,6 @@ chains no service needs any more (they are shared, hold no state, and stay until
 from collections.abc import Collection, Iterator
 from typing import Final, Literal, NamedTuple
 
-from proxy.desired_node import DesiredNode
 from proxy.model import Family, Protocol, Value
 
 TABLE: Final = "sliceproxy"
@@ -23,8 +22,6 @@ REFUSED: Final = "refused"
 NODEPORTS_REFUSED: Final = "nodeports-refused"
 CLUSTER_IPS: Final = "cluster-ips"
 EXTERNAL_IPS: Final = "external-ips"
-NODEPORT_IPS: Final = "nodeport-ips"
-SERVICE_CIDRS: Final = "service-cidrs"
 HAIRPIN: Final = "hairpin"
 AFFINITY_CLIENTS: Final = "affinity-clients"
 AFFINITY_SERVICES: Final = "affinity-services"
@@ -175,14 +172,3 @@ class Rendered(Value, frozen=True, kw_only=True):
             sticky=self.sticky.joined(other.sticky) if self.sticky else other.sticky,
             shared=self.shared | other.shared,
         )
-
-
-class NodePart(Value, frozen=True):
-    """What of the whole node is programmed: the elements of each set that are there for the node, not for a service.
-
-    `described` is the DesiredNode they stand for, `is_settled` whether all services were programmed before.
-    """
-
-    described: DesiredNode
-    is_settled: bool
-    members: frozenset[tuple[Family, str, bytes]] = frozenset()

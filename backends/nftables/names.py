@@ -11,8 +11,9 @@ import functools
 import re
 from typing import Final, Literal, NamedTuple
 
+from backends.kernel.nft_node import SERVICE_CIDRS
 from backends.kernel.nft_transaction import Form
-from backends.nftables.model import AFFINITY_CLIENTS, SERVICE_CIDRS, Kind
+from backends.nftables.model import AFFINITY_CLIENTS, Kind
 from proxy.model import Protocol
 
 Act = Literal["pick", "external", "split", "remember"]

@@ -14,25 +14,17 @@ from collections.abc import Collection
 
 from msgspec import structs
 
-from backends.kernel.nft_ranges import interval_keys
-from backends.kernel.nft_values import ABSENT
+from backends.kernel.nft_node import plan_node
 from backends.nftables.affinity import SERVICES_AT_MOST
 from backends.nftables.belief import Observed
 from backends.nftables.draft import Draft
 from backends.nftables.layout import Layout
-from backends.nftables.model import (
-    NODEPORT_IPS,
-    SERVICE_CIDRS,
-    NodePart,
-    Rendered,
-)
+from backends.nftables.model import Rendered
 from backends.nftables.planned import NftPlan
 from backends.nftables.render import RenderedPort, render_port
 from backends.nftables.sticky import Numbering, plan_sticky, withdraw_sticky
-from proxy.addresses import parse_cidr, parse_ip
 from proxy.desired import Desired, DesiredPort
-from proxy.desired_node import DesiredNode
-from proxy.model import Family, PortKey
+from proxy.model import PortKey
 
 
 def plan(
@@ -67,7 +59,9 @@ def plan(
         for frontend in port.frontends:
             draft.put(key, frontend, service)
     is_settled = observed.node is not None and observed.node.is_settled
-    node = plan_node(draft, observed, desired.node, is_settled=is_settled)
+    node = plan_node(
+        draft.values, layout.families, observed.node, desired.node, is_settled=is_settled
+    )
     return draft.plan(rendered, node, refused=refused, next_services=numbering.following)
 
 
@@ -111,43 +105,6 @@ def _replace(
         return None
     targets = tuple([frontend.target for frontend in frontends])
     return Rendered(targets=targets, sticky=sticky, shared=shared)
-
-
-def plan_node(
-    draft: Draft, observed: Observed, node: DesiredNode, *, is_settled: bool
-) -> NodePart | None:
-    """Ask for what is there for the node itself; None if that is as it was.
-
-    Addresses that no service has are dropped only once all services are there.
-    """
-    old = observed.node
-    if old is not None and old.described is node and old.is_settled == is_settled:
-        return None
-    members = node_members(node, draft.layout, is_settled=is_settled)
-    if old is not None and members == old.members and old.is_settled == is_settled:
-        return NodePart(node, is_settled, members)
-    for family, name, key in old.members - members if old is not None else ():
-        draft.values(family, name)[key] = (ABSENT, None)
-    for family, name, key in members:
-        draft.values(family, name)[key] = (None, None)
-    return NodePart(node, is_settled, members)
-
-
-def node_members(
-    node: DesiredNode, layout: Layout, *, is_settled: bool
-) -> frozenset[tuple[Family, str, bytes]]:
-    """Return the elements that are there for the node itself."""
-    members: set[tuple[Family, str, bytes]] = set()
-    for family in layout.families:
-        for text in node.node_port_addresses.get(family) or ():
-            address = parse_ip(text)
-            if address is not None:
-                members.add((family, NODEPORT_IPS, address.packed))
-        ranges = [cidr for cidr in map(parse_cidr, node.service_cidrs) if cidr is not None]
-        own = tuple([cidr.text for cidr in ranges if cidr.family == family])
-        if is_settled and own:
-            members.update([(family, SERVICE_CIDRS, key) for key in interval_keys(family, own)])
-    return frozenset(members)
 
 
 def refresh(draft: Draft) -> None:

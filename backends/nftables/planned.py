@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from backends.kernel.nft_node import NodePart
 from backends.kernel.nft_transaction import Transaction
-from backends.nftables.model import TABLE, Keys, NodePart, Rendered
+from backends.nftables.model import TABLE, Keys, Rendered
 from backends.nftables.words import element_words
 from proxy.model import Family, PortKey
 

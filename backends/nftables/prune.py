@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from backends.kernel.nft_node import plan_node
 from backends.kernel.nft_table import ChainSpec, TableFacts
 from backends.kernel.nft_transaction import Transaction
 from backends.kernel.nft_values import ABSENT
@@ -22,7 +23,7 @@ from backends.nftables.model import (
 )
 from backends.nftables.names import is_former_chain, is_picking, timeout_of
 from backends.nftables.picking import leads_to
-from backends.nftables.plan import plan_node, refresh
+from backends.nftables.plan import refresh
 from backends.nftables.planned import NftPlan
 from backends.nftables.ranges import LENGTHS, set_of_ranges
 from backends.nftables.render import RenderedPort, render_port
@@ -63,7 +64,7 @@ def prune(desired: Desired, observed: Observed, tables: Layout) -> NftPlan:
     if is_new:
         refresh(draft)
     occupied = _occupied(desired, observed, layout)
-    node = plan_node(draft, observed, desired.node, is_settled=True)
+    node = plan_node(draft.values, layout.families, observed.node, desired.node, is_settled=True)
     part = node or observed.node
     for family, name, member in part.members if part is not None else ():
         occupied[family].elements.setdefault(name, set()).add(member)

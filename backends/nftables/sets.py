@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from backends.kernel.nft_node import NODEPORT_IPS, SERVICE_CIDRS
 from backends.kernel.nft_numbers import SetFlag
 from backends.kernel.nft_table import SetSpec, declared
 from backends.nftables.model import (
@@ -19,11 +20,9 @@ from backends.nftables.model import (
     GUARDED,
     HAIRPIN,
     NODEPORT_ENDPOINTS,
-    NODEPORT_IPS,
     NODEPORTS,
     NODEPORTS_REFUSED,
     REFUSED,
-    SERVICE_CIDRS,
     SERVICES,
 )
 from proxy.model import IPV4, Family, Protocol

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from backends.kernel.nft_node import NODEPORT_IPS
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
 from backends.kernel.nft_table import Data
 from backends.nftables.model import (
@@ -19,7 +20,6 @@ from backends.nftables.model import (
     GUARDED,
     HAIRPIN,
     NODEPORT_ENDPOINTS,
-    NODEPORT_IPS,
     PLACES,
 )
 from backends.nftables.names import form_of

@@ -14,7 +14,7 @@ import os
 import select
 import socket
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Self
 
 from msgspec import structs
 
@@ -72,6 +72,18 @@ class NetlinkSocket(Closing):
         self._view = memoryview(self._buffer)
         self._seq = 1
         self._open_dump: int | None = None
+
+    @classmethod
+    def hearing(cls, protocol: int, *groups: int) -> Self:
+        """Open one that hears what the kernel announces to some groups, and asks nothing. Raises KernelError."""
+        made = cls(protocol)
+        try:
+            for group in groups:
+                made.join(group)
+        except KernelError:
+            made.close()
+            raise
+        return made
 
     def close(self) -> None:
         self._socket.close()

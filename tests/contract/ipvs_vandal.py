@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from backends.ipvs.layout import Layout
-from backends.ipvs.model import ALLOWED, BOUND, DEVICE, SERVICE_CIDRS, TABLE
+from backends.ipvs.model import ALLOWED, BOUND, DEVICE, TABLE
 from backends.kernel import ipvs_messages, nft_elements, nft_messages
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer, marked
 from backends.kernel.links import Links, is_ours
 from backends.kernel.nft import Nft
 from backends.kernel.nft_elements import Element
+from backends.kernel.nft_node import SERVICE_CIDRS
 from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6
 from proxy.model import FAMILIES, Family
 from proxy.netlink.codec import Request

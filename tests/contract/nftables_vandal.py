@@ -13,6 +13,7 @@ from backends.kernel.nft import Nft, Refused
 from backends.kernel.nft_elements import Data, Element
 from backends.kernel.nft_expressions import Lookup, Verdict, pack_expressions
 from backends.kernel.nft_messages import BaseChain, Set
+from backends.kernel.nft_node import SERVICE_CIDRS
 from backends.kernel.nft_numbers import (
     NFPROTO_IPV4,
     NFPROTO_IPV6,
@@ -28,7 +29,6 @@ from backends.nftables.model import (
     GUARDED,
     HAIRPIN,
     REFUSED,
-    SERVICE_CIDRS,
     SERVICES,
     TABLE,
 )

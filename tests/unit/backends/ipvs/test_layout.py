@@ -11,13 +11,11 @@ from backends.ipvs.model import (
     GUARDED,
     HAIRPIN,
     HEALTH_PORTS,
-    NODEPORT_IPS,
     NODEPORT_SHORTCUTS,
     NODEPORTS,
     NODEPORTS_DROPPED,
     NODEPORTS_REFUSED,
     REFUSED,
-    SERVICE_CIDRS,
     SERVICES,
     SHORTCUTS,
 )
@@ -34,6 +32,7 @@ from backends.kernel.nft_expressions import (
     parse_expressions,
 )
 from backends.kernel.nft_messages import BaseChain
+from backends.kernel.nft_node import NODEPORT_IPS, SERVICE_CIDRS
 from backends.kernel.nft_numbers import Hook, NatKind, VerdictCode
 from backends.kernel.nft_table import NUMBERS
 from proxy.desired_node import DesiredNode

@@ -3,9 +3,10 @@
 from backends.ipvs.belief import Observed
 from backends.ipvs.draft import Draft
 from backends.ipvs.layout import closed
-from backends.ipvs.model import ALLOWED, SERVICE_CIDRS, AddressStep, IpvsStep, Operation
+from backends.ipvs.model import ALLOWED, AddressStep, IpvsStep, Operation
 from backends.ipvs.order import in_order
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
+from backends.kernel.nft_node import SERVICE_CIDRS
 from backends.kernel.nft_table import Data
 from backends.kernel.nft_transaction import Transaction
 from backends.kernel.nft_values import ABSENT, Absent

@@ -4,20 +4,11 @@ import pytest
 
 from backends.ipvs.belief import Observed
 from backends.ipvs.layout import IpvsSettings, Layout
-from backends.ipvs.model import (
-    ALLOWED,
-    BOUND,
-    EXTERNALS,
-    HAIRPIN,
-    NODEPORT_IPS,
-    NODEPORTS,
-    SERVICE_CIDRS,
-    SERVICES,
-    IpvsStep,
-)
+from backends.ipvs.model import ALLOWED, BOUND, EXTERNALS, HAIRPIN, NODEPORTS, SERVICES, IpvsStep
 from backends.ipvs.planned import IpvsPlan
 from backends.ipvs.prune import prune
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer, marked
+from backends.kernel.nft_node import NODEPORT_IPS, SERVICE_CIDRS
 from backends.kernel.nft_phrases import word
 from backends.kernel.nft_table import Data
 from proxy.desired import DesiredPort, Frontend

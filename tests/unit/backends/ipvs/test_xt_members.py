@@ -16,11 +16,11 @@ from backends.ipvs.model import (
     MARKING,
     NODEPORTS,
     NODEPORTS_DROPPED,
-    SERVICE_CIDRS,
     SERVICES,
 )
 from backends.ipvs.xt_members import elements_of, ip_set, leaving, members_of, members_of_bounds
 from backends.kernel.ipset_objects import NAME_LENGTH, Member
+from backends.kernel.nft_node import SERVICE_CIDRS
 from backends.kernel.nft_phrases import word
 from backends.kernel.nft_ranges import interval_keys, merged_ranges
 from proxy.model import FAMILIES, Family

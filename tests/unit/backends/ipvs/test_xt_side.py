@@ -6,21 +6,14 @@ from typing import Final
 import pytest
 
 from backends.ipvs.layout import IpvsSettings, fixed_sets
-from backends.ipvs.model import (
-    ALLOWED,
-    BOUND,
-    EXTERNALS,
-    GUARDED,
-    REFUSED,
-    SERVICE_CIDRS,
-    SERVICES,
-)
+from backends.ipvs.model import ALLOWED, BOUND, EXTERNALS, GUARDED, REFUSED, SERVICES
 from backends.ipvs.xt_layout import TABLES, XtLayout
 from backends.ipvs.xt_sets import RefusedMembers
 from backends.ipvs.xt_side import Tools, XtSide
 from backends.kernel import ipset_messages
 from backends.kernel.ipset import Ipset, Refusal
 from backends.kernel.ipset_objects import IpSet, Member, SetKind
+from backends.kernel.nft_node import SERVICE_CIDRS
 from backends.kernel.nft_phrases import word
 from backends.kernel.nft_table import Data
 from backends.kernel.nft_transaction import Batch, Element, Transaction

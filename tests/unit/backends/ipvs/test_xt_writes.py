@@ -10,7 +10,6 @@ from backends.ipvs.model import (
     GUARDED,
     NODEPORTS,
     REFUSED,
-    SERVICE_CIDRS,
     SERVICES,
     SHORTCUTS,
 )
@@ -18,6 +17,7 @@ from backends.ipvs.xt_members import ip_set
 from backends.ipvs.xt_writes import Message, additions, counted, removals
 from backends.kernel import ipset_messages
 from backends.kernel.ipset_objects import Member
+from backends.kernel.nft_node import SERVICE_CIDRS
 from backends.kernel.nft_phrases import word
 from backends.kernel.nft_table import Data
 from backends.kernel.nft_transaction import Batch, Element, Transaction

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from backends.kernel import nft_elements, nft_messages, nft_table
+from backends.kernel.nft_node import SERVICE_CIDRS
 from backends.kernel.nft_numbers import NFPROTO_IPV4, NFPROTO_IPV6, MessageKind, VerdictCode
 from backends.kernel.nft_ranges import interval_keys
 from backends.kernel.nft_table import ChainSpec, Data, RuleSpec
@@ -22,14 +23,7 @@ from backends.kernel.nft_transaction import (
     parse_interval,
 )
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import (
-    AFFINITY_CLIENTS,
-    ENDPOINTS,
-    HAIRPIN,
-    SERVICE_CIDRS,
-    SERVICES,
-    TABLE,
-)
+from backends.nftables.model import AFFINITY_CLIENTS, ENDPOINTS, HAIRPIN, SERVICES, TABLE
 from backends.nftables.names import form_of
 from backends.nftables.sets import CLIENTS_AT_MOST
 from proxy.model import FAMILIES, Family

@@ -16,6 +16,7 @@ from backends.kernel.nft_expressions import (
     parse_expressions,
 )
 from backends.kernel.nft_messages import BaseChain
+from backends.kernel.nft_node import NODEPORT_IPS, SERVICE_CIDRS
 from backends.kernel.nft_numbers import (
     FIB_TYPE_LOCAL,
     FibFlag,
@@ -35,10 +36,8 @@ from backends.nftables.model import (
     EXTERNALS,
     LOCAL_FROM,
     NODE_PORT,
-    NODEPORT_IPS,
     NODEPORTS,
     REFUSE,
-    SERVICE_CIDRS,
     SERVICES,
     Kind,
 )

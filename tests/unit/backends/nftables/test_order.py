@@ -1,9 +1,9 @@
 """In which order elements are written."""
 
+from backends.kernel.nft_node import SERVICE_CIDRS
 from backends.kernel.nft_table import Data, TableFacts
 from backends.kernel.nft_transaction import Batch
 from backends.kernel.nft_values import ABSENT, Absent, Values
-from backends.nftables.model import SERVICE_CIDRS
 from backends.nftables.order import Going, Step, in_order
 from proxy.model import Family
 from tests.unit.backends.nftables.planning import WEB

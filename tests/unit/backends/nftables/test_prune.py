@@ -2,6 +2,7 @@
 
 from msgspec import structs
 
+from backends.kernel.nft_node import SERVICE_CIDRS
 from backends.kernel.nft_table import ChainFacts
 from backends.nftables.belief import Observed
 from backends.nftables.model import (
@@ -11,7 +12,6 @@ from backends.nftables.model import (
     GUARDED,
     HAIRPIN,
     REFUSED,
-    SERVICE_CIDRS,
     SERVICES,
     SOURCES,
 )

@@ -2,9 +2,10 @@
 
 import pytest
 
+from backends.kernel.nft_node import SERVICE_CIDRS
 from backends.kernel.nft_numbers import SetFlag
 from backends.kernel.nft_transaction import Form
-from backends.nftables.model import AFFINITY_CLIENTS, PLACES, SERVICE_CIDRS, VERDICTS
+from backends.nftables.model import AFFINITY_CLIENTS, PLACES, VERDICTS
 from backends.nftables.names import form_of
 from backends.nftables.sets import shared_sets
 from proxy.model import FAMILIES, Family
