@@ -25,7 +25,7 @@ from backends.userspace.pipes import Pipes
 from backends.userspace.services import COUNTED, Service
 from backends.userspace.settings import ForwarderSettings
 from backends.userspace.streams import Connection
-from proxy.model import PortKey
+from proxy.model import Family, PortKey, Protocol
 
 EVENTS: Final = 512
 """Events taken in at once."""
@@ -125,6 +125,11 @@ class Forwarder:
     def assign(self, place: Place, listening: Listening) -> None:
         """Have a listener serve otherwise."""
         self.listeners[place].assign(listening, self.services[listening.owner])
+
+    def is_ours(self, protocol: Protocol, target: Target) -> bool:
+        """Whether an endpoint is a frontend of ours: what went there would come back to us, for ever."""
+        family: Family = "IPv6" if ":" in target.ip else "IPv4"
+        return Place(family, protocol, target.ip, target.port) in self.listeners
 
     def stop(self, place: Place) -> None:
         """Stop listening somewhere."""

@@ -183,6 +183,10 @@ class UdpListener(Listener):
         if target is None:
             service.refused += 1
             return None
+        if forwarder.is_ours("UDP", target):
+            service.failures += 1
+            service.balancer.refused(target, forwarder.now_s)
+            return None
         try:
             flow = Flow(forwarder, self, service, client, target)
         except OSError as error:  # no route, or no more files: not its fault

@@ -101,6 +101,9 @@ class Connection:
     def _connect(self, target: Target) -> bool:
         """Begin to connect; return whether that can still succeed."""
         forwarder = self._forwarder
+        if forwarder.is_ours("TCP", target):
+            self._blame(target)
+            return False
         family = socket.AF_INET6 if ":" in target.ip else socket.AF_INET
         try:
             server = socket.SocketType(family, _NEW, 0)
@@ -127,14 +130,17 @@ class Connection:
         if server is None or target is None:
             return
         forwarder.connecting.pop(self, None)
-        self.service.failures += 1
-        self.service.balancer.refused(target, forwarder.now_s)
+        self._blame(target)
         self._uncount(target)
-        self.tried = (*self.tried, target)
         self.server, self.target, self.down = None, None, None
         self.up.aim(None)
         self.is_connecting = False
         forwarder.close_later(server)
+
+    def _blame(self, target: Target) -> None:
+        self.service.failures += 1
+        self.service.balancer.refused(target, self._forwarder.now_s)
+        self.tried = (*self.tried, target)
 
     def _uncount(self, target: Target) -> None:
         open_now = self.service.balancer.open

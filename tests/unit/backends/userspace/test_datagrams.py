@@ -8,6 +8,7 @@ import pytest
 
 from backends.userspace.datagrams import Flow
 from backends.userspace.forwarder import Forwarder
+from backends.userspace.model import Target
 from backends.userspace.settings import ForwarderSettings
 from tests import forwarding
 from tests.forwarding import (
@@ -94,6 +95,27 @@ def test_where_nobody_listens_the_next_datagram_goes_elsewhere() -> None:
             async with udp_client(listen(forwarder, "UDP")) as (transport, client):
                 transport.sendto(b"lost")
                 await until(lambda: forwarder.services[KEY].failures == 1)
+                transport.sendto(b"?")
+                assert await heard_by(client) == b"a"
+
+    asyncio.run(test())
+
+
+def test_an_endpoint_that_is_a_frontend_is_sent_nothing() -> None:
+    async def test() -> None:
+        async with (
+            forwarding.forwarding() as forwarder,
+            udp_endpoint(lambda _: b"a") as (a, _),
+        ):
+            forwarder.serve(KEY, serving())
+            place, other = listen(forwarder, "UDP"), listen(forwarder, "UDP")
+            service = forwarder.services[KEY]
+            forwarder.serve(KEY, serving(Target(other.address, other.port)))
+            async with udp_client(place) as (transport, client):
+                transport.sendto(b"lost")
+                await until(lambda: service.failures or service.accepted)
+                assert (service.accepted, service.failures) == (0, 1)
+                forwarder.serve(KEY, serving(Target(other.address, other.port), a))
                 transport.sendto(b"?")
                 assert await heard_by(client) == b"a"
 

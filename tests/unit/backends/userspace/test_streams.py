@@ -144,6 +144,29 @@ def test_without_an_endpoint_that_accepts_the_client_is_reset() -> None:
     run(test())
 
 
+def test_an_endpoint_that_is_a_frontend_is_not_connected_to() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(naming(b"alive")) as target:
+            forwarder.serve(KEY, serving())
+            own = [
+                Target(place.address, place.port)
+                for place in (listen(forwarder), listen(forwarder))
+            ]
+            place = next(iter(forwarder.listeners))
+            service = forwarder.services[KEY]
+
+            forwarder.serve(KEY, serving(*own))
+            with pytest.raises(ConnectionResetError):
+                await ask(place, b"?")
+            assert (service.accepted, service.failures, service.refused) == (1, 2, 1)
+
+            forwarder.serve(KEY, serving(*own, target))
+            assert await ask(place, b"?") == b"alive"
+            assert service.accepted == 2
+
+    run(test())
+
+
 def test_an_endpoint_that_does_not_answer_in_time_is_given_up() -> None:
     async def test() -> None:
         # A listener whose queue is full: the kernel does not answer further clients.
