@@ -3,6 +3,7 @@
 The memory of session affinity is one for all frontends of a ServicePort. An endpoint that did not accept comes last for a while.
 """
 
+import errno
 from collections.abc import Collection
 from typing import Final
 
@@ -10,6 +11,11 @@ from backends.userspace.model import Target
 
 REMEMBERED: Final = 65_536
 """Clients that a ServicePort remembers; beyond them those go that were remembered first."""
+
+LACKING: Final = frozenset([
+    errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EADDRNOTAVAIL,
+])  # fmt: skip
+"""What connecting says when this node lacks something, as a port of its own: no endpoint is to blame."""
 
 
 class Pool:

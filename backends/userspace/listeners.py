@@ -10,7 +10,7 @@ import struct
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
-from backends.userspace.balancing import Pool
+from backends.userspace.balancing import LACKING, Pool
 from backends.userspace.datagrams import AT_ONCE, LARGEST, Flow
 from backends.userspace.model import Listening, Place
 from backends.userspace.proxy_header import proxy_header
@@ -189,9 +189,9 @@ class UdpListener(Listener):
             return None
         try:
             flow = Flow(forwarder, self, service, client, target)
-        except OSError as error:  # no route, or no more files: not its fault
+        except OSError as error:
             service.failures += 1
-            if error.errno not in _EXHAUSTED:
+            if error.errno not in LACKING:
                 service.balancer.refused(target, forwarder.now_s)
             return None
         self.flows[client] = flow

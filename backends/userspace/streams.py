@@ -11,7 +11,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final
 
-from backends.userspace.balancing import Pool
+from backends.userspace.balancing import LACKING, Pool
 from backends.userspace.halves import Half, SourceBrokenError
 from backends.userspace.model import Target
 from backends.userspace.services import Service
@@ -102,7 +102,7 @@ class Connection:
         """Begin to connect; return whether that can still succeed."""
         forwarder = self._forwarder
         if forwarder.is_ours("TCP", target):
-            self._blame(target)
+            self._failed(target)
             return False
         family = socket.AF_INET6 if ":" in target.ip else socket.AF_INET
         try:
@@ -119,27 +119,28 @@ class Connection:
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         number = server.connect_ex(target)
         if number not in (errno.EINPROGRESS, 0):
-            self._give_up()
+            self._give_up(is_to_blame=number not in LACKING)
             return False
         forwarder.connecting[self] = forwarder.now_s + forwarder.settings.connect_s
         return True
 
-    def _give_up(self) -> None:
+    def _give_up(self, *, is_to_blame: bool = True) -> None:
         """Give an endpoint up that did not accept."""
         forwarder, server, target = self._forwarder, self.server, self.target
         if server is None or target is None:
             return
         forwarder.connecting.pop(self, None)
-        self._blame(target)
+        self._failed(target, is_to_blame=is_to_blame)
         self._uncount(target)
         self.server, self.target, self.down = None, None, None
         self.up.aim(None)
         self.is_connecting = False
         forwarder.close_later(server)
 
-    def _blame(self, target: Target) -> None:
+    def _failed(self, target: Target, *, is_to_blame: bool = True) -> None:
         self.service.failures += 1
-        self.service.balancer.refused(target, self._forwarder.now_s)
+        if is_to_blame:
+            self.service.balancer.refused(target, self._forwarder.now_s)
         self.tried = (*self.tried, target)
 
     def _uncount(self, target: Target) -> None:

@@ -1,11 +1,13 @@
 """Forwarded datagrams, on loopback addresses."""
 
 import asyncio
+import errno
 import resource
 from typing import cast
 
 import pytest
 
+from backends.userspace import listeners
 from backends.userspace.datagrams import Flow
 from backends.userspace.forwarder import Forwarder
 from backends.userspace.model import Target
@@ -118,6 +120,28 @@ def test_an_endpoint_that_is_a_frontend_is_sent_nothing() -> None:
                 forwarder.serve(KEY, serving(Target(other.address, other.port), a))
                 transport.sendto(b"?")
                 assert await heard_by(client) == b"a"
+
+    asyncio.run(test())
+
+
+def test_without_a_port_for_a_flow_no_endpoint_is_to_blame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without_port(*_: object) -> Flow:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder:
+            one, other = Target("127.0.0.1", 1), Target("127.0.0.1", 2)
+            forwarder.serve(KEY, serving(one, other))
+            service = forwarder.services[KEY]
+            monkeypatch.setattr(listeners, "Flow", without_port)
+            async with udp_client(listen(forwarder, "UDP")) as (transport, _):
+                transport.sendto(b"?")
+                await until(lambda: service.failures)
+            pool, now_s = service.internal, forwarder.now_s
+            chosen = [service.balancer.choose(pool, "c", now_s) for _ in range(4)]
+            assert set(chosen) == {one, other}
 
     asyncio.run(test())
 

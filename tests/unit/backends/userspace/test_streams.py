@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -163,6 +165,32 @@ def test_an_endpoint_that_is_a_frontend_is_not_connected_to() -> None:
             forwarder.serve(KEY, serving(*own, target))
             assert await ask(place, b"?") == b"alive"
             assert service.accepted == 2
+
+    run(test())
+
+
+@pytest.mark.parametrize("number", [errno.EADDRNOTAVAIL, errno.EAGAIN, errno.ENOBUFS])
+def test_what_this_node_lacks_is_no_fault_of_an_endpoint(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(naming(b"other")) as other:
+            lacking = nobody()
+
+            class Lacking(socket.SocketType):
+                """Has no port left to one endpoint."""
+
+                def connect_ex(self, address: Any, /) -> int:
+                    return number if address == lacking else super().connect_ex(address)
+
+            place = start(forwarder, lacking, other)
+            monkeypatch.setattr(socket, "SocketType", Lacking)
+            assert [await ask(place, b"?") for _ in range(4)] == [b"other"] * 4
+            service = forwarder.services[KEY]
+            assert service.failures == 2
+            pool, now_s = service.internal, forwarder.now_s
+            chosen = [service.balancer.choose(pool, "c", now_s) for _ in range(4)]
+            assert set(chosen) == {lacking, other}
 
     run(test())
 
