@@ -260,7 +260,7 @@ class Forwarder:
             connection = next(iter(self.connecting))
             if self.connecting[connection] > now_s:
                 break
-            self.call(Connection.try_another, connection)
+            self.call(Connection.on_time_out, connection)
         while self._leaving and self._leaving[0][0] <= now_s:
             _, service, gone = self._leaving.popleft()
             for each in service.leaving(gone - service.members):

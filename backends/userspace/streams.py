@@ -151,6 +151,20 @@ class Connection:
         else:
             del open_now[target]
 
+    def on_time_out(self) -> None:
+        """The endpoint has not accepted in time: go on with another, or wait for as long again where there is none.
+
+        The kernel asks again meanwhile. Waiting counts as an attempt.
+        """
+        forwarder, target, members = self._forwarder, self.target, self.pool.members
+        is_last_attempt = len(self.tried) + 1 >= forwarder.settings.attempts
+        if target in members and members <= {*self.tried, target} and not is_last_attempt:
+            self._failed(target)
+            del forwarder.connecting[self]
+            forwarder.connecting[self] = forwarder.now_s + forwarder.settings.connect_s
+        else:
+            self.try_another()
+
     def try_another(self) -> None:
         """Go on with another endpoint. Nothing was sent to this one, so nobody is the wiser."""
         self._give_up()

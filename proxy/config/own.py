@@ -123,7 +123,7 @@ FIELDS: Final[dict[str, tuple[str, str]]] = {
     "debug.allowNonLoopback": ("debug_allow_non_loopback", "serve the debug pages to others than this host, where metricsBindAddress is no loopback address"),
     "ipvs.drainTimeout": ("ipvs.drain_timeout_s", "0 or more, mode ipvs: how long a TCP endpoint that goes keeps the connections it has; it leaves when they have ended, at the latest after this time, and then they are reset"),
     "userspace.scheduler": ("userspace.scheduler", "mode userspace: `rr` gives connections to endpoints in turn, `lc` to the one that has the fewest"),
-    "userspace.connectTimeout": ("userspace.connect_timeout_s", "longer than 0, mode userspace: how long an endpoint may take to accept a connection before another is tried"),
+    "userspace.connectTimeout": ("userspace.connect_timeout_s", "longer than 0, mode userspace: how long an endpoint may take to accept a connection before another is tried; four times that where there is no other"),
     "userspace.tcpIdleTimeout": ("userspace.tcp_idle_timeout_s", "0 or more, mode userspace: how long a TCP connection may be silent before it is ended; 0 for ever"),
     "userspace.udpIdleTimeout": ("userspace.udp_idle_timeout_s", "longer than 0, mode userspace: how long a UDP flow may be silent before it is forgotten"),
     "userspace.drainTimeout": ("userspace.drain_timeout_s", "0 or more, mode userspace: how long a connection may go on whose endpoint is not wanted any more, or when the program is told to stop; a pod needs a longer terminationGracePeriodSeconds"),

@@ -197,15 +197,7 @@ def test_what_this_node_lacks_is_no_fault_of_an_endpoint(
 
 def test_an_endpoint_that_does_not_answer_in_time_is_given_up() -> None:
     async def test() -> None:
-        # A listener whose queue is full: the kernel does not answer further clients.
-        with socket.socket() as full, contextlib.ExitStack() as waiting:
-            full.bind(("127.0.0.1", 0))
-            full.listen(0)
-            dead = Target(*full.getsockname())
-            for _ in range(2):
-                filler = waiting.enter_context(socket.socket())
-                filler.setblocking(False)
-                filler.connect_ex(dead)
+        with _full_endpoint() as (_, dead):
             clock = Clock()
             async with (
                 forwarding.forwarding(clock=clock) as forwarder,
@@ -217,6 +209,59 @@ def test_an_endpoint_that_does_not_answer_in_time_is_given_up() -> None:
                 clock.now_s += forwarder.settings.connect_s
                 assert await asking == b"alive"
                 assert forwarder.services[KEY].failures == 1
+
+    run(test())
+
+
+@contextlib.contextmanager
+def _full_endpoint() -> Iterator[tuple[socket.socket, Target]]:
+    """An endpoint whose queue is full: the kernel does not answer further clients until somebody is accepted."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        target = Target(*server.getsockname())
+        with socket.create_connection(target):
+            yield server, target
+
+
+async def _pass_time(forwarder: Forwarder, clock: Clock, attempts: int) -> None:
+    """Have so many attempts take too long."""
+    service = forwarder.services[KEY]
+    for failures in range(service.failures + 1, service.failures + 1 + attempts):
+        clock.now_s += forwarder.settings.connect_s
+        await until(lambda: service.failures == failures)  # noqa: B023 - it is awaited here
+
+
+def test_the_only_endpoint_has_the_time_of_all_attempts() -> None:
+    async def test() -> None:
+        clock = Clock()
+        with _full_endpoint() as (server, target):
+            async with forwarding.forwarding(clock=clock) as forwarder:
+                place = start(forwarder, target)
+                asking = asyncio.create_task(ask(place, b"?"))
+                await until(lambda: forwarder.connecting)
+                await _pass_time(forwarder, clock, forwarder.settings.attempts - 1)
+                (await _accepted(server)).close()  # who was waiting
+                with await _accepted(server) as accepted:
+                    assert await _hear_all(accepted) == b"?"
+                    accepted.send(b"late")
+                assert await asking == b"late"
+                assert not forwarder.connecting
+
+    run(test())
+
+
+def test_the_only_endpoint_is_given_up_after_all_attempts() -> None:
+    async def test() -> None:
+        clock = Clock()
+        with _full_endpoint() as (_, target):
+            async with forwarding.forwarding(clock=clock) as forwarder:
+                asking = asyncio.create_task(ask(start(forwarder, target), b"?"))
+                await until(lambda: forwarder.connecting)
+                await _pass_time(forwarder, clock, forwarder.settings.attempts)
+                with pytest.raises(ConnectionResetError):
+                    await asking
+                assert forwarder.services[KEY].refused == 1
 
     run(test())
 
