@@ -7,6 +7,7 @@ The end of one direction is passed on by itself (half-close). A side that breaks
 """
 
 import errno
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING, Final
@@ -117,6 +118,7 @@ class Connection:
         self.up.aim(server)
         self.down = Half(forwarder.pipes, server, self.client, is_open=True)
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         number = server.connect_ex(target)
         if number not in (errno.EINPROGRESS, 0):
             self._give_up(is_to_blame=number not in LACKING)
@@ -194,9 +196,7 @@ class Connection:
             if mask & BROKEN and is_unread:
                 self.abort()  # nobody would find out by reading
             else:
-                if mask & ENDS:
-                    up.is_ending = True
-                self.run(up)
+                self._hear(up, mask)
 
     def on_server(self, mask: int) -> None:
         """The endpoint's socket has."""
@@ -215,10 +215,17 @@ class Connection:
             up.is_blocked = False
             if not self.run(up):
                 return
-        if mask & (IN | ENDS) and down is not None:
-            if mask & ENDS:
-                down.is_ending = True
-            self.run(down)
+        if down is None:
+            return
+        if mask & (IN | ENDS):
+            self._hear(down, mask)
+        if mask & BROKEN and down.is_done:  # nobody would find out by reading
+            self._endpoint_broke()
+
+    def _hear(self, half: Half, mask: int) -> None:
+        if mask & ENDS:
+            half.is_ending = True
+        self.run(half)
 
     # --- moving data
 
@@ -272,6 +279,12 @@ class Connection:
             else:
                 self.down.is_ending = True
                 self.run(self.down)
+
+    def _endpoint_broke(self) -> None:
+        """The endpoint, which had ended, takes nothing more."""
+        if self.server is not None and not self.is_over:
+            number = self.server.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._sink_broke(self.up, OSError(number, os.strerror(number)))
 
     def _finish(self) -> None:
         """Both directions are over: end as the endpoint did."""

@@ -307,6 +307,36 @@ def test_an_endpoint_that_breaks_off_has_the_client_broken_off_after_its_last_wo
     run(test())
 
 
+def test_an_endpoint_that_breaks_off_after_its_end_ends_the_connection() -> None:
+    async def test() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            async with forwarding.forwarding() as forwarder:
+                reader, writer = await connect(start(forwarder, Target(*server.getsockname())))
+                with await _accepted(server) as accepted:
+                    accepted.send(b"that is all")
+                assert await reader.read() == b"that is all"
+                assert len(forwarder.connections) == 1
+                writer.write(b"but I have more")  # which the endpoint's kernel answers by a reset
+                await until(lambda: not forwarder.connections)
+                writer.close()
+
+    run(test())
+
+
+def test_clients_and_endpoints_that_vanish_are_noticed_some_day() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder, endpoint(echo) as target:
+            _, writer = await connect(start(forwarder, target))
+            await until(lambda: forwarder.connections)
+            (connection,) = forwarder.connections
+            for end in (connection.client, connection.server):
+                assert end is not None
+                assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            writer.close()
+
+    run(test())
+
+
 def test_a_client_that_never_reads_costs_one_pipe_and_no_more() -> None:
     async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
