@@ -1,9 +1,11 @@
 """Forwarded UDP: for each client of a listener a socket of its own to one endpoint, for as long as either side speaks. Shell.
 
 Answers go out by the listener, so they come from the address that was asked. A flow whose endpoint is gone ends at once: the
-client's next datagram begins another, as the kernel's modes have it. So does one whose endpoint says that nobody listens.
+client's next datagram begins another, as the kernel's modes have it. So does one whose endpoint says that nobody listens; not one of
+which a router says that a datagram was too large for its way (EMSGSIZE).
 """
 
+import errno
 import socket
 from typing import TYPE_CHECKING, Any, Final
 
@@ -70,8 +72,9 @@ class Flow:
             self.server.send(datagram)
         except BlockingIOError:
             return
-        except OSError:  # of the datagram before: nobody listens there
-            self._refused()
+        except OSError as error:  # of the datagram before: nobody listens there
+            if error.errno != errno.EMSGSIZE:
+                self._refused()
             return
         self.service.received += len(datagram)
 
@@ -85,7 +88,9 @@ class Flow:
                 datagram = self.server.recv(LARGEST)
             except BlockingIOError:
                 return
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.EMSGSIZE:
+                    continue
                 self._refused()
                 return
             self._listener.answer(datagram, self.client)

@@ -3,7 +3,8 @@
 import asyncio
 import errno
 import resource
-from typing import cast
+import socket
+from typing import Any, cast
 
 import pytest
 
@@ -142,6 +143,48 @@ def test_without_a_port_for_a_flow_no_endpoint_is_to_blame(
             pool, now_s = service.internal, forwarder.now_s
             chosen = [service.balancer.choose(pool, "c", now_s) for _ in range(4)]
             assert set(chosen) == {one, other}
+
+    asyncio.run(test())
+
+
+class _Narrow:
+    """A flow's socket, of which a router says once that a datagram was too large."""
+
+    def __init__(self, real: socket.SocketType, where: str) -> None:
+        self._real = real
+        self._where = where
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._where:
+            self._where = ""
+            return self._too_large
+        return getattr(self._real, name)
+
+    def _too_large(self, _: object) -> None:
+        raise OSError(errno.EMSGSIZE, "Message too long")
+
+
+@pytest.mark.parametrize("where", ["send", "recv"])
+def test_a_datagram_that_is_too_large_ends_no_flow(where: str) -> None:
+    async def test() -> None:
+        async with (
+            forwarding.forwarding() as forwarder,
+            udp_endpoint(lambda data: data) as (a, _),
+        ):
+            forwarder.serve(KEY, serving(a))
+            async with udp_client(listen(forwarder, "UDP")) as (transport, client):
+                transport.sendto(b"one")
+                assert await heard_by(client) == b"one"
+                (flow,) = forwarder.flows
+                narrow = _Narrow(flow.server, where)
+                flow.server = cast("socket.SocketType", narrow)
+                transport.sendto(b"two")
+                await until(lambda: not narrow._where)
+                transport.sendto(b"three")
+                while await heard_by(client) != b"three":
+                    pass
+                assert list(forwarder.flows) == [flow]
+                assert forwarder.services[KEY].failures == 0
 
     asyncio.run(test())
 
