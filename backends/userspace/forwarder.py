@@ -40,7 +40,7 @@ FLOWS_SHARE: Final = 4
 FLOWS_LOOKED_AT: Final = 512
 """How many are looked at to find one that is silent: then one goes all the same."""
 
-_READING: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_READING: Final = select.EPOLLIN | select.EPOLLPRI | select.EPOLLRDHUP | select.EPOLLET
 _WRITING: Final = _READING | select.EPOLLOUT
 
 Handler = Callable[[int], None]

@@ -28,12 +28,13 @@ class Half:
     """One direction. `waiting` is data that the sink did not take yet, `piped` how much of it is in the pipe, `moved` what it took.
 
     `is_open`: the sink is connected. `is_blocked`: until the sink takes more. `is_ending`: an end may stand behind what is to be
-    read, of which nobody will be told again. `is_ended`: the source has said all; `is_done`: so the sink is to be told.
+    read, of which nobody will be told again. `is_urgent`: urgent data has come, at which each reading stops, and splicing for good:
+    so all is copied from now on. The urgent byte itself is lost. `is_ended`: the source has said all; `is_done`: so the sink is to be told.
     """
 
     __slots__ = (
-        "_pipe", "_pipes", "is_blocked", "is_bulk", "is_done", "is_ended", "is_ending", "is_open", "moved", "piped", "sink",
-        "source", "waiting",
+        "_pipe", "_pipes", "is_blocked", "is_bulk", "is_done", "is_ended", "is_ending", "is_open", "is_urgent", "moved", "piped",
+        "sink", "source", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -52,7 +53,8 @@ class Half:
         self.waiting: bytes | memoryview = b""
         self.piped = 0
         self.moved = 0
-        self.is_blocked = self.is_bulk = self.is_ending = self.is_ended = self.is_done = False
+        self.is_blocked = self.is_bulk = self.is_urgent = False
+        self.is_ending = self.is_ended = self.is_done = False
 
     def aim(self, sink: socket.SocketType | None) -> None:
         """Have another sink, which is not connected yet; or none for now."""
@@ -68,7 +70,8 @@ class Half:
         if self.is_ended:
             self._end()
             return False
-        return self._splice() if self.is_bulk else self._copy()
+        is_spliced = self.is_bulk and not self.is_urgent
+        return self._splice() if is_spliced else self._copy(is_alone=self.is_urgent)
 
     def give_up(self) -> None:
         """Forget what waits, and take nothing more."""
@@ -102,7 +105,7 @@ class Half:
             if size == PORTION and not is_alone:
                 self.is_bulk = True
                 return self._splice()
-            if size < PORTION and not self.is_ending:
+            if size < PORTION and not (self.is_ending or self.is_urgent):
                 return False
         return True
 

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from backends.userspace.forwarder import Forwarder
 
 IN: Final = 0x001
+URGENT: Final = 0x002  # EPOLLPRI
 OUT: Final = 0x004
 BROKEN: Final = 0x008  # EPOLLERR
 FAILED: Final = BROKEN | 0x010  # EPOLLHUP
 ENDS: Final = FAILED | 0x2000  # EPOLLRDHUP
+READABLE: Final = IN | URGENT | ENDS
 
 _NEW: Final = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -190,7 +192,7 @@ class Connection:
             down.is_blocked = False
             if not self.run(down):
                 return
-        if mask & (IN | ENDS):
+        if mask & READABLE:
             up = self.up
             is_unread = self.is_connecting or up.is_blocked or up.is_done
             if mask & BROKEN and is_unread:
@@ -217,7 +219,7 @@ class Connection:
                 return
         if down is None:
             return
-        if mask & (IN | ENDS):
+        if mask & READABLE:
             self._hear(down, mask)
         if mask & BROKEN and down.is_done:  # nobody would find out by reading
             self._endpoint_broke()
@@ -225,6 +227,8 @@ class Connection:
     def _hear(self, half: Half, mask: int) -> None:
         if mask & ENDS:
             half.is_ending = True
+        if mask & URGENT:
+            half.is_urgent = True
         self.run(half)
 
     # --- moving data

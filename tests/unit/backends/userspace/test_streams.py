@@ -473,6 +473,33 @@ async def _hear_all(accepted: socket.socket) -> bytes:
     return heard
 
 
+@pytest.mark.parametrize("size", [6, 3_000_000])
+def test_what_stands_behind_urgent_data_is_passed_on(size: int) -> None:
+    def say(client: socket.socket) -> None:
+        client.sendall(bytes(size))
+        client.send(b"!", socket.MSG_OOB)
+        client.sendall(b"after")
+
+    async def test() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            async with forwarding.forwarding() as forwarder:
+                place = start(forwarder, Target(*server.getsockname()))
+                with socket.create_connection((place.address, place.port)) as client:
+                    saying = asyncio.create_task(asyncio.to_thread(say, client))
+                    with await _accepted(server) as accepted:
+                        await _exchange(accepted, saying, size)
+
+    async def _exchange(accepted: socket.socket, saying: asyncio.Task[None], size: int) -> None:
+        heard = b""
+        async with asyncio.timeout(forwarding.LIMIT_S):
+            while len(heard) < size + 5:
+                heard += await asyncio.get_running_loop().sock_recv(accepted, 1 << 16)
+            await saying
+        assert heard == bytes(size) + b"after"
+
+    run(test())
+
+
 def test_what_the_endpoint_has_no_room_for_at_first_comes_later() -> None:
     async def test() -> None:
         async with forwarding.forwarding() as forwarder:
