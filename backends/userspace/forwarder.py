@@ -35,6 +35,11 @@ SWEEP_S: Final = 5.0
 REST_S: Final = 0.1
 """How long nobody is accepted when the process may open no more files."""
 
+RESERVE: Final = 256
+RESERVE_SHARE: Final = 8
+"""Files that are left to the rest of the process, but no more than one in so many: health and the API server need some, too."""
+PIPES_SHARE: Final = 16
+"""Pipes may be one for so many of the files; each is two."""
 FLOWS_SHARE: Final = 4
 """UDP clients may have one in so many of the files that the process may open: connections need some, too."""
 FLOWS_LOOKED_AT: Final = 512
@@ -62,7 +67,6 @@ class Forwarder:
         self.services: dict[PortKey, Service] = {}
         self.listeners: dict[Place, Listener] = {}
         self.here = Here()
-        self.pipes = Pipes()
         self.now_s = clock()
         self.on_tick: Callable[[float], object] = _nothing
         self.connecting: dict[Connection, float] = {}
@@ -72,7 +76,10 @@ class Forwarder:
         self.rests = 0
         self._clock = clock
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        pipes_at_most = files // PIPES_SHARE
+        self.pipes = Pipes(pipes_at_most)
         self._flows_at_most = min(settings.flows, files // FLOWS_SHARE)
+        self._sockets_at_most = files - min(RESERVE, files // RESERVE_SHARE) - 2 * pipes_at_most
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._doomed: list[socket.SocketType] = []
@@ -209,8 +216,14 @@ class Forwarder:
 
     # --- time
 
+    @property
+    def has_room(self) -> bool:
+        """Whether there may be another connection, which is two sockets. One that was put off lacks its second one still."""
+        taken = len(self._handlers) + len(self.starved) + len(self._doomed)
+        return taken + 2 <= self._sockets_at_most
+
     def rest(self) -> None:
-        """Accept nobody for a moment: the process may open no more files."""
+        """Accept nobody for a moment: there are as many files as may be."""
         if not self._is_resting:
             self.rests += 1
             self._is_resting = True
@@ -232,8 +245,8 @@ class Forwarder:
             self.later(listener.on_event, 0)
 
     def add_flow(self, flow: Flow) -> None:
-        """Remember a flow; beyond the limit one goes that has been silent for about the longest."""
-        if 0 < self._flows_at_most <= len(self.flows):
+        """Remember a flow; beyond the limit, or for want of files, one goes that has been silent for about the longest."""
+        if 0 < self._flows_at_most <= len(self.flows) or (self.flows and not self.has_room):
             self._forget_one()
         self.flows[flow] = flow.active_s
 

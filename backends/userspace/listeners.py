@@ -86,14 +86,16 @@ class TcpListener(Listener):
         family, needs_interface = self.socket.family, forwarder.settings.detector.is_by_interface
         accept = self.socket._accept  # type: ignore[attr-defined] # noqa: SLF001 - accept() costs as much again
         for _ in range(AT_ONCE):
+            if not forwarder.has_room:
+                self._rest()
+                return
             try:
                 descriptor, peer = accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    forwarder.rest()
-                    forwarder.resting[self] = None
+                    self._rest()
                     return
                 if error.errno in (errno.EBADF, errno.EINVAL):  # somebody ended it (SOCK_DESTROY)
                     return
@@ -108,6 +110,10 @@ class TcpListener(Listener):
             connection = Connection(forwarder, self.service, pool, client, name, head)
             forwarder.call(connection.enter, 0)
         forwarder.later(self.on_event, 0)
+
+    def _rest(self) -> None:
+        self._forwarder.rest()
+        self._forwarder.resting[self] = None
 
     def _interface(self, client: socket.SocketType) -> int:
         level, option = _PKTOPTIONS[self.place.family]

@@ -12,6 +12,8 @@ SIZE: Final = 1 << 20
 """What one holds at most: bytes on their way in one direction of a connection."""
 IDLE: Final = 64
 """Pipes kept for later."""
+MOST: Final = 65_536
+"""How many there are at most unless fewer are wanted."""
 
 
 class Pipe(NamedTuple):
@@ -22,19 +24,23 @@ class Pipe(NamedTuple):
 
 
 class Pipes:
-    """A stock of empty pipes."""
+    """A stock of empty pipes, `most` of them at most, with those that are in use."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
         self._idle: list[Pipe] = []
+        self._left = most
 
     def take(self) -> Pipe | None:
-        """Return an empty pipe, None if the process may open no more files."""
+        """Return an empty pipe, None if all are in use or the process may open no more files."""
         if self._idle:
             return self._idle.pop()
+        if self._left <= 0:
+            return None
         try:
             pipe = Pipe(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
         except OSError:
             return None
+        self._left -= 1
         # without CAP_SYS_RESOURCE it may stay smaller: then data goes in smaller portions
         with contextlib.suppress(OSError):
             fcntl.fcntl(pipe.into, fcntl.F_SETPIPE_SZ, SIZE)
@@ -49,6 +55,7 @@ class Pipes:
 
     def destroy(self, pipe: Pipe) -> None:
         """Close a pipe, with what is in it."""
+        self._left += 1
         for end in pipe:
             os.close(end)
 

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import resource
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from backends.userspace import forwarder as forwarder_module
 from backends.userspace.forwarder import Forwarder
-from backends.userspace.model import Listening, Target
+from backends.userspace.model import Listening, Place, Target
 from backends.userspace.settings import ForwarderSettings
 from backends.userspace.streams import Connection
 from tests import forwarding
@@ -23,9 +24,12 @@ from tests.forwarding import (
     connect,
     echo,
     endpoint,
+    heard_by,
     listen,
     naming,
     serving,
+    udp_client,
+    udp_endpoint,
     until,
 )
 from tests.model_builders import make_key
@@ -212,6 +216,75 @@ def test_without_files_for_an_endpoint_a_client_waits_too(monkeypatch: pytest.Mo
             assert await asking == b"hello"
             assert not forwarder.starved
             assert forwarder.services[KEY].refused == 0
+
+    asyncio.run(test())
+
+
+def _files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.fixture
+def _has_64_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forwarder may have 48 sockets then: 8 files are the pipes', and 8 are left to others."""
+    monkeypatch.setattr(forwarder_module, "REST_S", 0.02)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+
+
+@contextlib.contextmanager
+def _silent_clients(place: Place, count: int) -> Iterator[list[socket.socket]]:
+    """Clients that say nothing, and break off when they are closed."""
+    with contextlib.ExitStack() as opened:
+        clients = [opened.enter_context(socket.socket()) for _ in range(count)]
+        for client in clients:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.connect((place.address, place.port))
+        yield clients
+
+
+@pytest.mark.usefixtures("_has_64_files")
+def test_connections_leave_files_to_the_rest_of_the_process() -> None:
+    async def test() -> None:
+        async with forwarding.forwarding() as forwarder:
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                forwarder.serve(KEY, serving(Target(*server.getsockname())))
+                place = listen(forwarder)
+                before = _files()
+                with _silent_clients(place, 30) as clients:
+                    await until(lambda: forwarder.rests >= 3)
+                    service = forwarder.services[KEY]
+                    assert service.accepted == len(forwarder.connections) == 23
+                    assert _files() - before - len(clients) <= 48
+
+                    for client in clients[:10]:
+                        client.close()
+                    await until(lambda: service.accepted == 30)
+                    assert len(forwarder.connections) == 20
+
+    asyncio.run(test())
+
+
+@pytest.mark.usefixtures("_has_64_files")
+def test_datagrams_are_forwarded_though_connections_have_all_files() -> None:
+    other = make_key("default/other", protocol="UDP")
+
+    async def test() -> None:
+        async with (
+            forwarding.forwarding() as forwarder,
+            udp_endpoint(lambda _: b"a") as (a, _),
+        ):
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                forwarder.serve(KEY, serving(Target(*server.getsockname())))
+                forwarder.serve(other, serving(a))
+                asked, place = listen(forwarder, "UDP"), listen(forwarder)
+                forwarder.assign(asked, Listening(other, "internal"))
+                with _silent_clients(place, 30):
+                    await until(lambda: forwarder.rests >= 3)
+                    for _ in range(3):
+                        async with udp_client(asked) as (transport, client):
+                            transport.sendto(b"?")
+                            assert await heard_by(client) == b"a"
+                    assert len(forwarder.flows) <= 2
 
     asyncio.run(test())
 

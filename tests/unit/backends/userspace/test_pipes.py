@@ -50,6 +50,18 @@ def test_only_some_are_kept(stock: Pipes, monkeypatch: pytest.MonkeyPatch) -> No
         os.fstat(first.into)
 
 
+def test_there_are_no_more_than_wanted() -> None:
+    stock = Pipes(1)
+    pipe = stock.take()
+    assert pipe is not None
+    assert stock.take() is None
+
+    stock.destroy(pipe)
+
+    assert stock.take() is not None
+    stock.close()
+
+
 def test_without_files_there_is_none(stock: Pipes) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
