@@ -198,8 +198,8 @@ def _fixed(key: PortKey, rendered: Rendered) -> list[Place]:
 
 
 def _in_order(rendered: Rendered) -> list[tuple[str, bytes]]:
-    """Return all places but slots: each frontend's verdict first, what is shared last."""
-    own = Rendered(targets=rendered.targets)
+    """Return all places but slots: each frontend's verdict first, then endpoints with affinity, what is shared last."""
+    own = Rendered(targets=rendered.targets, sticky=rendered.sticky)
     return [*own.places(), *sorted(rendered.shared)]
 
 

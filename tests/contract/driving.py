@@ -58,10 +58,13 @@ async def begin(
 ) -> tuple[Any, list[str]]:
     """Do what a process does that starts, in its order, or only take all plans as carried out; return what they say as well."""
     observed = await backend.observe()
-    said: list[str] = []
+    said: dict[str, str] = {}
 
     async def take(plan: Any) -> Applied:
-        said.extend(plan.describe())
+        for line in plan.describe():
+            _step, _, words = line.partition(" ")
+            # tried again, and in another step, where the kernel was not ready: it keeps a set that a rule has just left
+            said.setdefault(words, line)
         applied = (
             backend.assume(plan, observed) if is_rehearsal else await backend.apply(plan, observed)
         )
@@ -73,7 +76,7 @@ async def begin(
     applied = await take(backend.prune(whole(desired), observed))
     while applied.again_s is not None:
         applied = await take(backend.plan(whole(desired), observed, []))
-    return observed, said
+    return observed, list(said.values())
 
 
 async def check(host: Host, backend: AnyBackend, observed: Any, desired: Ports) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from msgspec import structs
 
 from backends.kernel import nft_elements
 from backends.kernel.nft import Nft
@@ -12,7 +13,14 @@ from backends.nftables import held as module
 from backends.nftables.backend import NftablesBackend
 from backends.nftables.belief import Observed
 from backends.nftables.layout import Layout, NftSettings
-from backends.nftables.model import CLUSTER_IPS, ENDPOINTS, REFUSED, SERVICES, TABLE
+from backends.nftables.model import (
+    AFFINITY_ENDPOINTS,
+    CLUSTER_IPS,
+    ENDPOINTS,
+    REFUSED,
+    SERVICES,
+    TABLE,
+)
 from proxy.backend import Held
 from proxy.model import FAMILIES, PortKey
 from tests.desired_strategies import Ports, desired_state, make_desired, many_services, whole
@@ -49,6 +57,18 @@ def test_a_service_port_is_told_as_a_packet_would_find_it(backend: NftablesBacke
         "cluster-ips 10.96.0.10",
         *[f"endpoints-tcp 10.96.0.10 . 80 . {n} : 10.1.0.{n + 1} . 80" for n in range(5)],
     )
+
+
+def test_endpoints_that_clients_stay_with_are_told_too(backend: NftablesBackend) -> None:
+    sticky = structs.replace(WEB, affinity_timeout_s=60)
+
+    async def work() -> Held:
+        observed = await adopt(backend, desired_state(sticky))
+        (held,) = await read(backend, desired_state(sticky), observed, [sticky.key])
+        return held
+
+    lines = asyncio.run(work()).lines
+    assert len([each for each in lines if each.startswith(f"{AFFINITY_ENDPOINTS} ")]) == 5
 
 
 def test_what_somebody_changed_is_told_by_what_it_was(backend: NftablesBackend) -> None:
