@@ -72,6 +72,7 @@ def test_rules_say_what_the_decision_says(namespace: Namespace) -> None:
         "jump outer",
     ]
     assert _rules(namespace, "ip", "unclaimed") == [
+        "meta l4proto . th dport @health-ports return",
         "ip daddr @bound goto refuse",
         "ip daddr @service-cidrs drop",
     ]
