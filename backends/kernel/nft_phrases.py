@@ -170,6 +170,11 @@ def frontend_in(family: Family, name: str, *, has_address: bool = True) -> Phras
     return [*frontend(family, has_address=has_address), Lookup(name)]
 
 
+def frontend_not_in(family: Family, name: str) -> Phrase:
+    """`ip daddr . meta l4proto . th dport != @SET`."""
+    return [*frontend(family), Lookup(name, is_inverted=True)]
+
+
 def verdict_by_frontend(family: Family, name: str, *, has_address: bool = True) -> Phrase:
     """`ip daddr . meta l4proto . th dport vmap @MAP`, or without the address."""
     found = Lookup(name, data_register=REG_VERDICT)

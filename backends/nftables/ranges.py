@@ -54,7 +54,8 @@ def sources_chain(family: Family, names: Collection[str]) -> ChainSpec:
 
     A packet reads one set after the other and may be held up in between, while ranges are replaced: the only one it is in
     may come into a set it has asked already, and the former one go from the next. Whatever it misses once for that reason
-    it finds when it asks all of them again; and it is not dropped if nobody limits the frontend any more.
+    it finds when it asks all of them again; and it is not dropped if nobody limits the frontend any more. That is asked in
+    between too: if its range has gone with the limit, and both come back before it is asked last, it finds its range again.
     """
     lengths = LENGTHS[family]
     asked = [
@@ -66,10 +67,16 @@ def sources_chain(family: Family, names: Collection[str]) -> ChainSpec:
         None,
         (
             *[rule(expressions, "in a range") for expressions in asked],
+            *([_nobody_limits(family)] if asked else []),
             *[rule(expressions, "replaced meanwhile") for expressions in asked],
             _everybody_else(family),
         ),
     )
+
+
+@functools.cache
+def _nobody_limits(family: Family) -> RuleSpec:
+    return rule([*say.frontend_not_in(family, GUARDED), say.leave()], "no limit any more")
 
 
 @functools.cache

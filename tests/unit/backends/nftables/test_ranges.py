@@ -122,10 +122,33 @@ def test_all_sets_are_asked_twice_before_who_is_still_limited_is_dropped(family:
 
     assert chain.name == SOURCES
     order = [e.set_name for rule in asking for e in rule if isinstance(e, Lookup)]
-    assert order == ["ranges-32", "ranges-24", "ranges-8"] * 2
+    once = ["ranges-32", "ranges-24", "ranges-8"]
+    assert order == [*once, GUARDED, *once]
+    assert asking[3][-2:] == (Lookup(GUARDED, is_inverted=True), Verdict(VerdictCode.RETURN))
     assert all(rule[-1] == Verdict(VerdictCode.RETURN) for rule in asking)
     assert {e.length for rule in asking for e in rule if isinstance(e, Payload)} >= {2}
     assert last[-2:] == (Lookup(GUARDED), Verdict(VerdictCode.DROP))
+
+
+def test_a_packet_that_is_held_up_while_a_limit_goes_and_comes_back_is_let_in() -> None:
+    """Its range goes with the limit and comes back with it, at any two moments between the rules it passes."""
+    chain = sources_chain("IPv4", frozenset({"ranges-8", "ranges-24", "ranges-32"}))
+    rules = [parse_expressions(rule.expressions) for rule in chain.rules]
+
+    def verdict(goes: int, comes: int) -> int:
+        for number, rule in enumerate(rules):
+            is_limited = not goes <= number < comes
+            *_, asked, found = rule
+            assert isinstance(asked, Lookup)
+            is_there = is_limited and asked.set_name in {GUARDED, "ranges-24"}
+            if is_there != asked.is_inverted:
+                assert isinstance(found, Verdict)
+                return found.code
+        return VerdictCode.RETURN  # at the end of the chain
+
+    moments = range(len(rules) + 1)
+    outcomes = {verdict(goes, comes) for goes in moments for comes in moments if goes <= comes}
+    assert outcomes == {VerdictCode.RETURN}
 
 
 def test_a_table_without_ranges_asks_for_none() -> None:
