@@ -85,6 +85,7 @@ PICKING
         IP daddr . meta l4proto . th dport . IP saddr @ranges-WHOLE return
         IP daddr . meta l4proto . th dport . IP saddr & MASK23 @ranges-23 return
         IP daddr . meta l4proto . th dport . IP saddr & MASK8 @ranges-8 return
+        IP daddr . meta l4proto . th dport != @guarded return
         IP daddr . meta l4proto . th dport . IP saddr @ranges-WHOLE return
         IP daddr . meta l4proto . th dport . IP saddr & MASK23 @ranges-23 return
         IP daddr . meta l4proto . th dport . IP saddr & MASK8 @ranges-8 return
