@@ -14,12 +14,12 @@ from msgspec import structs
 
 from backends.ipvs import deadlines, kernel, node_settings, probing
 from backends.ipvs.belief import DRAIN_S, Observed
+from backends.ipvs.cleaning import clean_up
 from backends.ipvs.draining import LOOK_S, Draining
 from backends.ipvs.held import Look
 from backends.ipvs.kernel import Doors
 from backends.ipvs.layout import IpvsSettings, Layout
-from backends.ipvs.leaving import Doors as LeavingDoors
-from backends.ipvs.leaving import Leaving, refuse_new
+from backends.ipvs.leaving import Leaving, LeavingDoors
 from backends.ipvs.model import DEVICE, AddressStep, IpvsStep, Step
 from backends.ipvs.plan import plan
 from backends.ipvs.planned import IpvsPlan
@@ -27,7 +27,6 @@ from backends.ipvs.prune import prune
 from backends.ipvs.sides import SideName, Sides
 from backends.ipvs.verify import concerns, verify
 from backends.ipvs.xt_side import Tools
-from backends.kernel import ipvs_messages
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import ServerId
 from backends.kernel.links import AddressNews, Links
@@ -367,46 +366,9 @@ class IpvsBackend:
             return await to_thread(leaving.go_on, doors, self._now_s())
 
     async def cleanup(self) -> int:
-        """Remove virtual servers while the addresses on our device still say which are ours, and rules still refuse."""
+        """Remove everything of ours: see `cleaning`."""
         async with self._lock:
-            return await to_thread(self._clean_up)
-
-    def _clean_up(self) -> int:
-        open_ipvs, open_links = self._open
-        with open_links() as links, contextlib.ExitStack() as stack:
-            addresses = kernel.read_addresses(links)
-            sides = list(self._sides.found(self.layout, stack))
-            led_to: set[ServerId] = set()
-            for side in sides:
-                tables, _ = side.read_tables(self.layout.families)
-                refuse_new(side, tables)
-                led_to |= kernel.servers_in(tables).keys()
-            removed = self._remove_servers(open_ipvs, addresses.bound, led_to)
-            if links.find(DEVICE) is not None:
-                links.remove_dummy(DEVICE)
-                removed += addresses.device is not None
-            return removed + sum([side.delete() for side in sides])
-
-    def _remove_servers(
-        self,
-        open_ipvs: Callable[[], Ipvs],
-        bound: Collection[str],
-        led_to: Collection[ServerId],
-    ) -> int:
-        try:
-            ipvs = open_ipvs()
-        except Unsupported:
-            return 0  # then there are none
-        with ipvs:
-            ours = [
-                ipvs_messages.del_server(server.id)
-                for server in ipvs.list_servers()
-                if kernel.is_our_server(server.id, self.layout, bound, led_to)
-            ]
-            refused = [each for each in ipvs.carry_out(ours) if each.errno != errno.ESRCH]
-            for refusal in refused:
-                raise KernelError("remove virtual servers", refusal.errno, str(refusal))
-        return len(ours)
+            return await to_thread(clean_up, self.layout, self._sides, *self._open)
 
     def close(self) -> None:
         self._save_last()

@@ -44,7 +44,7 @@ _GONE: Final = (errno.ESRCH, errno.ENOENT)
 log = logging.getLogger(__name__)
 
 
-class Doors(NamedTuple):
+class LeavingDoors(NamedTuple):
     """What a departure needs of the kernel: the side rules that there are, perhaps of two sides; no IPVS where there is none."""
 
     sides: Sequence[Side]
@@ -113,7 +113,7 @@ class Leaving:
         for family, meant in ends.items():
             flows.forget(family, meant, PROTOCOL_NUMBERS[protocol])
 
-    def go_on(self, doors: Doors, now_s: float) -> Retired:
+    def go_on(self, doors: LeavingDoors, now_s: float) -> Retired:
         """Remove what no connection needs; without IPVS there is no virtual server. Raises KernelError."""
         servers = self._servers(doors) if doors.ipvs is not None else []
         if doors.ipvs is None or not servers:
@@ -136,7 +136,7 @@ class Leaving:
             self._forget("TCP", cut, doors.links, doors.flows)
         return self._tell(verdicts, doors)
 
-    def _servers(self, doors: Doors) -> list[ServerId]:
+    def _servers(self, doors: LeavingDoors) -> list[ServerId]:
         bound = kernel.read_addresses(doors.links).bound
         found = [each.id for each in doors.ipvs.list_servers()] if doors.ipvs is not None else []
         return [e for e in found if kernel.is_our_server(e, self._layout, bound, self._ways)]
@@ -167,7 +167,7 @@ class Leaving:
                 cut[place] = count
         return _Verdict(kept, until_s, cut)
 
-    def _tell(self, verdicts: Mapping[ServerId, _Verdict], doors: Doors) -> Retired:
+    def _tell(self, verdicts: Mapping[ServerId, _Verdict], doors: LeavingDoors) -> Retired:
         """Remove addresses or everything, and return what has been done."""
         staying = [server for server, each in verdicts.items() if each.kept]
         gone = len(verdicts) - len(staying)
@@ -181,7 +181,7 @@ class Leaving:
             removed=tuple(removed), waits_for=f"{kept} connections", again_s=LOOK_AGAIN_S
         )
 
-    def _unbind(self, staying: Iterable[ServerId], doors: Doors) -> int:
+    def _unbind(self, staying: Iterable[ServerId], doors: LeavingDoors) -> int:
         """Take from our device all addresses but those at which virtual servers that stay are reached."""
         ways = [self._ways_to(server) for server in staying]
         if not all(ways):
@@ -197,7 +197,7 @@ class Leaving:
         return len(surplus)
 
 
-def _remove_rest(doors: Doors) -> Iterator[str]:
+def _remove_rest(doors: LeavingDoors) -> Iterator[str]:
     bound = kernel.read_addresses(doors.links).bound
     if doors.links.find(DEVICE) is not None:
         doors.links.remove_dummy(DEVICE)
@@ -208,7 +208,7 @@ def _remove_rest(doors: Doors) -> Iterator[str]:
             yield f"{count} {side.objects}"
 
 
-def _end_own(addresses: Collection[str], doors: Doors) -> None:
+def _end_own(addresses: Collection[str], doors: LeavingDoors) -> None:
     """End what this node itself has begun with addresses that are gone: its programs begin anew, with one that stays."""
     try:
         count = doors.sockets.end(addresses)

@@ -124,6 +124,16 @@ def test_what_is_tested_elsewhere_is_there_and_so_is_its_test() -> None:
     assert (missing, needless) == ([], [])
 
 
+@pytest.mark.parametrize(
+    "readme", sorted(ROOT.glob("backends/*/README.md")), ids=lambda path: path.parent.name
+)
+def test_the_map_of_a_backend_has_every_module(readme: Path) -> None:
+    text = readme.read_text()
+    there = [path.stem for path in readme.parent.glob("*.py") if path.stem != "__init__"]
+
+    assert [name for name in sorted(there) if f"`{name}`" not in text] == []
+
+
 def test_every_directory_of_modules_is_a_package() -> None:
     # without it the type checker and the import linter silently look away
     directories = {path.parent for path in modules(*PACKAGES, "tests", "e2e", "bench")}
