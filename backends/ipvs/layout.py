@@ -38,7 +38,7 @@ from backends.kernel.nft_expressions import Nat
 from backends.kernel.nft_messages import BaseChain
 from backends.kernel.nft_node import NODEPORT_IPS, SERVICE_CIDRS
 from backends.kernel.nft_numbers import Hook, NatKind, SetFlag
-from backends.kernel.nft_pods import Detector, LocalMode
+from backends.kernel.nft_pods import Detector
 from backends.kernel.nft_table import (
     NUMBERS,
     ChainFacts,
@@ -48,6 +48,7 @@ from backends.kernel.nft_table import (
     declared,
     rule,
 )
+from proxy.config.settings import LocalMode
 from proxy.desired_node import DesiredNode
 from proxy.model import IPV4, Family, Value
 

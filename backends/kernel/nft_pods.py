@@ -6,13 +6,11 @@ node itself is not a pod's.
 
 import ipaddress
 from collections.abc import Sequence
-from typing import Literal
 
 from backends.kernel import nft_phrases
 from backends.kernel.nft_phrases import Phrase
+from proxy.config.settings import LocalMode
 from proxy.model import Family, Value
-
-LocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
 
 
 class Detector(Value, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@
 import ipaddress
 from collections.abc import Iterable
 
-from backends.kernel.nft_pods import LocalMode
+from proxy.config.settings import LocalMode
 from proxy.model import Family
 
 

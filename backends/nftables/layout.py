@@ -12,7 +12,7 @@ from backends.kernel import nft_table
 from backends.kernel.nft_messages import BaseChain
 from backends.kernel.nft_node import NODEPORT_IPS, SERVICE_CIDRS
 from backends.kernel.nft_numbers import Hook
-from backends.kernel.nft_pods import Detector, LocalMode
+from backends.kernel.nft_pods import Detector
 from backends.kernel.nft_table import ChainFacts, ChainSpec, RuleSpec, SetFacts, SetSpec
 from backends.nftables import rules
 from backends.nftables.model import (
@@ -33,6 +33,7 @@ from backends.nftables.names import is_former_chain, is_picking
 from backends.nftables.picking import Sources, picking_spec
 from backends.nftables.ranges import LENGTHS, sources_chain
 from backends.nftables.sets import shared_sets
+from proxy.config.settings import LocalMode
 from proxy.desired_node import DesiredNode
 from proxy.model import FAMILIES, PROTOCOLS, Family, Value
 

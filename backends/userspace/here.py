@@ -4,13 +4,13 @@ To whoever is here, external frontends with policy Local offer all endpoints. Th
 from the very address it asks.
 """
 
-from typing import Final, Literal
+from typing import Final
 
 from proxy.addresses import bounds_of, pack_ip
+from proxy.config.settings import LocalMode
 from proxy.desired_node import DesiredNode, family_of
 from proxy.model import FAMILIES, Family, Value
 
-LocalMode = Literal["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]
 BY_INTERFACE: Final = frozenset(["BridgeInterface", "InterfaceNamePrefix"])
 
 

@@ -1,6 +1,7 @@
 """The shape of the tree: what stands at the top, what things are called, and that each module has its test."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -132,6 +133,21 @@ def test_the_map_of_a_backend_has_every_module(readme: Path) -> None:
     there = [path.stem for path in readme.parent.glob("*.py") if path.stem != "__init__"]
 
     assert [name for name in sorted(there) if f"`{name}`" not in text] == []
+
+
+def test_what_says_that_it_is_pure_is_held_to_it() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        pure, *_ = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    saying = [
+        ".".join(module.with_suffix("").parts)
+        for module in modules(*PACKAGES)
+        if (ast.get_docstring(ast.parse((ROOT / module).read_text())) or "")
+        .partition("\n")[0]
+        .endswith("Pure.")
+    ]
+
+    assert saying
+    assert [name for name in saying if name not in pure["source_modules"]] == []
 
 
 def test_every_directory_of_modules_is_a_package() -> None:

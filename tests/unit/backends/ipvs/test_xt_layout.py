@@ -6,7 +6,7 @@ import pytest
 
 from backends.ipvs.layout import IpvsSettings, Layout, fixed_sets
 from backends.ipvs.xt_layout import SETS, TABLES, XtLayout, is_own, split_name
-from backends.kernel.nft_pods import LocalMode
+from proxy.config.settings import LocalMode
 from proxy.desired_node import DesiredNode
 from proxy.model import FAMILIES, Family
 from tests.unit.backends.ipvs.driving import CIDRS

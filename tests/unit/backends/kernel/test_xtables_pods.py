@@ -2,8 +2,8 @@
 
 import pytest
 
-from backends.kernel.nft_pods import LocalMode
 from backends.kernel.xtables_pods import pod_words
+from proxy.config.settings import LocalMode
 from proxy.model import Family
 
 CIDRS = ("10.244.0.0/16", "fd00:10:244::/48")
