@@ -3,8 +3,8 @@
 Everything that decides lives elsewhere: `desired` says what should be, the backend plans and applies, and
 `schedule` says when. This module moves keys between them and owns the belief about the kernel.
 
-Nothing is written before every kind was listed once. If only the own Node is missing after NODE_WAIT_S, the
-loop goes on without it: zone unknown, and said so.
+Nothing is written before every kind was listed once. If then the own Node is missing for NODE_WAIT_S
+more, the loop goes on without it: zone unknown, and said so.
 """
 
 import asyncio
@@ -123,18 +123,20 @@ class Reconciler:
                 await self._round()
 
     async def _barrier(self) -> None:
+        while not self.cache.unlisted <= {"Node"}:
+            self._wake.clear()
+            await self._wake.wait()
         deadline_s = time.monotonic() + NODE_WAIT_S
         while self.cache.unlisted:
             left_s = deadline_s - time.monotonic()
-            if self.cache.unlisted == {"Node"} and left_s <= 0:
+            if left_s <= 0:
                 self.last_error = (
                     "the own Node could not be read: its zone and addresses are unknown"
                 )
                 log.warning("%s", self.last_error)
                 return
             self._wake.clear()
-            timeout_s = max(left_s, 0.0) if self.cache.unlisted == {"Node"} else None
-            await wait_for(self._wake, timeout_s)
+            await wait_for(self._wake, left_s)
 
     async def use(self, backend: Backend[Any, Any], passed_over: Sequence[Refusal]) -> None:
         """Let another backend take over as soon as no round is under way: it is to do everything from the beginning.

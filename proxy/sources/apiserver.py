@@ -15,7 +15,9 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+from msgspec import structs
 
 from proxy.config.settings import ApiServerSettings, Settings
 from proxy.errors import ApiError
@@ -58,6 +60,7 @@ class ApiServerSource:
         self._settings = settings
         self._recorder = recorder
         self._load = load or (lambda: credentials.load(settings))
+        self._lack: Lack | None = None
         now_s = time.monotonic()
         self._reflectors = [
             Reflector(
@@ -71,7 +74,8 @@ class ApiServerSource:
 
     def report(self) -> Sequence[WatchReport]:
         """Return how it stands, kind by kind."""
-        return tuple(reflector.report() for reflector in self._reflectors)
+        reports = [reflector.report() for reflector in self._reflectors]
+        return tuple(reports if self._lack is None else map(self._lack.amend, reports))
 
     async def run(self, deliver: Deliver) -> None:
         """Deliver what the server has and what changes in it. Never returns. Raises ConfigError at the start only."""
@@ -104,16 +108,30 @@ class ApiServerSource:
     async def _first(self, who: credentials.Credentials) -> Access:
         """Return the first credentials; as long as a plugin fails, as at the start of a host, it is asked again."""
         backoff = _limits(self._settings.api_server, asks_often=True).backoff
-        said = ""
         for failures in itertools.count(1):
             try:
-                return await who.get()
+                access = await who.get()
             except ApiError as error:
-                if str(error) != said:
-                    said = str(error)
-                    _LOG.warning("no credentials yet: %s; it is tried again", said)
+                if self._lack is None or self._lack.error != str(error):
+                    _LOG.warning("no credentials yet: %s; it is tried again", error)
+                self._lack = Lack(failures, str(error))
+            else:
+                self._lack = None
+                return access
             await asyncio.sleep(backoff.pause_s(failures, random.random()))  # noqa: S311 - jitter
         raise AssertionError
+
+
+class Lack(NamedTuple):
+    """There are no credentials yet, so nothing can be asked."""
+
+    failures: int
+    error: str
+
+    def amend(self, report: WatchReport) -> WatchReport:
+        """Return the report of somebody who could not ask for this reason."""
+        errors: dict[Trouble, int] = {"unauthorized": self.failures}
+        return structs.replace(report, failures=self.failures, error=self.error, errors=errors)
 
 
 def _limits(settings: ApiServerSettings, *, asks_often: bool) -> Limits:

@@ -118,13 +118,25 @@ def test_a_plugin_that_cannot_work_yet_is_asked_again(
             access = Access(f"http://127.0.0.1:{server.port}", None, {})
             answers = iter([ApiError("exec: no name server"), ApiError("exec: no name server")])
 
+            reports: list[tuple[str, int, str]] = []
+
             def load() -> Access:
+                reports.extend([(r.kind, r.failures, r.error) for r in source.report()])
                 for error in answers:
                     raise error
                 return access
 
-            async with running(_source(server, load=load)) as recorder:
+            source = _source(server, load=load)
+            async with running(source) as recorder:
                 await recorder.until(lambda: recorder.is_synced)
+                assert {report.error for report in source.report()} == {""}
+
+            kinds = list(KINDS.values())
+            assert reports == [
+                *[(kind, 0, "") for kind in kinds],
+                *[(kind, 1, "exec: no name server") for kind in kinds],
+                *[(kind, 2, "exec: no name server") for kind in kinds],
+            ]
 
     run(scenario())
     assert caplog.text.count("no credentials yet: exec: no name server; it is tried again") == 1
