@@ -109,13 +109,22 @@ def _validated(args: argparse.Namespace, read_file: ReadFile) -> _Valid:
         more.append(
             f"{path}: mode: {own.mode} is used, not {config.mode} of {origins.label('mode')}"
         )
-    if own.mode not in {"", config.mode} and config != given:
-        more.append(
-            f"{path}: mode: in mode nftables NodePorts are served at the node's primary addresses only; write nodePortAddresses, [primary] or others"
-        )
+    if own.mode:
+        more += _node_ports_warnings(path, given, mode)
     more += _unread_sections(config, origins, mode)
     more += _local_traffic_warnings(config, origins)
     return _Valid(config, origins, own, mode, (*warnings, *more))
+
+
+def _node_ports_warnings(
+    path: str | None, given: KubeProxyConfiguration, mode: str
+) -> Iterator[str]:
+    """Yield a warning where the mode of our own file (`path`) moves NodePorts to other addresses than kube-proxy has them at."""
+    kube_proxys = defaults.fill_for_mode(given, given.mode).node_port_addresses
+    ours = defaults.fill_for_mode(given, mode).node_port_addresses
+    if kube_proxys != ours:
+        where = "at the node's primary addresses only" if ours else "at all addresses of the node"
+        yield f"{path}: mode: in mode {mode} NodePorts are served {where}; write nodePortAddresses, [primary] or others"
 
 
 def _unread_sections(

@@ -47,7 +47,7 @@ async def serve_forever(
 ) -> None:
     """Serve until cancelled, trying again while the address is taken. Raises ProxyError then if `is_hard_fail`.
 
-    `tell` is called with what is wrong, each time.
+    `tell` is called with what is wrong, each time but that which ends the process: nobody would be there to pass it on.
     """
     async with contextlib.AsyncExitStack() as stack:
         while True:
@@ -55,9 +55,9 @@ async def serve_forever(
                 await stack.enter_async_context(serving(app, host, port, Connections(listeners)))
             except OSError as error:
                 words = f"cannot serve on {host} port {port}: {error}"
-                tell(words)
                 if is_hard_fail:
                     raise ProxyError(words) from error
+                tell(words)
                 log.error("%s; it is tried again", words)
                 await asyncio.sleep(retry_s)
             else:

@@ -147,6 +147,20 @@ def test_what_this_kernel_cannot_have_is_not_to_be_cleaned_up(
         app.cleanup(settings_of())
 
 
+@pytest.mark.parametrize("words", ["not permitted", "not permitted; it takes NET_ADMIN"])
+def test_what_cleaning_up_takes_is_said_once(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    def cannot(*_: object) -> FakeBackend:
+        raise KernelError("list tables", errno.EPERM, words)
+
+    monkeypatch.setattr(backends, "FACTORIES", {"one": cannot})
+
+    with pytest.raises(KernelError) as caught:
+        app.cleanup(settings_of())
+
+    assert str(caught.value).count("NET_ADMIN") == 1
+    assert words in str(caught.value)
+
+
 def test_a_mode_that_does_not_exist_cannot_be_cleaned_up_after() -> None:
     with pytest.raises(
         ConfigError, match=r"'three' is none of nftables, ipvs, iptables, userspace, null"

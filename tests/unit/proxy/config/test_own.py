@@ -106,6 +106,16 @@ def test_a_mode_here_is_stronger_and_says_so() -> None:
     assert from_own("mode: nftables\n", more)[1] == warnings[:1]
 
 
+@pytest.mark.parametrize("mode", ["iptables", "ipvs", "userspace"])
+def test_a_mode_here_that_opens_node_ports_at_more_addresses_says_so(mode: str) -> None:
+    settings, warnings = from_own(f"mode: {mode}\n", PODS + "mode: nftables\n")
+
+    assert settings.node_port_addresses == ()
+    assert (
+        f"{OWN}: mode: in mode {mode} NodePorts are served at all addresses of the node; write nodePortAddresses, [primary] or others"
+    ) in warnings
+
+
 @pytest.mark.parametrize("mode", ["", "mode: iptables\n", "mode: ipvs\n"])
 def test_what_kube_proxy_reads_elsewhere_is_named_where_it_does_not_count(mode: str) -> None:
     theirs = f"{PODS}{mode}nodePortAddresses: [primary]\niptables: {{masqueradeAll: true, masqueradeBit: 20}}\n"
