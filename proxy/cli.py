@@ -246,7 +246,7 @@ def _print(text: str) -> None:
 
 
 def _explain_manifests(args: argparse.Namespace) -> int:
-    from proxy import explain, rejections  # noqa: PLC0415 - each command imports only what it needs, to start at once
+    from proxy import explain, explain_text, rejections  # noqa: PLC0415 - each command imports only what it needs, to start at once
     from proxy.cache import Cache  # noqa: PLC0415
     from proxy.model import NodeInfo  # noqa: PLC0415
     from proxy.sources import manifest_set, manifests  # noqa: PLC0415
@@ -280,9 +280,10 @@ def _explain_manifests(args: argparse.Namespace) -> int:
             raise ProxyError(nothing)
         _tell(f"note: {nothing}")
     if args.output == "json":
-        print(explain.render_json(explained))
+        print(explain_text.render_json(explained))
     else:
-        _print(explain.render_text(explained, explain.ansi if _is_colourful() else explain.plain))
+        paint = explain_text.ansi if _is_colourful() else explain_text.plain
+        _print(explain_text.render_text(explained, paint))
     return 0
 
 

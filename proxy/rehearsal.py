@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 from proxy import batches
 from proxy.backend import Applied, Backend, Plan
 from proxy.desired import DesiredState
-from proxy.explain import Document, as_json
+from proxy.explain import Document
+from proxy.explain_text import as_json
 from proxy.ladder import Refusal
 from proxy.model import PortKey, Value
 

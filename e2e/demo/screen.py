@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self, TextIO
 
-from proxy.explain import Style, ansi
+from proxy.explain_text import Style, ansi
 
 _NARROWEST, _WIDEST = 40, 120
 _EIGHTHS = " ▏▎▍▌▋▊▉█"

@@ -12,12 +12,12 @@ from typing import Any, Final, TypeVar
 
 from aiohttp import hdrs, web
 
-from proxy import __version__, explain, health
+from proxy import __version__, explain, explain_text, health
 from proxy.backend import Held
 from proxy.beside import at_localhost
 from proxy.config.settings import Settings
 from proxy.errors import KernelError, ProxyError
-from proxy.explain import Output
+from proxy.explain_text import Output
 from proxy.model import PortKey, Service, ServiceName
 from proxy.reconciler import Reconciler
 from proxy.server import (
@@ -190,12 +190,12 @@ class _Debug:
         response.content_type = "application/json" if output == "json" else "text/plain"
         response.charset = "utf-8"
         if not any(service.ports for service in services):
-            note = explain.shown(explain.why_nothing(services, where))
+            note = explain_text.shown(explain.why_nothing(services, where))
             response.headers[NOTE] = note.encode("ascii", "backslashreplace").decode()
         return await pieces.stream(request, response, self._explained(services, output))
 
     async def _explained(self, services: list[Service], output: Output) -> AsyncIterator[str]:
-        printing = explain.Printing(output)
+        printing = explain_text.Printing(output)
         async with self._turn:
             names = await pieces.in_pieces(_in_order([service.name for service in services]))
         for name in names:
@@ -256,7 +256,7 @@ class _Debug:
         try:
             return explain.find(self._cache, wanted, f"on node {self._cache.node.name}")
         except ProxyError as error:
-            raise web.HTTPNotFound(text=f"{explain.shown(str(error))}\n") from error
+            raise web.HTTPNotFound(text=f"{explain_text.shown(str(error))}\n") from error
 
     def _subject(self, service: Service, held: Sequence[Held], error: str) -> Subject:
         reconciler, slices = self._reconciler, self._cache.slices(service.name)

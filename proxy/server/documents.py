@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from proxy import explain
+from proxy import explain, explain_text
 from proxy.backend import Held
 from proxy.backlog import Quarantined
 from proxy.config.settings import Settings
@@ -208,9 +208,9 @@ def _port(
     quarantined = subject.quarantine.get(key)
     return PortDocument(
         explained=one.document(),
-        cluster_words=explain.list_words(chosen.cluster, chosen, explain.plain)
-        + explain.topology_words(chosen),
-        local_words=explain.list_words(chosen.local, chosen, explain.plain),
+        cluster_words=explain_text.list_words(chosen.cluster, chosen, explain_text.plain)
+        + explain_text.topology_words(chosen),
+        local_words=explain_text.list_words(chosen.local, chosen, explain_text.plain),
         frontends=tuple([_outcome(one, port, f, subject) for f in one.frontends]),
         shadowed=tuple([ShadowedDocument(address=e.address, slice=e.slice) for e in one.shadowed]),
         refused=None

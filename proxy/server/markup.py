@@ -5,7 +5,7 @@ import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from proxy.explain import shown
+from proxy.explain_text import shown
 
 
 class Column(NamedTuple):

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
-from proxy.explain import EndpointDocument, choice_words
+from proxy.explain import EndpointDocument
+from proxy.explain_text import choice_words
 from proxy.server.changes_page import changes_table
 from proxy.server.documents import (
     HeldDocument,

@@ -7,7 +7,8 @@ from proxy.backend import Figure
 from proxy.backlog import Quarantined
 from proxy.cache import Cache
 from proxy.desired import DesiredPort
-from proxy.explain import Document, shown
+from proxy.explain import Document
+from proxy.explain_text import shown
 from proxy.health import Degraded
 from proxy.ladder import Refusal
 from proxy.model import NodeInfo, PortKey, Rejected

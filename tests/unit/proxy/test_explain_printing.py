@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import explain
+from proxy import explain, explain_text
 from proxy.cache import Cache
 from proxy.errors import ProxyError
-from proxy.explain import Explained, Output
+from proxy.explain import Explained
+from proxy.explain_text import Output
 from proxy.model import IPV4, Family, ServicePort
 from proxy.sources.events import Upsert
 from tests.model_builders import (
@@ -32,8 +33,10 @@ def cache_of(*names: str) -> Cache:
 
 def whole(explained: list[Explained], output: Output) -> str:
     if output == "json":
-        return explain.render_json(explained) + "\n"
-    return explain.render_text(explained, explain.ansi if output == "ansi" else explain.plain)
+        return explain_text.render_json(explained) + "\n"
+    return explain_text.render_text(
+        explained, explain_text.ansi if output == "ansi" else explain_text.plain
+    )
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -41,7 +44,7 @@ def whole(explained: list[Explained], output: Output) -> str:
 def test_the_pieces_together_are_the_whole(output: Output, sizes: list[int]) -> None:
     cache = cache_of("default/web", "shop/api", "shop/é\u202e")
     every = explain.explain(cache, cache.services.values())
-    printing = explain.Printing(output)
+    printing = explain_text.Printing(output)
     batches = [every[:size] for size in sizes]
     together = [one for batch in batches for one in batch]
 
@@ -57,10 +60,10 @@ def test_a_node_port_at_localhost_is_shown_with_who_serves_it_there() -> None:
     port = make_service_port("default/web", node_port=30080)
     (shown,), (plain,) = at_localhost([IPV4], port), at_localhost([], port)
 
-    text = explain.render_text([shown], explain.plain)
+    text = explain_text.render_text([shown], explain_text.plain)
     assert "  NodePort      127.0.0.1:30080  policy Cluster, by a listener of the proxy\n" in text
     assert "  NodePort      every node address:30080  policy Cluster\n" in text
-    assert "listener" not in explain.render_text([plain], explain.plain)
+    assert "listener" not in explain_text.render_text([plain], explain_text.plain)
     addresses = [each.address for each in shown.document().frontends if each.kind == "NodePort"]
     assert addresses == [None, "127.0.0.1"]
 
@@ -78,7 +81,7 @@ def test_what_is_not_served_at_localhost_is_not_shown_there(
 ) -> None:
     (shown,) = at_localhost(families, port)
 
-    assert "127.0.0.1" not in explain.render_text([shown], explain.plain)
+    assert "127.0.0.1" not in explain_text.render_text([shown], explain_text.plain)
 
 
 def test_one_service_is_explained_as_among_all() -> None:

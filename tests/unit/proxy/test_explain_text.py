@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from proxy import explain
+from proxy import explain, explain_text
 from proxy.cache import Cache
 from proxy.model import EndpointSlice, NodeInfo, Service
 from proxy.sources.events import Upsert
@@ -21,11 +21,11 @@ from tests.model_builders import (
 def text_of(
     *objects: Service | EndpointSlice,
     node: NodeInfo | None = None,
-    paint: explain.Paint = explain.plain,
+    paint: explain_text.Paint = explain_text.plain,
 ) -> str:
     cache = Cache(node or make_node())
     cache.apply([Upsert(o) for o in objects], 0.0)
-    return explain.render_text(explain.explain(cache, cache.services.values()), paint)
+    return explain_text.render_text(explain.explain(cache, cache.services.values()), paint)
 
 
 SHOP = (
@@ -196,14 +196,14 @@ def test_no_service_is_no_text() -> None:
 
 def test_colours_stand_only_where_they_are_painted() -> None:
     plain = text_of(*SHOP)
-    coloured = text_of(*SHOP, paint=explain.ansi)
+    coloured = text_of(*SHOP, paint=explain_text.ansi)
 
     assert "\x1b" not in plain
     assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
 
 
 def test_colours_tell_what_serves_from_what_does_not() -> None:
-    def tagged(text: str, style: explain.Style) -> str:
+    def tagged(text: str, style: explain_text.Style) -> str:
         return f"<{style}>{text}</>"
 
     painted = text_of(*SHOP, paint=tagged)

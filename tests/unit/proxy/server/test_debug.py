@@ -11,7 +11,7 @@ from msgspec import structs
 from yarl import URL
 
 from backends.null.backend import NullBackend, NullObserved
-from proxy import explain
+from proxy import explain, explain_text
 from proxy.desired import DesiredPort
 from proxy.errors import KernelError
 from proxy.ladder import Refusal
@@ -288,10 +288,10 @@ def test_explain_is_what_the_command_prints_of_the_same_objects(
     services = [explain.find(cache, service, "")] if service else list(cache.services.values())
     explained = explain.explain(cache, services)
     if output == "json":
-        assert answer.text == explain.render_json(explained) + "\n"
+        assert answer.text == explain_text.render_json(explained) + "\n"
     else:
-        paint = explain.ansi if output == "ansi" else explain.plain
-        assert answer.text == explain.render_text(explained, paint)
+        paint = explain_text.ansi if output == "ansi" else explain_text.plain
+        assert answer.text == explain_text.render_text(explained, paint)
     note = answer.headers.get(NOTE)
     assert note == ("shop/files is not proxied: headless" if service == "shop/files" else None)
 

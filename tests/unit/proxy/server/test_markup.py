@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.explain import shown
+from proxy.explain_text import shown
 from proxy.server.markup import Column, facts, items, link, table, text, url
 
 NASTY = [

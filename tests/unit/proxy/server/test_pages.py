@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from msgspec import structs
 
-from proxy.explain import shown
+from proxy.explain_text import shown
 from proxy.model import EndpointSlice, Rejected, Service
 from proxy.server import guard
 from proxy.server.style import CONTENT_SECURITY_POLICY, STYLE
