@@ -38,7 +38,7 @@ class Connection:
 
     __slots__ = (
         "_forwarder", "_head", "active_s", "client", "client_name", "down", "is_broken", "is_connecting", "is_over",
-        "pool", "server", "service", "target", "tried", "up",
+        "is_reset", "pool", "server", "service", "target", "tried", "up",
     )  # fmt: skip
 
     def __init__(
@@ -63,7 +63,7 @@ class Connection:
         self.up = Half(forwarder.pipes, client, None)
         self.down: Half | None = None
         self.active_s = forwarder.now_s
-        self.is_broken = self.is_connecting = self.is_over = False
+        self.is_broken = self.is_connecting = self.is_over = self.is_reset = False
         if head:
             self.up.waiting, self.up.moved = head, -len(head)
         service.accepted += 1
@@ -219,9 +219,10 @@ class Connection:
                 return
         if down is None:
             return
+        self.is_reset |= bool(mask & BROKEN)
         if mask & READABLE:
             self._hear(down, mask)
-        if mask & BROKEN and down.is_done:  # nobody would find out by reading
+        if self.is_reset and down.is_done:  # nobody would find out by reading
             self._endpoint_broke()
 
     def _hear(self, half: Half, mask: int) -> None:
@@ -262,6 +263,8 @@ class Connection:
                 self._finish()
             else:
                 sink.shutdown(socket.SHUT_WR)
+                if half is self.down and self.is_reset:
+                    self._endpoint_broke()
         elif half.is_blocked and half.is_open:
             self._forwarder.ask_for_room(sink)
 

@@ -14,6 +14,7 @@ from backends.userspace.forwarder import Forwarder
 from backends.userspace.halves import Half
 from backends.userspace.model import Place, Target
 from backends.userspace.settings import ForwarderSettings
+from backends.userspace.streams import Connection
 from tests import forwarding
 from tests.forwarding import (
     KEY,
@@ -30,6 +31,7 @@ from tests.forwarding import (
 )
 
 _RESET = struct.pack("ii", 1, 0)
+_CLOSE, _CLOSE_WAIT = 7, 8  # include/net/tcp_states.h
 
 
 def run(test: object) -> None:
@@ -321,6 +323,43 @@ def test_an_endpoint_that_breaks_off_after_its_end_ends_the_connection() -> None
                 writer.close()
 
     run(test())
+
+
+def test_it_does_so_too_where_the_client_has_not_yet_read_all_of_it() -> None:
+    said = b"x" * (100 << 10)
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as client:
+            async with forwarding.forwarding() as forwarder:
+                place = start(forwarder, Target(*server.getsockname()))
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+                client.setblocking(False)
+                await loop.sock_connect(client, (place.address, place.port))
+                with await _accepted(server) as accepted:
+                    (connection,) = forwarder.connections
+                    connection.client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 12)
+                    accepted.setblocking(False)
+                    await loop.sock_sendall(accepted, said)
+                    accepted.shutdown(socket.SHUT_WR)
+                    await until(lambda: connection.down and connection.down.is_blocked)
+                    await until(lambda: _state(connection) == _CLOSE_WAIT)
+                    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                await until(lambda: _state(connection) == _CLOSE)
+                assert not connection.is_half_closed
+                heard = b""
+                while part := await loop.sock_recv(client, 1 << 16):
+                    heard += part
+                assert heard == said
+                await until(lambda: not forwarder.connections)
+
+    run(test())
+
+
+def _state(connection: Connection) -> int:
+    """The state of the connection to the endpoint, as the kernel has it (struct tcp_info)."""
+    assert connection.server is not None
+    return connection.server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
 def test_clients_and_endpoints_that_vanish_are_noticed_some_day() -> None:
