@@ -4,16 +4,20 @@ Belief changes when a socket was opened or closed, and when the kernel has confi
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, TypeVar
 
 from backends.userspace.model import Listening, NodePart, Place, Serving, UserspacePlan
 from proxy.model import PortKey
+
+_Of = TypeVar("_Of")
+_Member = TypeVar("_Member")
 
 
 class Observed:
     """`routes` are the addresses that a route of ours makes local, `black_holes` ranges in which unknown addresses lead nowhere.
 
-    `places` says for each ServicePort where it listens, `holders` for each address who needs it, `node_ports` who has any.
+    `places` says for each ServicePort where it listens, `holders` for each address who needs it, `node_ports` who has any,
+    `by_node_port` who has which.
     `host` are the addresses of this host's interfaces, as of the last reading of everything. `refused` is where somebody was
     to listen and could not, and is tried again soon, with whose that is.
     """
@@ -36,6 +40,7 @@ class Observed:
         self.places: dict[PortKey, dict[Place, None]] = {}
         self.holders: dict[str, dict[PortKey, None]] = {}
         self.node_ports: dict[PortKey, None] = {}
+        self.by_node_port: dict[int, dict[PortKey, None]] = {}
         self.refused: dict[Place, PortKey] = {}
         self.node: NodePart | None = None
 
@@ -61,16 +66,16 @@ class Observed:
         old = self.serving.pop(key, None)
         if old is not None:
             for address in old.addresses:
-                holders = self.holders[address]
-                del holders[key]
-                if not holders:
-                    del self.holders[address]
+                _remove(self.holders, address, key)
+            for port in old.node_ports:
+                _remove(self.by_node_port, port, key)
             self.node_ports.pop(key, None)
         if serving is not None:
             self.serving[key] = serving
             for address in serving.addresses:
                 self.holders.setdefault(address, {})[key] = None
-            if serving.has_node_ports:
+            for port in serving.node_ports:
+                self.by_node_port.setdefault(port, {})[key] = None
                 self.node_ports[key] = None
 
     def listen(self, place: Place, listening: Listening | None) -> None:
@@ -78,10 +83,15 @@ class Observed:
         self.refused.pop(place, None)
         old = self.listening.pop(place, None)
         if old is not None:
-            places = self.places[old.owner]
-            del places[place]
-            if not places:
-                del self.places[old.owner]
+            _remove(self.places, old.owner, place)
         if listening is not None:
             self.listening[place] = listening
             self.places.setdefault(listening.owner, {})[place] = None
+
+
+def _remove(groups: dict[_Of, dict[_Member, None]], of: _Of, member: _Member) -> None:
+    """Take a member out of its group, and the group out when it is empty."""
+    members = groups[of]
+    del members[member]
+    if not members:
+        del groups[of]

@@ -86,8 +86,9 @@ class Serving(Value, frozen=True, kw_only=True):
         return tuple(dict.fromkeys([f.address for f in self.frontends if f.address is not None]))
 
     @property
-    def has_node_ports(self) -> bool:
-        return any(frontend.address is None for frontend in self.frontends)
+    def node_ports(self) -> tuple[int, ...]:
+        """The numbers of its NodePorts, each once."""
+        return tuple(dict.fromkeys([f.port for f in self.frontends if f.address is None]))
 
     def names(self, place: Place) -> bool:
         """Whether a frontend is at this very address, and not on whatever addresses the node has."""

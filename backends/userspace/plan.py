@@ -151,18 +151,25 @@ class _Draft:
     def _bequeath(self) -> None:
         """Have NodePorts served at those of the node's addresses of which others have left the port."""
         observed = self._observed
-        for place, owner in self._left.items():
-            was = observed.serving.get(owner)
-            if (
-                place in self._listening
-                or place.address not in self._node_addresses.get(place.family, ())
-                or was is None
-                or not was.names(place)
-            ):
-                continue
-            for key in {**observed.node_ports, **self._serving}:
+        free = [place for place, owner in self._left.items() if self._is_free(place, owner)]
+        if not free:
+            return
+        changed: dict[int, list[PortKey]] = {}
+        for key, serving in self._serving.items():
+            for port in serving.node_ports if serving is not None else ():
+                changed.setdefault(port, []).append(key)
+        for place in free:
+            for key in (*observed.by_node_port.get(place.port, ()), *changed.get(place.port, ())):
                 served = listeners(key, self._now(key) or _NOTHING, [place.address])
                 self._listening.update({at: each for at, each in served if at == place})
+
+    def _is_free(self, place: Place, owner: PortKey) -> bool:
+        """Whether a frontend that was named has left a place where NodePorts are, and nobody else comes there."""
+        if place in self._listening:
+            return False
+        was = self._observed.serving.get(owner)
+        is_the_nodes = place.address in self._node_addresses.get(place.family, ())
+        return is_the_nodes and was is not None and was.names(place)
 
     def _now(self, key: PortKey) -> Serving | None:
         """Return how a ServicePort is to be served, as far as that is known."""

@@ -247,9 +247,11 @@ class UserspaceHost(MeteredHost):
         assert {("IPv6" if ":" in a else "IPv4", a) for a in observed.routes} == addresses
         assert observed.routes.keys() == observed.holders.keys()
         assert not observed.black_holes
-        assert {key for key, s in observed.serving.items() if s.has_node_ports} == set(
-            observed.node_ports
-        )
+        node_ports = {(port, key) for key, s in observed.serving.items() for port in s.node_ports}
+        assert {key for _, key in node_ports} == set(observed.node_ports)
+        assert node_ports == {
+            (n, key) for n, keys in observed.by_node_port.items() for key in keys
+        }
         owned = {place: key for key, places in observed.places.items() for place in places}
         assert owned == {place: at.owner for place, at in observed.listening.items()}
 

@@ -20,8 +20,9 @@ def test_an_address_is_held_by_all_who_need_it() -> None:
 
     assert observed.holders == {"10.96.0.1": {OTHER: None}}
     assert list(observed.node_ports) == [OTHER]
+    assert observed.by_node_port == {30080: {OTHER: None}}
     observed.serve(OTHER, Serving(frontends=()))
-    assert (observed.holders, observed.node_ports) == ({}, {})
+    assert (observed.holders, observed.node_ports, observed.by_node_port) == ({}, {}, {})
 
 
 def test_a_place_is_that_of_whoever_listens_there_last() -> None:

@@ -45,4 +45,4 @@ def test_operations_are_told_in_order_and_for_whom() -> None:
 
 def test_addresses_are_named_once_and_node_ports_have_none() -> None:
     assert SERVING.addresses == ("10.96.0.1",)
-    assert SERVING.has_node_ports
+    assert SERVING.node_ports == (30080,)

@@ -10,6 +10,7 @@ from backends.userspace.plan import plan, prune
 from proxy.desired import Frontend
 from proxy.desired_node import DesiredNode
 from tests.desired_strategies import Ports, desired_state, make_desired, many_services, whole
+from tests.work_counter import Visits, Work, count_work, watch
 
 HOST = frozenset(["192.0.2.1"])
 NODE_PORT = Frontend("NodePort", None, 30080)
@@ -123,6 +124,30 @@ def test_a_named_address_comes_before_a_node_port_which_has_it_again_afterwards(
     for keys in ([port.key, named.key], [named.key, port.key]):
         gone = plan(one, new, keys)
         assert (gone.listening, gone.closing) == (((place, ours),), ())
+
+
+def test_giving_places_back_costs_the_same_at_any_number_of_node_ports() -> None:
+    def work(count: int) -> Work:
+        ports = [
+            structs.replace(
+                make_desired(f"default/{number}", "10.1.0.1:80"),
+                frontends=(Frontend("NodePort", None, 30000 + number),),
+            )
+            for number in range(count)
+        ]
+        frontend = Frontend("ExternalIP", "192.0.2.1", 30001)
+        named = structs.replace(
+            make_desired("default/named", "10.1.0.2:80"), frontends=(frontend,)
+        )
+        observed, one = served(desired_state(*ports, named)), whole(desired_state(*ports))
+        visits, found = Visits(), list[UserspacePlan]()
+        watch(observed, visits)
+        cost = count_work(lambda: found.append(plan(one, observed, [named.key])), visits)
+        place = Place("IPv4", "TCP", "192.0.2.1", 30001)
+        assert found[0].listening == ((place, Listening(ports[1].key, "external")),)
+        return cost
+
+    assert work(1000).is_as_much_as(work(10))
 
 
 def test_unknown_addresses_lead_nowhere_only_once_all_services_are_there() -> None:
