@@ -12,7 +12,7 @@ are some. Left alone are:
 - ServicePorts without serving endpoints: there is nowhere to go, and somebody else may forward for them;
 - addresses that no ServicePort owns any more: when another comes to own one, its flows are looked through as all others;
 - node ports on addresses that are not ours, where kube-proxy goes by the port alone;
-- untranslated flows where listeners of this process answer: at 127.0.0.0/8, in most modes, and in mode userspace everywhere.
+- untranslated flows where listeners of this process answer: at 127.0.0.0/8, if not rules do, and in mode userspace everywhere.
 
 What should be decides, not what happened: a sweep compares entries with the endpoints of now. What is believed of
 earlier times only tells where looking is worth while, and now and then everything is looked through.
@@ -201,11 +201,19 @@ def may_have_flows(address: str) -> bool:
 class Table:
     """Who serves where, for some ServicePorts: what a dumped entry is compared with.
 
-    `is_listening`: frontends are served by listeners of this process, not by translation.
+    `is_listening`: frontends are served by listeners of this process, not by translation; `is_listening_at_localhost`: those
+    at 127.0.0.0/8 are.
     """
 
-    def __init__(self, node_addresses: Iterable[str], *, is_listening: bool = False) -> None:
+    def __init__(
+        self,
+        node_addresses: Iterable[str],
+        *,
+        is_listening: bool = False,
+        is_listening_at_localhost: bool = False,
+    ) -> None:
         self._is_listening = is_listening
+        self._is_listening_at_localhost = is_listening_at_localhost
         self._node_addresses = frozenset(map(_packed, node_addresses))
         self._owners: dict[bytes, Task] = {}
         self._node_ports: dict[tuple[Family, bytes], Task] = {}
@@ -228,8 +236,11 @@ class Table:
 
     def may_end_at_a_listener(self, entry: Entry) -> bool:
         """Whether a flow to a frontend may have reached a listener of this process, as it should."""
-        is_untranslated = entry.source == entry.destination
-        return is_untranslated and (self._is_listening or _is_at_localhost(entry.destination))
+        if entry.source != entry.destination:
+            return False
+        return self._is_listening or (
+            self._is_listening_at_localhost and _is_at_localhost(entry.destination)
+        )
 
 
 def is_stale(entry: Entry, owner: Task) -> bool:

@@ -15,13 +15,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from proxy import conntrack
+from proxy.beside import at_localhost
 from proxy.budget import Budget
 from proxy.conntrack import Belief, Ends, Table, Task
 from proxy.conntrack_table import Found, Sweeping
 from proxy.errors import KernelError
 from proxy.histogram import Histogram, doubling
 from proxy.journal import Round
-from proxy.model import FAMILIES, Family, PortKey
+from proxy.model import FAMILIES, IPV4, Family, PortKey
 from proxy.reconciler import Reconciler, wait_for
 from proxy.schedule import Backoff
 
@@ -213,8 +214,12 @@ class Sweeper:
         """Delete what is stale. Raises KernelError."""
         # Where the data plane is not yet as described, flows may still begin as they should not.
         unsettled = frozenset(self._reconciler.backlog) | self._reconciler.quarantine.keys()
-        is_listening = self._reconciler.backend.name in self._listening
-        table, turn = Table(self._node_addresses, is_listening=is_listening), _Turn()
+        backend, turn = self._reconciler.backend, _Turn()
+        table = Table(
+            self._node_addresses,
+            is_listening=backend.name in self._listening,
+            is_listening_at_localhost=IPV4 in at_localhost(backend),
+        )
         for task in tasks:
             table.add(task)
             await turn.give_way()

@@ -19,10 +19,11 @@ from proxy.conntrack_sweeper import (
     Sweeper,
 )
 from proxy.errors import KernelError
-from proxy.model import Endpoint, EndpointSlice, Service
+from proxy.model import Endpoint, EndpointSlice, Family, Service
 from proxy.netlink.conntrack import Entry
 from proxy.sources.events import Delete
 from tests.daemon import make_daemon
+from tests.fakes.backend import FakeBackend
 from tests.fakes.conntrack import FakeFlows, make_entry
 from tests.model_builders import (
     make_endpoint,
@@ -281,9 +282,12 @@ def test_node_ports_are_swept_on_the_addresses_of_this_host(node: Node) -> None:
     node.live(life)
 
 
+@pytest.mark.parametrize("families", [(), ("IPv4",)], ids=["by rules", "by a listener"])
 def test_flows_through_a_node_port_at_localhost_go_with_their_endpoint_or_have_a_listener(
-    node: Node,
+    node: Node, families: tuple[Family, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(FakeBackend, "at_localhost", families, raising=False)
+
     async def life() -> None:
         await node.start(dns(node_port=30053), listing(A, B))
         node.flow(A, "127.0.0.1:30053")
@@ -292,7 +296,7 @@ def test_flows_through_a_node_port_at_localhost_go_with_their_endpoint_or_have_a
         await node.tell(listing(B))
         await node.daemon.pass_s(EVERYTHING_S * 2)
 
-        assert node.flows.entries == {listened}
+        assert node.flows.entries == ({listened} if families else set())
 
     node.live(life)
 

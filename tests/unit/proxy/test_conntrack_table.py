@@ -97,13 +97,20 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     fake.close()
 
 
-def sweep(kernel: Kernel, *wanted: Filter, is_listening: bool = False) -> Found:
+def sweep(
+    kernel: Kernel,
+    *wanted: Filter,
+    is_listening: bool = False,
+    is_listening_at_localhost: bool = False,
+) -> Found:
     """Sweep for one ServicePort, at which only A and C serve."""
     frontends = frozenset(
         {Frontend("ClusterIP", "10.96.0.10", 53), Frontend("NodePort", None, 30053)}
     )
     serving = frozenset({packed_end(A), packed_end(C)})
-    table = Table((), is_listening=is_listening)
+    table = Table(
+        (), is_listening=is_listening, is_listening_at_localhost=is_listening_at_localhost
+    )
     table.add(Task(KEY, frontends, serving, serving, serving, frozenset()))
     with_socket = ConntrackTable()
     found = asyncio.run(with_socket.sweep(wanted or (Filter(IPV4),), table))
@@ -131,13 +138,16 @@ def test_the_stale_go_the_others_stay_and_what_they_are_bound_to_is_told(kernel:
     assert found.cpu_s > 0
 
 
-def test_at_localhost_only_translated_flows_are_stale(kernel: Kernel) -> None:
+@pytest.mark.parametrize(("is_listening", "stale"), [(True, [2]), (False, [2, 3])])
+def test_where_somebody_listens_at_localhost_only_translated_flows_are_stale_there(
+    kernel: Kernel, *, is_listening: bool, stale: list[int]
+) -> None:
     here = "127.0.0.1:30053"
     kernel.entries = [entry(A, 1, here), entry(B, 2, here), entry(here, 3, here)]
 
-    found = sweep(kernel)
+    found = sweep(kernel, is_listening_at_localhost=is_listening)
 
-    assert kernel.deleted == [2]
+    assert kernel.deleted == stale
     assert found.kept == {KEY: {packed_end(A)}}
 
 
