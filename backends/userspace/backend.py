@@ -118,8 +118,7 @@ class UserspaceBackend:
                 failed = self._route(plan, observed)
             if plan.node is not None:
                 observed.node = plan.node
-                pods = self._settings.detector.ranges(plan.node.described)
-                self._engine.set_here(plan.node.host, pods)
+                self._tell_here(observed)
             self._serve(plan, observed)
             await self._listen(plan, observed, failed)
             await self._close(plan, observed)
@@ -148,7 +147,23 @@ class UserspaceBackend:
         if news is None or concerns(news._replace(addresses={}), observed):
             self._is_foreign = True
             return False
-        return _believe(news, observed)
+        return self._believe(news, observed)
+
+    def _believe(self, news: News, observed: Observed) -> bool:
+        """Take in what was announced of this host's addresses; return whether they are others."""
+        gone = {address for address, is_there in news.addresses.items() if not is_there}
+        host = observed.host.union(news.addresses) - gone
+        if host == observed.host:
+            return False
+        observed.host = host
+        self._tell_here(observed)
+        return True
+
+    def _tell_here(self, observed: Observed) -> None:
+        """Have the engine know who is on this node, as far as that is known."""
+        if observed.node is not None:
+            pods = self._settings.detector.ranges(observed.node.described)
+            self._engine.set_here(observed.host, pods)
 
     def _route(self, plan: UserspacePlan, observed: Observed) -> Failed:
         failed = self._kernel(0).add(plan.routes)
@@ -223,7 +238,11 @@ class UserspaceBackend:
 
     async def verify(self, observed: Observed) -> list[Drift]:
         async with self._background_lock:
-            return await verify(self._kernel(1), self._engine, observed, self._lock)
+            before = observed.host
+            drifts = await verify(self._kernel(1), self._engine, observed, self._lock)
+            if observed.host != before:
+                self._tell_here(observed)
+            return drifts
 
     async def read_back(
         self,
@@ -249,7 +268,7 @@ class UserspaceBackend:
         news = self._ears.take()
         if was_foreign or news is None or concerns(news, observed):
             return True
-        _believe(news, observed)
+        self._believe(news, observed)
         return False
 
     def figures(self) -> tuple[Figure, ...]:
@@ -297,13 +316,3 @@ class UserspaceBackend:
         if self._ears is not None:
             self._ears.close()
         self._kernels, self._ears = [], None
-
-
-def _believe(news: News, observed: Observed) -> bool:
-    """Take in what was announced of this host's addresses; return whether they are others."""
-    gone = {address for address, is_there in news.addresses.items() if not is_there}
-    host = observed.host.union(news.addresses) - gone
-    if host == observed.host:
-        return False
-    observed.host = host
-    return True

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from backends.userspace.backend import RETRY_S, TAKEN_RETRY_S, UserspaceBackend
+from backends.userspace.engine import Engine
 from backends.userspace.model import ROUTE_PROTOCOL, Place
 from backends.userspace.settings import ForwarderSettings
 from proxy.beside import at_localhost
@@ -242,11 +243,23 @@ def test_what_somebody_does_to_addresses_of_this_host_is_noticed() -> None:
     asyncio.run(test())
 
 
-def test_addresses_are_no_foreign_change_where_none_is_listened_at() -> None:
+class HearingEngine(Engine):
+    """Remembers which addresses of this host it was told."""
+
+    def __init__(self) -> None:
+        super().__init__(ForwarderSettings())
+        self.told: list[frozenset[str]] = []
+
+    def set_here(self, host: frozenset[str], ranges: tuple[str, ...]) -> None:
+        super().set_here(host, ranges)
+        self.told.append(host)
+
+
+def test_addresses_are_no_foreign_change_where_none_is_listened_at_but_the_nodes_own() -> None:
     async def test() -> None:
-        kernel = RoutesKernel()
+        kernel, engine = RoutesKernel(), HearingEngine()
         with kernel.entered():
-            backend = UserspaceBackend(ForwarderSettings())
+            backend = UserspaceBackend(ForwarderSettings(), make_engine=lambda _, __: engine)
             with contextlib.closing(backend):
                 observed = await backend.observe()
                 node = DesiredNode(node_port_addresses={"IPv4": ("127.0.0.1",), "IPv6": ()})
@@ -256,8 +269,10 @@ def test_addresses_are_no_foreign_change_where_none_is_listened_at() -> None:
                 assert observed.host is host, "or each plan from now on compares them"
                 kernel.add("eth1", "", "192.0.2.1")
                 assert not backend.has_foreign_change(observed)
-                assert observed.host == {"192.0.2.1"}
+                assert observed.host == engine.told[-1] == {"192.0.2.1"}
+                kernel.add("eth2", "", "192.0.2.2")
                 assert await backend.verify(observed) == []
+                assert observed.host == engine.told[-1] == {"192.0.2.1", "192.0.2.2"}
 
     asyncio.run(test())
 
