@@ -14,11 +14,13 @@ import contextlib
 import errno
 import fcntl
 import logging
+import math
 import os
 import resource
 import secrets
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Final, Self
 
@@ -103,6 +105,8 @@ class Listeners:
     """The listening sockets of this process, and those that the one before has passed on and nobody has taken yet."""
 
     def __init__(self) -> None:
+        self.met_s = -math.inf
+        """When the process before was asked, which may run for a while yet (monotonic seconds)."""
         self._kept: dict[str, socket.socket] = {}
         self._inherited: dict[str, socket.socket] = {}
         self._lent: dict[str, socket.socket] = {}
@@ -159,6 +163,7 @@ class Listeners:
             asking.settimeout(answer_s)
             try:
                 asking.connect(os.fspath(path))
+                listeners.met_s = time.monotonic()
                 listeners._receive(asking)
             except OSError as error:
                 if error.errno not in {errno.ENOENT, errno.ECONNREFUSED}:

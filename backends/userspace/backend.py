@@ -7,6 +7,7 @@ use a door of their own, in a thread.
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Final
 
@@ -31,7 +32,10 @@ from proxy.threads import to_thread
 RETRY_S: Final = 30.0
 """When a port that could not be had at localhost is tried again, if nothing else happens before."""
 TAKEN_RETRY_S: Final = 1.0
-"""When one that is taken elsewhere is: in an upgrade the process before may have it, which ends soon."""
+"""When one that is taken elsewhere is, in an upgrade: the process before may have it, which ends soon."""
+UPGRADE_S: Final = 300.0
+"""How long that process may run after it was asked for its sockets. Then nothing is tried so often any more: a program of somebody
+else that is restarted is to have its port again."""
 AT_ONCE: Final = 200
 """Sockets opened or closed before others have their turn."""
 Failed = dict[PortKey, str]
@@ -54,6 +58,7 @@ class UserspaceBackend:
         make_engine: Callable[[ForwarderSettings, Listeners | None], Engine] = Engine,
     ) -> None:
         self._settings = settings
+        self._passed = listeners or Listeners()
         self._open = open_kernel, open_ears
         self._engine = make_engine(settings, listeners)
         self._kernels: list[Kernel] = []
@@ -131,6 +136,10 @@ class UserspaceBackend:
         if not observed.refused:
             return None
         return RETRY_S if all(map(self._is_at_localhost, observed.refused)) else TAKEN_RETRY_S
+
+    def _is_upgrade(self) -> bool:
+        """Whether the process before may still run."""
+        return time.monotonic() < self._passed.met_s + UPGRADE_S
 
     def _is_at_localhost(self, place: Place) -> bool:
         return place.family in self.at_localhost and place.address == ADDRESSES[place.family]
@@ -219,7 +228,7 @@ class UserspaceBackend:
         is_at_localhost = self._is_at_localhost(place)
         if not is_at_localhost:
             failed[owner] = why
-        if is_at_localhost or error.errno == errno.EADDRINUSE:
+        if is_at_localhost or (error.errno == errno.EADDRINUSE and self._is_upgrade()):
             observed.refused[place] = owner
         if is_at_localhost and not was_refused:
             log.error("%s is not served at localhost, trying again: %s", owner, why)

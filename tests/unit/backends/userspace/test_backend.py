@@ -3,19 +3,22 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from backends.userspace.backend import RETRY_S, TAKEN_RETRY_S, UserspaceBackend
+from backends.userspace.backend import RETRY_S, TAKEN_RETRY_S, UPGRADE_S, UserspaceBackend
 from backends.userspace.engine import Engine
 from backends.userspace.model import ROUTE_PROTOCOL, Place
 from backends.userspace.settings import ForwarderSettings
+from proxy.backend import Applied
 from proxy.beside import at_localhost
 from proxy.desired import DesiredPort, Frontend
 from proxy.desired_node import DesiredNode
 from proxy.errors import KernelError
+from proxy.listeners import Listeners
 from proxy.model import PortKey
 from proxy.netlink.fib import Route
 from tests.contract.driving import adopt
@@ -121,22 +124,37 @@ def test_a_port_that_is_taken_at_localhost_is_none_of_the_mode_and_is_tried_agai
     asyncio.run(test())
 
 
-def test_a_place_that_another_process_has_is_tried_again_every_second() -> None:
+def test_a_place_that_is_taken_is_tried_again_every_second_while_the_process_before_may_run() -> (
+    None
+):
     port = make_desired("default/web", "10.1.0.1:80", cluster_ip="127.0.0.99", port=39083)
-    desired = whole(desired_state(port))
+    desired, passed = whole(desired_state(port)), Listeners()
 
     async def test() -> None:
         with (
             RoutesKernel().entered(),
-            contextlib.closing(UserspaceBackend(ForwarderSettings())) as backend,
+            contextlib.closing(UserspaceBackend(ForwarderSettings(), passed)) as backend,
         ):
             observed = await backend.observe()
+
+            async def program(*keys: PortKey) -> Applied:
+                return await backend.apply(backend.plan(desired, observed, keys), observed)
+
             with socket.create_server(("127.0.0.99", 39083)):
+                applied = await program(port.key)
+                assert "another program listens" in applied.failed[port.key]
+                assert (applied.again_s, observed.refused) == (None, {})
+                passed.met_s = time.monotonic()
                 for keys in ([port.key], []):
-                    applied = await backend.apply(backend.plan(desired, observed, keys), observed)
+                    applied = await program(*keys)
                     assert "another program listens" in applied.failed[port.key]
                     assert applied.again_s == TAKEN_RETRY_S <= 1
-            applied = await backend.apply(backend.plan(desired, observed, []), observed)
+                passed.met_s -= UPGRADE_S
+                assert (await program()).again_s is None
+                assert not backend.plan(desired, observed, [])
+                passed.met_s += UPGRADE_S
+                assert (await program(port.key)).again_s == TAKEN_RETRY_S
+            applied = await program()
             assert (applied.failed, applied.again_s) == ({}, None)
             assert not backend.plan(desired, observed, [port.key])
             assert [str(place) for place in observed.listening] == ["TCP 127.0.0.99:39083"]
