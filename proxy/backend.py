@@ -30,13 +30,15 @@ class Applied(Value, frozen=True, kw_only=True):
     """What became of a plan. `failed` names the ServicePorts that were left out, and why.
 
     `operations` counts the objects written; `transactions` the system calls that wrote them. After `again_s` a plan for
-    no keys at all is due: what is not needed any more was left in place for what is on its way through it.
+    no keys at all is due: what is not needed any more was left in place for what is on its way through it. `regained` are
+    ServicePorts that were left out before, and that a plan of others, or of none, has brought to what is desired.
     """
 
     operations: int = 0
     transactions: int = 0
     failed: Mapping[PortKey, str] = {}
     again_s: float | None = None
+    regained: tuple[PortKey, ...] = ()
 
 
 class Drift(Value, frozen=True, kw_only=True):

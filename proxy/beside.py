@@ -248,6 +248,7 @@ def _both(first: Applied, second: Applied) -> Applied:
         transactions=first.transactions,
         failed={**second.failed, **first.failed},
         again_s=min(again, default=None),
+        regained=first.regained,
     )
 
 

@@ -364,6 +364,8 @@ class Reconciler:
         planned_s = time.monotonic()
         applied = await self.backend.apply(plan, self.observed)
         self._count(applied)
+        for key in self.quarantine.keys() & applied.regained:
+            self.backlog.add_again("retry", key, planned_s)
         refused = [key for key in chunk if key in applied.failed]
         if not refused:
             self._record(chunk, planned_s, "")

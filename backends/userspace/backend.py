@@ -125,12 +125,17 @@ class UserspaceBackend:
                 observed.node = plan.node
                 self._tell_here(observed)
             self._serve(plan, observed)
-            await self._listen(plan, observed, failed)
+            regained = await self._listen(plan, observed, failed)
             await self._close(plan, observed)
             if plan.unrouted:
                 failed |= self._unroute(plan, observed)
-        again_s = 0.0 if has_moved else self._retry_s(observed)
-        return Applied(operations=plan.size, transactions=1, failed=failed, again_s=again_s)
+        return Applied(
+            operations=plan.size,
+            transactions=1,
+            failed=failed,
+            again_s=0.0 if has_moved else self._retry_s(observed),
+            regained=tuple(regained.difference(observed.refused.values(), failed)),
+        )
 
     def _retry_s(self, observed: Observed) -> float | None:
         if not observed.refused:
@@ -204,7 +209,11 @@ class UserspaceBackend:
                 self._told.add(key)
                 log.warning("%s is not served: mode userspace forwards TCP and UDP", key)
 
-    async def _listen(self, plan: UserspacePlan, observed: Observed, failed: Failed) -> None:
+    async def _listen(
+        self, plan: UserspacePlan, observed: Observed, failed: Failed
+    ) -> set[PortKey]:
+        """Open listeners; return who listens where they could not before."""
+        regained: set[PortKey] = set()
         for number, (place, listening) in enumerate(plan.listening, start=1):
             try:
                 self._engine.listen(place, listening)
@@ -213,11 +222,14 @@ class UserspaceBackend:
                     self._engine.stop(place)
                 self._refuse(place, listening.owner, error, observed, failed)
             else:
-                if place in observed.refused and self._is_at_localhost(place):
-                    log.info("%s is served at localhost now", listening.owner)
+                if place in observed.refused:
+                    regained.add(listening.owner)
+                    if self._is_at_localhost(place):
+                        log.info("%s is served at localhost now", listening.owner)
                 observed.listen(place, listening)
             if not number % AT_ONCE:
                 await asyncio.sleep(0)
+        return regained
 
     def _refuse(
         self, place: Place, owner: PortKey, error: OSError, observed: Observed, failed: Failed

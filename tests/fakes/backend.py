@@ -45,6 +45,8 @@ class FakeBackend(NullBackend):
         """The node of every plan for no ServicePort."""
         self.again_s: float | None = None
         """Asked for by the next batch."""
+        self.regained: tuple[PortKey, ...] = ()
+        """Brought to what is desired by the next batch, whomever that is for."""
         self._generation = 0
         self._seen_generation = 0
         self._calls = 0
@@ -85,11 +87,13 @@ class FakeBackend(NullBackend):
             _set(observed.ports, key, plan.changes[key])
         observed.is_rebuild_due = self.is_rebuild_due = False
         again_s, self.again_s = self.again_s, None
+        regained, self.regained = self.regained, ()
         return Applied(
             operations=len(plan.changes) - len(failed),
             transactions=1,
             failed=failed,
             again_s=again_s,
+            regained=regained,
         )
 
     async def verify(self, observed: NullObserved) -> list[Drift]:

@@ -181,6 +181,12 @@ def test_the_earlier_of_two_looks_is_due(
     assert both.program([PLAIN, OPEN]).again_s == due_s
 
 
+def test_what_the_mode_has_regained_is_told(both: Both) -> None:
+    both.first.regained, both.second.regained = (PLAIN,), (OPEN,)
+
+    assert both.program([PLAIN, OPEN]).regained == (PLAIN,)
+
+
 def test_differences_of_both_are_found(both: Both) -> None:
     both.program([PLAIN, OPEN])
     assert not both.backend.has_foreign_change(both.observed)

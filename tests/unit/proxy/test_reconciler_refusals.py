@@ -202,6 +202,24 @@ def test_other_changes_do_not_hurry_what_was_refused(daemon: Daemon) -> None:
     daemon.live(life)
 
 
+def test_what_the_kernel_has_taken_by_the_way_is_released_at_once(daemon: Daemon) -> None:
+    daemon.backend.refused.update(dict.fromkeys([API, DB], "no"))
+
+    async def life() -> None:
+        daemon.tell_all(*THREE)
+        await daemon.pass_s()
+        del daemon.backend.refused[API]
+        daemon.backend.regained = (API, WEB)
+        daemon.backend.applied.clear()
+        daemon.tell(make_slice("s-1", make_endpoint(A)))
+        await daemon.pass_s()
+
+        assert daemon.backend.applied == [[WEB], [API]]
+        assert set(daemon.reconciler.quarantine) == {DB}
+
+    daemon.live(life)
+
+
 def test_what_was_refused_is_forgotten_when_it_goes(daemon: Daemon) -> None:
     daemon.backend.refused[API] = "no"
 

@@ -156,6 +156,7 @@ def test_a_place_that_is_taken_is_tried_again_every_second_while_the_process_bef
                 assert (await program(port.key)).again_s == TAKEN_RETRY_S
             applied = await program()
             assert (applied.failed, applied.again_s) == ({}, None)
+            assert applied.regained == (port.key,)
             assert not backend.plan(desired, observed, [port.key])
             assert [str(place) for place in observed.listening] == ["TCP 127.0.0.99:39083"]
 
