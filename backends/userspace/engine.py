@@ -1,5 +1,6 @@
 """What is served in this process, as the backend sees it: services and listeners that can be changed and looked at. Shell."""
 
+import errno
 import logging
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -16,6 +17,7 @@ from proxy.model import PortKey
 
 AT_ONCE: Final = 20
 """Listeners that are told who is here before others have their turn: each takes the kernel 0.2 ms where there are 250 pods."""
+FULL: Final = "Too many open files: listeners have their share of what this process may open"
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,8 @@ class Engine:
             self.stop(place)
             listener = None
         if listener is None:
+            if not forwarder.has_room_to_listen:
+                raise OSError(errno.EMFILE, FULL)
             opened = self._sockets.open(place, listening.admission, self._here)
             try:
                 forwarder.listen(place, listening, opened)

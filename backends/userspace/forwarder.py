@@ -38,6 +38,8 @@ REST_S: Final = 0.1
 RESERVE: Final = 256
 RESERVE_SHARE: Final = 8
 """Files that are left to the rest of the process, but no more than one in so many: health and the API server need some, too."""
+LISTENERS_SHARE: Final = 2
+"""Listeners may be one in so many of the sockets that there may be: clients need some, too."""
 PIPES_SHARE: Final = 16
 """Pipes may be one for so many of the files; each is two."""
 FLOWS_SHARE: Final = 4
@@ -132,6 +134,11 @@ class Forwarder:
     def assign(self, place: Place, listening: Listening) -> None:
         """Have a listener serve otherwise."""
         self.listeners[place].assign(listening, self.services[listening.owner])
+
+    @property
+    def has_room_to_listen(self) -> bool:
+        """Whether there may be another listener."""
+        return len(self.listeners) < self._sockets_at_most // LISTENERS_SHARE
 
     def is_ours(self, protocol: Protocol, target: Target) -> bool:
         """Whether an endpoint is a frontend of ours: what went there would come back to us, for ever."""

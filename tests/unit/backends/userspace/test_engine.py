@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import resource
 import socket
 
 import pytest
@@ -162,6 +163,29 @@ def test_that_it_cannot_begin_is_what_the_kernel_refuses() -> None:
             made.append(Forwarder(settings))
             engine.serve(KEY, serving())
         assert engine.serving() == {KEY: serving()}
+        engine.close()
+
+    asyncio.run(test())
+
+
+def test_listeners_leave_files_to_their_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))  # which are 48 sockets
+
+    async def test() -> None:
+        engine = Engine(ForwarderSettings())
+        async with endpoint(naming(b"a")) as target:
+            engine.serve(KEY, serving(target))
+            places = [free_place() for _ in range(24)]
+            for place in places:
+                engine.listen(place, Listening(KEY, "internal"))
+            with pytest.raises(OSError, match="Too many open files: listeners") as refused:
+                engine.listen(free_place(), Listening(KEY, "internal"))
+            assert refused.value.errno == errno.EMFILE
+            assert await asyncio.gather(*map(ask, places)) == [b"a"] * 24
+
+            engine.listen(places[0], Listening(KEY, "external"))
+            engine.stop(places[0])
+            engine.listen(places[0], Listening(KEY, "internal"))
         engine.close()
 
     asyncio.run(test())
