@@ -255,11 +255,15 @@ class Layout:
         )
 
     def _by_ipvs(self, family: Family) -> list[str]:
-        """Let through what mode ipvs translates behind filter, while one of the modes takes over from the other."""
+        """Let through what mode ipvs translates behind filter: one of the modes may be taking over from the other.
+
+        These rules always stand. A cluster IP may be this node's own for another reason, as with a DNS cache that listens
+        there: ports that no service defines are refused all the same.
+        """
         marks = Marks(self.settings.masquerade_mark)
         return [
             f"-m mark --mark {marks.value:#x}/{marks.mask:#x} -j RETURN",
-            f"{_in(family, sets.CLUSTER_IPS, 'dst')} {_LOCAL} -j RETURN",
+            f"{_in(family, sets.FRONTENDS)} {_in(family, sets.CLUSTER_IPS, 'dst')} {_LOCAL} -j RETURN",
         ]
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Mapping
 
 import pytest
 
@@ -19,14 +20,14 @@ from backends.iptables.layout import (
 from backends.iptables.model import CANARY, CHAINS, TABLES
 from backends.iptables.sets import fixed_sets
 from backends.iptables.tree import ROOTS
-from backends.kernel.ipset_objects import Member
+from backends.kernel.ipset_objects import PROTOCOL_NUMBERS, Member
 from backends.kernel.ipvs_marks import Marks
 from proxy.config import load
 from proxy.config.flags import add_flags
 from proxy.config.settings import LocalMode
 from proxy.desired_node import DesiredNode
 from proxy.model import FAMILIES, Family, Protocol
-from tests.fakes.packets import DROPPED, PASSED, Fates, Host, Packet
+from tests.fakes.packets import DROPPED, PASSED, REFUSED, Fates, Host, Packet
 from tests.unit.backends.iptables.planning import OWN
 
 SETTINGS = IptablesSettings(families=FAMILIES, cluster_cidrs=("10.244.0.0/16", "fd00::/48"))
@@ -94,7 +95,8 @@ def test_what_mode_ipvs_serves_is_not_dropped_while_one_mode_takes_over() -> Non
 
     assert untranslated[2:5] == [
         f"-m mark --mark {marks.value:#x}/{marks.mask:#x} -j RETURN",
-        "-m set --match-set sliceproxy4-cluster-ips dst -m addrtype --dst-type LOCAL -j RETURN",
+        "-m set --match-set sliceproxy4-frontends dst,dst"
+        " -m set --match-set sliceproxy4-cluster-ips dst -m addrtype --dst-type LOCAL -j RETURN",
         "-m set --match-set sliceproxy4-frontends dst,dst -j DROP",
     ]
 
@@ -237,8 +239,13 @@ def test_the_interface_of_pods_is_that_of_the_mode(mode: str, text: str, interfa
 # --- packets that are for no service
 
 
-def fates(packet: Packet, layout: Layout | None = None, *cidrs: str) -> Fates:
-    """What becomes of a packet where there are no services."""
+def fates(
+    packet: Packet,
+    layout: Layout | None = None,
+    *cidrs: str,
+    members: Mapping[str, Member] | None = None,
+) -> Fates:
+    """What becomes of a packet where there are no services, or nothing of them but these members of sets."""
     family: Family = "IPv6" if ":" in packet.destination else "IPv4"
     layout = layout or Layout(SETTINGS)
     tables: dict[str, dict[str, list[str]]] = {}
@@ -254,6 +261,8 @@ def fates(packet: Packet, layout: Layout | None = None, *cidrs: str) -> Fates:
         tables[table] = chains
     sets: dict[str, set[Member]] = {name: set() for name in fixed_sets(family)}
     sets[f"sliceproxy{family[-1]}-service-cidrs"] |= {Member(cidr) for cidr in cidrs}
+    for short, member in (members or {}).items():
+        sets[f"sliceproxy{family[-1]}-{short}"].add(member)
     return Host(tables["nat"], tables["filter"], sets, {OWN[family]}).fates(packet)
 
 
@@ -272,6 +281,21 @@ def test_an_address_of_a_service_range_that_no_service_has_is_dropped_unless_it_
     for destination, fate in (("192.0.2.50", DROPPED), (OWN["IPv4"], PASSED)):
         packet = Packet("198.51.100.1", destination, "TCP", 22, "eth0")
         assert fates(packet, None, "192.0.2.0/24") == {fate: 1}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("interface", ["", "eth0"])
+def test_at_a_cluster_ip_of_this_node_only_ports_of_services_are_left_to_mode_ipvs(
+    family: Family, interface: str
+) -> None:
+    """A DNS cache of the node may have it on a device of its own: sshd is not to be reached there."""
+    own = OWN[family]
+    members = {"cluster-ips": Member(own), "frontends": Member(own, PROTOCOL_NUMBERS["TCP"], 53)}
+    source = own if not interface else own[:-1] + "9"
+
+    for port, fate in ((53, PASSED), (22, REFUSED)):
+        packet = Packet(source, own, "TCP", port, interface)
+        assert fates(packet, members=members) == {fate: 1}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
