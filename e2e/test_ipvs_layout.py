@@ -88,7 +88,12 @@ def test_rules_say_what_the_decision_says(namespace: Namespace) -> None:
         f"{frontend} @dropped drop",
         f"{frontend} @refused goto refuse",
     ]
-    assert _rules(namespace, "ip", "sources") == [f"ip saddr . {frontend} @allowed return", "drop"]
+    assert _rules(namespace, "ip", "sources") == [
+        f"ip saddr . {frontend} @allowed return",
+        f"{frontend} != @guarded return",
+        f"ip saddr . {frontend} @allowed return",
+        f"{frontend} @guarded drop",
+    ]
 
 
 def test_a_packet_that_ipvs_has_translated_loses_our_mark_and_perhaps_its_source(

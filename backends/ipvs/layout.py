@@ -162,16 +162,7 @@ class Layout:
                 None,
                 (*self._masquerade_internal(family), rule(_to_ipvs(family), "to IPVS")),
             ),
-            ChainSpec(
-                _SOURCES,
-                None,
-                (
-                    rule(
-                        [*say.source_of_frontend_in(family, ALLOWED), say.leave()], "in the ranges"
-                    ),
-                    rule([say.drop()], "everybody else"),
-                ),
-            ),
+            ChainSpec(_SOURCES, None, _sources(family)),
             ChainSpec(_OUTER, None, tuple(self._outer(family, "address"))),
             ChainSpec(
                 _BOUND_ADDRESS,
@@ -291,6 +282,21 @@ class Layout:
 def closed() -> ChainSpec:
     """Return what takes the place of the dispatching rules."""
     return ChainSpec(_DISPATCH, None, (rule([say.leave()], "no new connections"),))
+
+
+def _sources(family: Family) -> tuple[RuleSpec, ...]:
+    """Return for those who may come in.
+
+    A packet may be held up between two rules while a frontend loses its ranges, or gets them again. So it is asked whether
+    anybody still limits the frontend, and before it is dropped, once more whether it is in a range.
+    """
+    asked = [*say.source_of_frontend_in(family, ALLOWED), say.leave()]
+    return (
+        rule(asked, "in the ranges"),
+        rule([*say.frontend_not_in(family, GUARDED), say.leave()], "no limit any more"),
+        rule(asked, "limited again"),
+        rule([*say.frontend_in(family, GUARDED), say.drop()], "everybody else"),
+    )
 
 
 def _to_ipvs(family: Family) -> say.Phrase:

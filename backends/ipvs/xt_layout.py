@@ -143,13 +143,17 @@ class XtLayout(Layout):
         if self._node.node_port_addresses.get(family) is not None:
             here = _in(family, NODEPORT_IPS, "dst")
         elsewhere = _in(family, ELSEWHERE, "dst")
+        allowed = _in(family, ALLOWED, "dst,dst,src")
         return (
             _chain("mangle", "CLUSTER-IP", *self._masquerading(family)),
             _chain(
                 "mangle",
                 "SOURCES",
-                (f"{_in(family, ALLOWED, 'dst,dst,src')} -j RETURN", "in the ranges"),
-                ("-j DROP", "everybody else"),
+                # as in `layout`: a packet may be held up while ranges go and come back
+                (f"{allowed} -j RETURN", "in the ranges"),
+                (f"{_in(family, GUARDED, is_inverted=True)} -j RETURN", "no limit any more"),
+                (f"{allowed} -j RETURN", "limited again"),
+                (f"{_in(family, GUARDED)} -j DROP", "everybody else"),
             ),
             *self._outer_chains(family, "address", "", "OUTER"),
             *self._outer_chains(family, "node-port", "PORT-", "NODE-PORT"),
@@ -230,8 +234,8 @@ def is_own(chain: str) -> bool:
     return chain.startswith(CHAINS)
 
 
-def _in(family: Family, name: str, parts: str = "dst,dst") -> str:
-    return f"-m set --match-set {set_name(family, name)} {parts}"
+def _in(family: Family, name: str, parts: str = "dst,dst", *, is_inverted: bool = False) -> str:
+    return f"-m set {'! ' * is_inverted}--match-set {set_name(family, name)} {parts}"
 
 
 def _marked(family: Family, name: str) -> str:

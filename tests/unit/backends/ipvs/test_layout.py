@@ -4,6 +4,7 @@ import pytest
 
 from backends.ipvs.layout import IpvsSettings, Layout, closed
 from backends.ipvs.model import (
+    ALLOWED,
     BOUND,
     DROPPED,
     ELSEWHERE,
@@ -38,6 +39,7 @@ from backends.kernel.nft_table import NUMBERS
 from proxy.desired_node import DesiredNode
 from proxy.model import FAMILIES, Family
 from tests.unit.backends.ipvs.driving import CIDRS
+from tests.unit.backends.ipvs.held_up import Asking, outcomes
 
 Rule = tuple[AnyExpression, ...]
 both_families = pytest.mark.parametrize("family", FAMILIES)
@@ -205,9 +207,28 @@ def test_sources_are_checked_first_and_short_cuts_taken_before_the_way_from_outs
     assert [ends(rule)[0] for rule in (outer[0], *outer[4:])] == [
         VerdictCode.JUMP, VerdictCode.DROP, VerdictCode.GOTO,
     ]  # fmt: skip
-    assert [ends(rule)[0] for rule in rules(make_layout(), "sources")] == [
-        VerdictCode.RETURN, VerdictCode.DROP,
-    ]  # fmt: skip
+
+
+@both_families
+def test_a_packet_that_is_held_up_while_a_limit_goes_and_comes_back_is_let_in(
+    family: Family,
+) -> None:
+    chain = rules(make_layout(), "sources", family)
+    asking = [
+        Asking(each.set_name, each.is_inverted, ends(rule)[0].name.lower())
+        for rule in chain
+        for each in rule
+        if isinstance(each, Lookup)
+    ]
+
+    assert asking == [
+        (ALLOWED, False, "return"),
+        (GUARDED, True, "return"),
+        (ALLOWED, False, "return"),
+        (GUARDED, False, "drop"),
+    ]
+    assert len(chain) == len(asking)
+    assert outcomes(asking) == {"return"}
 
 
 def test_pods_take_a_short_cut_only_where_they_can_be_told() -> None:

@@ -10,6 +10,7 @@ from proxy.config.settings import LocalMode
 from proxy.desired_node import DesiredNode
 from proxy.model import FAMILIES, Family
 from tests.unit.backends.ipvs.driving import CIDRS
+from tests.unit.backends.ipvs.held_up import Asking, outcomes
 
 both_families = pytest.mark.parametrize("family", FAMILIES)
 FIRST = "-m conntrack --ctstate NEW ! --ctstatus CONFIRMED"
@@ -33,11 +34,12 @@ def make_layout(
 
 
 def rules(layout: Layout, name: str, family: Family = "IPv4") -> list[str]:
-    """The rules of a chain; `@set parts` for a match of a set."""
+    """The rules of a chain; `@set parts` for a match of a set, `!@set parts` for its opposite."""
     names = (name, name.replace("/", "/SLICE-IPVS-"))
     (chain,) = [chain for chain in layout.chains(family) if chain.name in names]
     texts = [rule.expressions.decode() for rule in chain.rules]
-    short = [re.sub(r"-m set --match-set slice-ipvs[46]-(\S+) (\S+)", r"@\1 \2", t) for t in texts]
+    match = re.compile(r"-m set (!?) ?--match-set slice-ipvs[46]-(\S+) (\S+)")
+    short = [match.sub(r"\1@\2 \3", each) for each in texts]
     return [each.replace("SLICE-IPVS-", "") for each in short]
 
 
@@ -111,10 +113,27 @@ def test_sources_are_checked_first_and_short_cuts_taken_before_the_way_from_outs
     assert rules(layout, "mangle/NODE-PORT")[-1] == (
         f"@nodeports-refused dst,dst -j MARK --set-mark {refused}"
     )
-    assert rules(layout, "mangle/SOURCES") == ["@allowed dst,dst,src -j RETURN", "-j DROP"]
     assert rules(layout, "mangle/EXTERNAL") == [
         "-j SET --map-set slice-ipvs4-externals dst,dst --map-mark"
     ]
+
+
+@both_families
+def test_a_packet_that_is_held_up_while_a_limit_goes_and_comes_back_is_let_in(
+    family: Family,
+) -> None:
+    chain = rules(make_layout(), "mangle/SOURCES", family)
+
+    assert chain == [
+        "@allowed dst,dst,src -j RETURN",
+        "!@guarded dst,dst -j RETURN",
+        "@allowed dst,dst,src -j RETURN",
+        "@guarded dst,dst -j DROP",
+    ]
+    read = [re.fullmatch(r"(!?)@(\S+) \S+ -j (\S+)", rule) for rule in chain]
+    asking = [Asking(each[2], bool(each[1]), each[3].lower()) for each in read if each]
+    assert len(asking) == len(chain)
+    assert outcomes(asking) == {"return"}
 
 
 def test_the_mark_of_what_is_refused_is_ours_and_no_virtual_servers() -> None:
