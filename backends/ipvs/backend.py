@@ -17,7 +17,7 @@ from backends.ipvs.belief import DRAIN_S, Observed
 from backends.ipvs.cleaning import clean_up
 from backends.ipvs.draining import LOOK_S, Draining
 from backends.ipvs.held import Look
-from backends.ipvs.kernel import Doors
+from backends.ipvs.kernel import Doors, News
 from backends.ipvs.layout import IpvsSettings, Layout
 from backends.ipvs.leaving import Leaving, LeavingDoors
 from backends.ipvs.model import DEVICE, AddressStep, IpvsStep, Step
@@ -29,7 +29,7 @@ from backends.ipvs.verify import concerns, verify
 from backends.ipvs.xt_side import Tools
 from backends.kernel.ipvs import Ipvs
 from backends.kernel.ipvs_objects import ServerId
-from backends.kernel.links import AddressNews, Links
+from backends.kernel.links import Links
 from backends.kernel.nft import Nft
 from backends.kernel.nft_owned import RefusedElements
 from backends.kernel.nft_transaction import Transaction
@@ -90,7 +90,7 @@ class IpvsBackend:
         self._last: Observed | None = None
         self._draining = Draining()
         self._opened: list[Doors] = []
-        self._news: AddressNews | None = None
+        self._news: News | None = None
         # A step in a thread and the second look of a verification must not mix.
         self._lock = asyncio.Lock()
         self._background_lock = asyncio.Lock()  # one thread at a time may use the doors
@@ -135,7 +135,7 @@ class IpvsBackend:
             opened = [
                 Doors(self._sides.open(self.layout), open_ipvs(), open_links()) for _ in range(2)
             ]
-            self._news = AddressNews()
+            self._news = News(opened[0].links)
             self._opened = opened
         return self._opened[number]
 

@@ -17,15 +17,14 @@ from backends.ipvs.render import read_mark
 from backends.ipvs.side import Side
 from backends.kernel.ipvs import Ipvs, Refusal
 from backends.kernel.ipvs_objects import Destination, Load, ServerId, VirtualServer, marked
-from backends.kernel.links import Links, is_ours
+from backends.kernel.links import KUBE_PROXYS_DEVICE, AddressNews, Links, is_ours
 from backends.kernel.nft_phrases import PROTOCOL_NUMBERS
 from backends.kernel.nft_table import TableFacts
 from proxy.addresses import unpack_ip
+from proxy.closing import Closing
 from proxy.model import IPV4, PROTOCOLS, Family, Protocol
+from proxy.netlink.route import InterfaceAddress
 
-_KUBE_PROXYS: Final = (
-    "kube-ipvs0"  # not another interface's: its addresses go when kube-proxy is cleaned up
-)
 _PROTOCOLS: Final[dict[bytes, Protocol]] = {
     PROTOCOL_NUMBERS[each].to_bytes(1): each for each in PROTOCOLS
 }
@@ -141,19 +140,40 @@ def read_server(
 
 
 def read_addresses(links: Links) -> Addresses:
-    """Read the addresses of this host."""
+    """Read the addresses of this host. Those of kube-proxy's device are nobody's: they go when kube-proxy is cleaned up."""
     link = links.find(DEVICE)
     device = link.ifindex if link is not None and is_ours(link) and link.is_up else None
     index = link.ifindex if link is not None and is_ours(link) else None
-    predecessor = links.find(_KUBE_PROXYS)
+    left_out = links.numbers([KUBE_PROXYS_DEVICE])
     bound: set[str] = set()
     elsewhere: set[str] = set()
     for each in links.addresses():
         if each.ifindex == index:
             bound.add(each.address)
-        elif predecessor is None or each.ifindex != predecessor.ifindex:
+        elif each.ifindex not in left_out:
             elsewhere.add(each.address)
     return Addresses(device, frozenset(bound), frozenset(elsewhere))
+
+
+class News(Closing):
+    """What is announced about the addresses that `read_addresses` reads, from the moment this is made."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self._heard = AddressNews()
+        self._left_out = links.numbers([KUBE_PROXYS_DEVICE])
+
+    def close(self) -> None:
+        self._heard.close()
+
+    def take(self) -> dict[InterfaceAddress, bool] | None:
+        """Return the addresses that came (True) or went, None if some of that was lost. Raises KernelError."""
+        heard = self._heard.take()
+        if heard:  # a device that has gone since is remembered
+            self._left_out |= self._links.numbers([KUBE_PROXYS_DEVICE])
+        if heard is None:
+            return None
+        return {each: came for each, came in heard.items() if each.ifindex not in self._left_out}
 
 
 def _has_to_go(facts: TableFacts, layout: Layout, family: Family) -> bool:

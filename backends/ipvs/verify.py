@@ -181,24 +181,28 @@ def concerns(news: Mapping[InterfaceAddress, bool], observed: Observed) -> bool:
     """Whether addresses that came or went are others than those we believe in, and matter to any ServicePort. Pure.
 
     Those of other interfaces that matter to none are taken into belief, for services that name them later. One that
-    leaves one of two interfaces counts as gone until the next verification.
+    moves to another interface stays; one that only leaves one of two counts as gone until the next verification.
     """
-    is_of_concern = False
+    ours: dict[str, bool] = {}
+    others: dict[str, bool] = {}
     for each, is_there in news.items():
-        is_ours = each.ifindex == observed.device
-        if is_there == (each.address in (observed.bound if is_ours else observed.elsewhere)):
-            continue
-        family: Family = "IPv6" if ":" in each.address else "IPv4"
-        member = pack_ip(each.address)
-        if is_ours or any(
-            (family, name, member) in observed.references for name in (BOUND, ELSEWHERE)
-        ):
-            is_of_concern = True
-        elif is_there:
-            observed.elsewhere |= {each.address}
-        else:
-            observed.elsewhere -= {each.address}
-    return is_of_concern
+        there = ours if each.ifindex == observed.device else others
+        there[each.address] = is_there or there.get(each.address, False)
+    is_of_concern = any(there != (address in observed.bound) for address, there in ours.items())
+    changed = {
+        address for address, there in others.items() if there != (address in observed.elsewhere)
+    }
+    named = {address for address in changed if _is_named(address, observed)}
+    if changed != named:
+        observed.elsewhere ^= changed - named
+    return is_of_concern or bool(named)
+
+
+def _is_named(address: str, observed: Observed) -> bool:
+    """Whether any ServicePort needs to know where an address is."""
+    family: Family = "IPv6" if ":" in address else "IPv4"
+    member = pack_ip(address)
+    return any((family, name, member) in observed.references for name in (BOUND, ELSEWHERE))
 
 
 class Owners:

@@ -19,7 +19,8 @@ from proxy.netlink.socket import Ack, NetlinkSocket
 
 ALIAS: Final = "addresses of Services (sliceproxy)"
 OWN_DEVICE: Final = "sliceproxy-ipvs"
-SERVICE_DEVICES: Final = (OWN_DEVICE, "kube-ipvs0")
+KUBE_PROXYS_DEVICE: Final = "kube-ipvs0"
+SERVICE_DEVICES: Final = (OWN_DEVICE, KUBE_PROXYS_DEVICE)
 """Ours and kube-proxy's: the interfaces whose addresses are those of Services. They are not this host's."""
 
 _KIND: Final = "dummy"

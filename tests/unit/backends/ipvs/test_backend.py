@@ -160,6 +160,19 @@ def test_an_address_that_somebody_takes_away_is_noticed_at_once_and_put_back(
     asyncio.run(work())
 
 
+def test_an_address_that_kube_proxy_has_for_a_new_service_is_on_no_other_interface(
+    kernel: Kernel,
+) -> None:
+    process = Process(kernel)
+    asyncio.run(process.adopt(WEB))
+
+    kernel.links.add("kube-ipvs0", "dummy", "10.96.0.10", "10.96.0.11")
+
+    assert not process.backend.has_foreign_change(process.observed)
+    asyncio.run(process.program(API))
+    assert "10.96.0.11" in process.observed.bound
+
+
 def test_where_announcements_are_lost_everything_is_compared(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

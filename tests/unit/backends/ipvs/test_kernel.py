@@ -23,7 +23,9 @@ from backends.kernel.nft_transaction import Transaction
 from proxy.desired import Frontend
 from proxy.model import FAMILIES, Family
 from proxy.netlink.codec import Request
+from proxy.netlink.route import InterfaceAddress
 from tests.desired_strategies import make_desired
+from tests.fakes import netlink
 from tests.model_builders import make_key
 from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process, nft_of
 
@@ -208,6 +210,23 @@ def test_addresses_of_a_device_that_is_down_are_ours_and_kube_proxys_are_nobodys
 
     down = kernel.read_addresses(doors.links)
     assert (down.device, down.bound) == (None, frozenset(observed.bound))
+
+
+def test_news_of_kube_proxys_device_are_nobodys_even_once_it_has_gone(
+    fakes: Kernel, doors: Doors
+) -> None:
+    with kernel.News(doors.links) as news:
+        kube_proxys = fakes.links.add("kube-ipvs0", "dummy", "10.96.0.50")
+        other = fakes.links.add("eth0", "", "192.0.2.1")
+        assert news.take() == {InterfaceAddress(other, "192.0.2.1", 32): True}
+
+        doors.links.unbind(kube_proxys, ["10.96.0.50"])
+        del fakes.links.links[kube_proxys]
+        assert news.take() == {}
+
+        for end in fakes.links._listening:
+            end.queue.append(netlink.LOST)
+        assert news.take() is None
 
 
 def test_somebody_elses_device_of_our_name_is_not_ours(fakes: Kernel, doors: Doors) -> None:

@@ -324,3 +324,35 @@ def test_of_addresses_that_came_or_went_those_of_services_matter(
     assert module.concerns(news, observed) is is_of_concern
     if index == OTHER and not is_of_concern:  # a service may name it later
         assert (address in observed.elsewhere) == is_there
+
+
+def test_an_address_that_moves_to_another_interface_is_still_there() -> None:
+    observed = Observed({}, device=OURS, elsewhere=frozenset(["192.0.2.1", "203.0.113.1"]))
+    observed.references["IPv4", ELSEWHERE, pack_ip("203.0.113.1")] = 1
+    bridge = OTHER + 1
+
+    for address in ("192.0.2.1", "203.0.113.1"):
+        news = {
+            InterfaceAddress(bridge, address, 24): True,
+            InterfaceAddress(OTHER, address, 24): False,
+        }
+        assert not module.concerns(news, observed)
+    assert observed.elsewhere == {"192.0.2.1", "203.0.113.1"}
+
+
+def test_many_addresses_are_taken_into_belief_at_once() -> None:
+    """Each by itself would copy all the others."""
+    times: list[int] = []
+
+    class Counting(Observed):
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name == "elsewhere":
+                times.append(len(self.elsewhere))
+
+    observed = Counting({}, device=OURS, elsewhere=frozenset(["10.1.255.1"]))
+    news = {InterfaceAddress(OTHER, f"10.1.0.{n}", 32): True for n in range(200)}
+    news[InterfaceAddress(OTHER, "10.1.255.1", 32)] = False
+
+    assert not module.concerns(news, observed)
+    assert times == [1, 200]
