@@ -49,12 +49,17 @@ class Sides:
         return XtSide(layout.families, self._tools, self._known)
 
     def choose(self, layout: Layout) -> None:
-        """Try them, each for real, and use the first that works. Raises Unsupported saying what each lacks, KernelError."""
+        """Try them, each for real, and use the first that works.
+
+        Raises Unsupported saying what each lacks; KernelError where that of the first is not certain.
+        """
         reasons: list[str] = []
         for name in [self._only] if self._only is not None else NAMES:
             try:
                 words = self._try(name, layout)
-            except Unsupported as error:
+            except (Unsupported, KernelError) as error:
+                if isinstance(error, KernelError) and not reasons:
+                    raise
                 reasons.append(f"{name}: {error}")
                 continue
             self.name = name

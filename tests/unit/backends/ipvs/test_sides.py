@@ -83,6 +83,21 @@ def test_a_host_that_has_neither_is_told_what_each_lacks(host: Host) -> None:
         made.choose(LAYOUT)
 
 
+def test_where_programs_of_iptables_fail_it_is_still_told_what_nftables_lacks(host: Host) -> None:
+    host.machine.netfilter.has_nft = False
+
+    def find(_: object) -> object:
+        raise KernelError("iptables-legacy-save: table nat", 0, "needs the capability NET_RAW")
+
+    made = Sides(Nft, host.tools()._replace(find=find))  # type: ignore[arg-type] # it only raises
+
+    with (
+        host.machine.entered(),
+        pytest.raises(Unsupported, match=r"nftables: .*; iptables: iptables-.*NET_RAW"),
+    ):
+        made.choose(LAYOUT)
+
+
 def test_who_is_told_which_one_tries_no_other(host: Host) -> None:
     made = sides(host, "iptables")
     with host.machine.entered():
