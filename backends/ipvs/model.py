@@ -1,7 +1,7 @@
 """What the ipvs backend has in the kernel, as plain values: virtual servers, addresses, and elements of its tables. Pure.
 
 Everything of ours bears one name: the dummy device whose addresses are cluster IPs and VIPs, and one nftables table in each
-family. A virtual server is ours if its address is on that device, or its firewall mark in our range (see `marks`).
+family. A virtual server is ours if its address is on that device, or its firewall mark in our range (see `backends.kernel.ipvs_marks`).
 Not compared with the kernel: connection counts, what persistence remembers, rule handles, weights of what drains.
 """
 

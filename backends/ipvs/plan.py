@@ -12,6 +12,7 @@ from backends.ipvs.belief import Observed
 from backends.ipvs.draft import Draft
 from backends.ipvs.layout import Layout
 from backends.ipvs.model import Rendered
+from backends.ipvs.numbers import choose_number, is_chosen
 from backends.ipvs.order import in_order
 from backends.ipvs.planned import IpvsPlan
 from backends.ipvs.render import (
@@ -21,7 +22,6 @@ from backends.ipvs.render import (
     read_mark,
     render_port,
 )
-from backends.kernel.ipvs_marks import choose_number, is_chosen
 from backends.kernel.nft_node import NodePart, plan_node
 from proxy.desired import Desired, DesiredPort
 from proxy.model import PortKey

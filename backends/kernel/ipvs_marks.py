@@ -5,19 +5,16 @@ ServicePort, and the role. The masquerade bit stays where it is configured, and 
 of what is masqueraded, so that one look at a packet that IPVS has translated tells whether to.
 """
 
-import hashlib
-from collections.abc import Callable
 from typing import Final, Literal
 
 from backends.kernel.ipvs_objects import ServerId, marked
-from proxy.model import Family, PortKey
+from proxy.model import Family
 
 Role = Literal["cluster", "local", "here"]
 """From outside to the whole cluster, masqueraded; from outside to this node only; from here past policy Local."""
 
 NUMBERS: Final = 1 << 22
 _ROLES: Final[tuple[Role, ...]] = ("cluster", "local", "here")
-_NEAR: Final = 64
 _PREFIX: Final = 0x53
 _ALL: Final = 0xFFFFFFFF
 
@@ -54,27 +51,3 @@ class Marks:
         """Make room for the masquerade bit."""
         low = self._bit - 1
         return (value & low | (value & ~low) << 1) & _ALL
-
-
-def choose_number(key: PortKey, is_free: Callable[[int], bool]) -> int:
-    """Return a free number for a ServicePort, the same one after every start unless another has it.
-
-    The last one is the probe's.
-    """
-    number = _first_number(key)
-    while not is_free(number):
-        number = (number + 1) % (NUMBERS - 1)
-    return number
-
-
-def is_chosen(key: PortKey, number: int) -> bool:
-    """Whether a number can have been chosen for a ServicePort: its first one, or one of those soon after.
-
-    One found in the kernel that is not was somebody's who may still have it, and only lost a frontend to this one.
-    """
-    return (number - _first_number(key)) % (NUMBERS - 1) < _NEAR
-
-
-def _first_number(key: PortKey) -> int:
-    digest = hashlib.blake2b("/".join(key.name).encode(), digest_size=4).digest()
-    return int.from_bytes(digest) % (NUMBERS - 1)

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.kernel.ipvs_marks import NUMBERS, Marks, Role, choose_number, is_chosen
-from tests.model_builders import make_key
+from backends.kernel.ipvs_marks import NUMBERS, Marks, Role
 
 ROLES: tuple[Role, ...] = ("cluster", "local", "here")
 bits = st.integers(0, 31)
@@ -43,23 +42,3 @@ def test_the_rules_tell_ours_by_value_and_mask() -> None:
 
     assert all(marks.mark(5, role) & marks.mask == marks.value for role in ROLES)
     assert not marks.mask & 0x4000
-
-
-def test_a_number_depends_on_the_name_and_gives_way_to_others() -> None:
-    taken: set[int] = set()
-    first = choose_number(make_key(), lambda n: n not in taken)
-    assert choose_number(make_key(), lambda n: n not in taken) == first
-
-    taken.add(first)
-    assert choose_number(make_key(), lambda n: n not in taken) == (first + 1) % NUMBERS
-
-
-def test_a_number_is_told_to_be_chosen_for_whom_it_can_have_been() -> None:
-    web, api = make_key("default/web"), make_key("default/api")
-    first = choose_number(web, lambda _: True)
-    taken = {first, (first + 1) % (NUMBERS - 1)}
-
-    assert is_chosen(web, first)
-    assert is_chosen(web, choose_number(web, lambda n: n not in taken))
-    assert not is_chosen(api, first)
-    assert not is_chosen(web, (first - 1) % (NUMBERS - 1))
