@@ -258,12 +258,14 @@ class Layout:
         """Let through what mode ipvs translates behind filter: one of the modes may be taking over from the other.
 
         These rules always stand. A cluster IP may be this node's own for another reason, as with a DNS cache that listens
-        there: ports that no service defines are refused all the same.
+        there: ports that no service defines are refused all the same. An address is known as a cluster IP only after its
+        ports are (`order`), so here everything is one that is no external IP.
         """
         marks = Marks(self.settings.masquerade_mark)
+        external = f"-m set ! --match-set {sets.set_name(family, sets.EXTERNAL_IPS)} dst"
         return [
             f"-m mark --mark {marks.value:#x}/{marks.mask:#x} -j RETURN",
-            f"{_in(family, sets.FRONTENDS)} {_in(family, sets.CLUSTER_IPS, 'dst')} {_LOCAL} -j RETURN",
+            f"{_in(family, sets.FRONTENDS)} {external} {_LOCAL} -j RETURN",
         ]
 
 

@@ -7,7 +7,8 @@ A packet passes nat, then filter, and asks sets on its way, each as it is at tha
   service before its rules are there, which leads nowhere else;
 - who has no endpoint any more is refused before his list is emptied, and is so until it is filled again: what is translated
   does not ask;
-- who may come in is known before anybody is turned away, and as long as anybody is.
+- who may come in is known before anybody is turned away, and as long as anybody is;
+- ports are known before their cluster IP is, of which all others are refused: another data plane may still serve them.
 
 All chains of nat are written in one commit.
 """
@@ -27,7 +28,7 @@ from backends.iptables.model import (
     TableStep,
     empty_chain,
 )
-from backends.iptables.sets import ALLOWED, set_name
+from backends.iptables.sets import ALLOWED, CLUSTER_IPS, set_name
 from backends.iptables.tree import ROOTS
 from proxy.model import Family
 
@@ -59,9 +60,10 @@ def _parted(draft: Draft) -> tuple[list[SetChange], list[SetChange]]:
     """Return members that come before the chains of nat, and those that go after them."""
     changes = sorted(draft.changed_members(), key=lambda change: (change.name, change.item))
     allowed = set_name(draft.family, ALLOWED)
+    cluster_ips = set_name(draft.family, CLUSTER_IPS)
     new = [change for change in changes if change.verb == "add"]
     gone = [change for change in changes if change.verb == "delete"]
-    new.sort(key=lambda change: change.name != allowed)
+    new.sort(key=lambda change: (change.name != allowed, change.name == cluster_ips))
     gone.sort(key=lambda change: change.name == allowed)
     return new, gone
 

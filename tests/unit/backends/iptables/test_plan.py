@@ -112,7 +112,7 @@ def test_a_new_service_is_its_members_its_list_and_one_chain_of_the_tree() -> No
 
     planned = plan_for(observed, web(A))
 
-    assert kinds(planned) == ["add cluster-ips add frontends", "nat"]
+    assert kinds(planned) == ["add frontends add cluster-ips", "nat"]
     assert written(planned) == [S, "SLICEPROXY-CLUSTER"]
 
 
