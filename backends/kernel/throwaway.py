@@ -3,8 +3,8 @@
 import ctypes
 import errno
 import os
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from proxy.errors import KernelError
@@ -22,22 +22,13 @@ def in_throwaway_namespace(call: Callable[[], T]) -> T:
     The call has a thread of its own, which is in that namespace, and so are sockets it opens and programs it starts.
     Blocks meanwhile. Raises KernelError, with EPERM where the process may make no namespaces (CAP_SYS_ADMIN).
     """
-    returned: list[T] = []
-    raised: list[BaseException] = []
 
-    def work() -> None:
-        try:
-            _unshare()
-            returned.append(call())
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised again by whoever waits
-            raised.append(error)
+    def work() -> T:
+        _unshare()
+        return call()
 
-    thread = threading.Thread(target=work, name="throw-away namespace")
-    thread.start()
-    thread.join()
-    if raised:
-        raise raised[0]
-    return returned[0]
+    with ThreadPoolExecutor(1, "throw-away namespace") as thread:
+        return thread.submit(work).result()
 
 
 def _unshare() -> None:

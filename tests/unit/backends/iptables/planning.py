@@ -10,7 +10,7 @@ from backends.iptables.plan import plan
 from backends.iptables.prune import prune
 from backends.kernel.ipset_objects import IpSet, Member
 from backends.kernel.xtables_text import Chain, Flavour, parse_save
-from proxy.desired import Desired, DesiredPort
+from proxy.desired import Desired, DesiredPort, Frontend
 from proxy.model import FAMILIES, Family
 from tests.desired_strategies import desired_state, make_desired, whole
 from tests.fakes.packets import Fates, Host, Packet
@@ -23,6 +23,7 @@ BOTH = Layout(
 )
 WEB = make_key("default/web")
 A, B, C, D, E, F = (f"10.244.1.{number}:80" for number in range(1, 7))
+VIP = Frontend("LoadBalancer", "203.0.113.1", 80)
 OWN: Mapping[Family, str] = {"IPv4": "192.0.2.1", "IPv6": "2001:db8:1::1"}
 
 

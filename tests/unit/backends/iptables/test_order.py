@@ -5,11 +5,8 @@ from backends.iptables.layout import JUMPS
 from backends.iptables.model import Jump, Lead, SetStep, TableStep, empty_chain
 from backends.iptables.order import in_order, rebuild, sweep
 from backends.iptables.render import render_port
-from proxy.desired import Frontend
 from tests.desired_strategies import make_desired
-from tests.unit.backends.iptables.planning import LAYOUT, WEB, A, believing, web
-
-VIP = Frontend("LoadBalancer", "203.0.113.1", 80)
+from tests.unit.backends.iptables.planning import LAYOUT, VIP, WEB, A, believing, web
 
 
 def test_sets_are_made_then_filled_then_asked_then_cleared() -> None:

@@ -15,12 +15,15 @@ from backends.kernel.nft import Nft
 from proxy.backend import Applied
 from proxy.desired import DesiredPort
 from proxy.model import FAMILIES, PortKey
-from tests.desired_strategies import whole
+from tests.desired_strategies import make_desired, whole
 from tests.fakes.ipvs import IpvsKernel
 from tests.fakes.links import LinksKernel
 from tests.fakes.netfilter import NetfilterKernel
 
 CIDRS = ("10.244.0.0/16", "fd00:10:244::/48")
+LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
+WEB = make_desired("default/web", "10.1.0.1:80")
+API = make_desired("default/api", "10.1.0.2:80", cluster_ip="10.96.0.11")
 
 
 class Kernel:

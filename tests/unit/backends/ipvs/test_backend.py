@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from backends.ipvs import backend as module
 from backends.ipvs import nft_side
 from backends.ipvs.backend import IpvsBackend
 from backends.ipvs.kernel import carry_out
-from backends.ipvs.layout import IpvsSettings, Layout
 from backends.ipvs.model import DEVICE, SERVICES, TABLE
 from backends.kernel import ipvs_messages, nft_messages
 from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
@@ -24,21 +23,10 @@ from proxy.errors import KernelError
 from proxy.model import FAMILIES
 from proxy.netlink.codec import Request
 from tests.desired_strategies import make_desired, whole
-from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process, nft_of
+from tests.unit.backends.ipvs.driving import API, LAYOUT, WEB, Kernel, Process, nft_of
 from tests.unit.proxy.config.loading import settings_of
 
-LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
 SERVER = ServerId("IPv4", "TCP", "10.96.0.10", 80)
-WEB = make_desired("default/web", "10.1.0.1:80")
-API = make_desired("default/api", "10.1.0.2:80", cluster_ip="10.96.0.11")
-
-
-@pytest.fixture
-def kernel() -> Iterator[Kernel]:
-    """Whatever opens a socket talks to these fakes."""
-    kernel = Kernel()
-    with kernel.entered():
-        yield kernel
 
 
 class Watched(Nft):

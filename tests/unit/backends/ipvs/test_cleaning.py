@@ -2,12 +2,12 @@
 
 import asyncio
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 from backends.ipvs.backend import IpvsBackend
-from backends.ipvs.layout import IpvsSettings, Layout, closed
+from backends.ipvs.layout import closed
 from backends.ipvs.model import DEVICE, TABLE
 from backends.kernel import ipvs_messages
 from backends.kernel.ipvs import Ipvs, Refusal
@@ -15,21 +15,7 @@ from backends.kernel.ipvs_objects import Destination, ServerId, VirtualServer
 from backends.kernel.nft import Nft
 from backends.kernel.nft_numbers import NFPROTO_IPV4
 from proxy.errors import KernelError
-from proxy.model import FAMILIES
-from tests.desired_strategies import make_desired
-from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process, nft_of
-
-LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
-WEB = make_desired("default/web", "10.1.0.1:80")
-API = make_desired("default/api", "10.1.0.2:80", cluster_ip="10.96.0.11")
-
-
-@pytest.fixture
-def kernel() -> Iterator[Kernel]:
-    """Whatever opens a socket talks to these fakes."""
-    kernel = Kernel()
-    with kernel.entered():
-        yield kernel
+from tests.unit.backends.ipvs.driving import API, LAYOUT, WEB, Kernel, Process, nft_of
 
 
 def test_cleanup_removes_all_that_is_ours_and_nothing_else(kernel: Kernel) -> None:

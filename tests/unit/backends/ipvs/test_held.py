@@ -1,7 +1,6 @@
 """What is read back, and how: its words, and between which steps. The laws: tests/contract."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,14 +19,6 @@ SERVER = ServerId("IPv4", "TCP", "10.96.0.10", 80)
 VIP = Frontend("LoadBalancer", "203.0.113.1", 80)
 WEB = make_desired("default/web", "10.1.0.1:80", "10.1.0.2:80")
 WEB_KEY = bytes([10, 96, 0, 10, 6, 0, 0, 0, 0, 80, 0, 0])
-
-
-@pytest.fixture
-def kernel() -> Iterator[Kernel]:
-    """Whatever opens a socket talks to these fakes."""
-    kernel = Kernel()
-    with kernel.entered():
-        yield kernel
 
 
 @pytest.fixture

@@ -27,9 +27,8 @@ from proxy.netlink.route import InterfaceAddress
 from tests.desired_strategies import make_desired
 from tests.fakes import netlink
 from tests.model_builders import make_key
-from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process, nft_of
+from tests.unit.backends.ipvs.driving import LAYOUT, Kernel, Process, nft_of
 
-LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
 WEB, API = make_key("default/web"), make_key("default/api")
 VIP = Frontend("LoadBalancer", "203.0.113.1", 80)
 DESIRED = make_desired(

@@ -11,7 +11,7 @@ import pytest
 
 from backends.ipvs import deadlines, leaving
 from backends.ipvs.backend import IpvsBackend
-from backends.ipvs.layout import IpvsSettings, Layout, closed
+from backends.ipvs.layout import closed
 from backends.ipvs.model import DEVICE, TABLE, IpvsStep, Operation, Step
 from backends.kernel import ipvs_messages, nft_messages
 from backends.kernel.ipvs import Ipvs, Refusal
@@ -30,9 +30,8 @@ from proxy.netlink import conntrack
 from proxy.netlink.conntrack import IPPROTO_UDP as UDP
 from tests.desired_strategies import make_desired, whole
 from tests.fakes.conntrack import packed_end
-from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process
+from tests.unit.backends.ipvs.driving import LAYOUT, Kernel, Process
 
-LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
 OUTER: Final = (
     Frontend("LoadBalancer", "203.0.113.10", 80),
     Frontend("NodePort", None, 30080),

@@ -9,7 +9,6 @@ import pytest
 from backends.ipvs import verify as module
 from backends.ipvs.belief import Observed
 from backends.ipvs.kernel import Doors
-from backends.ipvs.layout import IpvsSettings, Layout
 from backends.ipvs.model import ALLOWED, BOUND, DEVICE, ELSEWHERE, EXTERNALS, SERVICES, TABLE
 from backends.ipvs.nft_side import NftSide
 from backends.kernel import ipvs_messages, nft_elements, nft_messages
@@ -22,13 +21,12 @@ from backends.kernel.nft_table import TableFacts
 from proxy.addresses import pack_ip
 from proxy.backend import Drift
 from proxy.desired import Frontend
-from proxy.model import FAMILIES, Family, PortKey
+from proxy.model import Family, PortKey
 from proxy.netlink.codec import Request
 from proxy.netlink.route import InterfaceAddress
 from tests.desired_strategies import make_desired
-from tests.unit.backends.ipvs.driving import CIDRS, Kernel, Process, nft_of
+from tests.unit.backends.ipvs.driving import LAYOUT, Kernel, Process, nft_of
 
-LAYOUT = Layout(IpvsSettings(families=FAMILIES, cluster_cidrs=CIDRS))
 SERVER = ServerId("IPv4", "TCP", "10.96.0.10", 80)
 VIP = Frontend("LoadBalancer", "203.0.113.1", 80)
 WEB = make_desired("default/web", "10.1.0.1:80", outer=(VIP,), source_ranges=("192.0.2.0/24",))

@@ -170,3 +170,35 @@ class Bench:
                     if rejected:
                         self.problems[what] = tuple(one.reason for one in rejected)
         return events
+
+
+STREAM = {
+    "watch": "1",
+    "sendInitialEvents": "true",
+    "resourceVersionMatch": "NotOlderThan",
+    "resourceVersion": "",
+    "allowWatchBookmarks": "true",
+    "timeoutSeconds": "300",
+}
+
+
+def watch_of(version: str, timeout_s: int = 300) -> dict[str, str]:
+    """Return the parameters of a watch from a version on."""
+    return {
+        "watch": "1",
+        "resourceVersion": version,
+        "allowWatchBookmarks": "true",
+        "timeoutSeconds": str(timeout_s),
+    }
+
+
+def watching(*names: str, limits: object = None) -> Bench:
+    """Return a bench on which a watch goes on after everything was streamed."""
+    bench = Bench() if limits is None else Bench(LISTING)
+    if limits is None:
+        bench.stream(*(slice_at(name, 50) for name in names))
+    else:
+        bench.listing(*(slice_at(name, 50) for name in names))
+        bench.ask()
+        bench.accept()
+    return bench
