@@ -9,12 +9,12 @@ as long as the server accepts them.
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -141,25 +141,14 @@ def _signature(files: tuple[str, ...]) -> _Signature:
 
 async def in_thread(work: Callable[[], T]) -> T:
     """Run blocking work in a thread that nobody waits for at exit: it may hang for ever."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-
-    def settle(value: T | None, error: BaseException | None) -> None:
-        if result.done():
-            return
-        if error is not None:
-            result.set_exception(error)
-        else:
-            result.set_result(value)  # type: ignore[arg-type] # None only where T allows it
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()  # it ends by itself, also when nobody waits any more
 
     def run() -> None:
-        value, error = None, None
         try:
-            value = work()
-        except BaseException as caught:  # noqa: BLE001 - handed to whoever waits
-            error = caught
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, value, error)
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+            done.set_exception(error)
 
     threading.Thread(target=run, name="credentials", daemon=True).start()
-    return await result
+    return await asyncio.wrap_future(done)
