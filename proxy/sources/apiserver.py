@@ -130,8 +130,7 @@ class Lack(NamedTuple):
 
     def amend(self, report: WatchReport) -> WatchReport:
         """Return the report of somebody who could not ask for this reason."""
-        errors: dict[Trouble, int] = {"unauthorized": self.failures}
-        return structs.replace(report, failures=self.failures, error=self.error, errors=errors)
+        return structs.replace(report, failures=self.failures, error=self.error)
 
 
 def _limits(settings: ApiServerSettings, *, asks_often: bool) -> Limits:
